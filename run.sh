@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# An environment with what requirements.txt names, then `python -m src "$@"` — nothing else.
+# PYTHON=/path/to/python picks the interpreter.
+set -euo pipefail
+
+called_from=$PWD
+case $0 in */*) run_as=$0 ;; *) run_as=./$0 ;; esac  # for the commands that it suggests
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+stamp=.venv/requirements.installed
+
+fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
+
+satisfied() {  # does this interpreter have what requirements.txt names?
+  "$1" - <<'PY' 2>/dev/null
+import re, sys
+from importlib import metadata
+from packaging.requirements import Requirement
+if sys.version_info < (3, 10):
+    sys.exit(1)
+for line in open("requirements.txt"):
+    if line := line.split("#")[0].strip():
+        need = Requirement(line)
+        if not need.specifier.contains(metadata.version(need.name), prereleases=True):
+            sys.exit(1)
+PY
+}
+
+install() {  # into .venv; beside a system-wide torch (Kaggle, Colab) that one is used, not a second copy
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "Python 3.10 or newer is needed ($1). Name another one with PYTHON=/path/to/python"
+  site=$("$1" -c 'import importlib.util as u; print("--system-site-packages" if u.find_spec("torch") else "")')
+  echo "installing what requirements.txt names into .venv, once${site:-; torch with its GPU libraries is about 6 GB}" | sed 's/--system-site-packages/ (beside the torch that is there)/'
+  if ! "$1" -m venv --clear $site .venv >/dev/null 2>&1; then  # Debian and Colab without ensurepip
+    "$1" -m venv --clear --without-pip $site .venv || fail "cannot make .venv with $1. On Debian: apt install python3-venv"
+    "$1" -m pip --python .venv/bin/python install -q -r requirements.txt || fail "pip could not install requirements.txt. Is the network on? Run the same command again to go on"
+  else
+    .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt || fail "pip could not install requirements.txt. Is the network on? Run the same command again to go on"
+  fi
+  cp requirements.txt "$stamp"
+}
+
+active=${PYTHON:-${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}}
+active=${active:-${CONDA_PREFIX:+$CONDA_PREFIX/bin/python}}
+if [ -z "$active" ] && cmp -s requirements.txt "$stamp"; then
+  python=.venv/bin/python
+else
+  python=${active:-$(command -v python3 || command -v python || true)}
+  [ -n "$python" ] && command -v "$python" >/dev/null || fail "no Python found (${python:-python3}). Install Python 3.10 or newer, or name one with PYTHON=/path/to/python"
+  if ! satisfied "$python"; then
+    cmp -s requirements.txt "$stamp" || install "$python"
+    python=.venv/bin/python
+  fi
+fi
+CALLED_FROM=$called_from RUN_AS=$run_as exec "$python" -m src "$@"

@@ -1,0 +1,270 @@
+"""The command line: which stages are stale, and running them in order. Imports a stage, and torch with it, only when it has work."""
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from src.core import console
+from src.core.config import Config, load
+from src.core.console import InputError, StageError, Stopped, command, duration, nearest, say, short
+from src.core.freshness import Fingerprints, Job
+from src.core.paths import CONFIGS, ROOT, Paths
+from src.core.stages import STAGES, data_files, has_test, member_folder, plan, sample_of
+
+USAGE = """  ./run.sh                                 everything not yet done, for configs/ensemble.yaml
+  ./run.sh --config configs/cpu.yaml       the same for one experiment
+  ./run.sh demo                            the same on generated images, on a CPU, in minutes, under artifacts/demo
+  ./run.sh STAGE --config F [--fold K]     one stage: """ + ", ".join(STAGES) + """
+  ./run.sh status                          what is done, stale (and why) or missing, and the next command
+  ./run.sh test [pytest arguments]         the test suite"""
+DEMO_SETTINGS = ["split.folds=3"]  # the demo's time goes with the number of folds
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(message, "command line", "./run.sh --help shows the usage")
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    parser = Parser("./run.sh", formatter_class=argparse.RawDescriptionHelpFormatter, usage="\n" + USAGE, add_help=True, allow_abbrev=False,
+                    description="From a folder of medical images to the best submission that this machine can train.")
+    parser.add_argument("stage", nargs="?", default="all", metavar="STAGE", help="one of the words above; none: all stages")
+    parser.add_argument("--config", type=Path, metavar="F", help="an experiment or an ensemble (default: configs/ensemble.yaml)")
+    parser.add_argument("--fold", type=int, metavar="K", help="with train: only this fold")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="override a setting, e.g. train.epochs=30; repeatable")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the images (default: input/)")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="where artifacts/ and submissions/ go (default: the project's folder)")
+    parser.add_argument("--force", action="store_true", help="redo although up to date; the old result moves to artifacts/old/")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error came up")
+    given = parser.parse_args(words)
+    known = [*STAGES, "all", "demo", "status", "test"]
+    if given.stage not in known:
+        raise InputError(f"unknown stage '{given.stage}'", "command line", nearest(given.stage, known))
+    if given.fold is not None and given.stage != "train":
+        raise InputError("--fold goes with train", "command line", "./run.sh train --fold K")
+    return given
+
+
+def main(words: list[str]) -> int:
+    words = sorted(words, key=lambda w: w != "test") if words[:1] == ["--traceback"] else words
+    if words[:1] == ["test"]:
+        os.chdir(ROOT)
+        where = [] if any(Path(w.split("::")[0]).exists() for w in words[1:]) else ["tests"]
+        os.execv(sys.executable, [sys.executable, "-m", "pytest", *words[1:], *where])
+    os.chdir(os.environ.get("CALLED_FROM", "."))
+    signal.signal(signal.SIGTERM, _terminated)
+    show = "--traceback" in words
+    try:
+        return work(parse(words))
+    except InputError as error:
+        return _fail(f"error: {error}", 2, show)
+    except StageError as error:
+        return _fail(f"error: {error}", 1, show)
+    except Stopped as stopped:
+        return _fail(f"stopped: {stopped}. Go on with: {command(*_bare(words))}", 130, show)
+    except KeyboardInterrupt:
+        return _fail(f"\nstopped. What was finished is kept; go on with: {command(*_bare(words))}", 130, show)
+    except PermissionError as error:
+        return _fail(f"error: no permission to write or read ({error.filename}). Name another folder with --work or --data", 2, show)
+    except BrokenPipeError:  # … | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _fail(f"error: {type(error).__name__}: {error}. This is a fault of the program: --traceback shows where", 1, show)
+
+
+def work(given: argparse.Namespace) -> int:
+    demo = given.stage == "demo"
+    file = given.config or CONFIGS / ("demo.yaml" if demo else "ensemble.yaml")
+    home = (given.work or ROOT).expanduser().resolve()
+    paths = Paths(home, given.data.expanduser().resolve() if given.data else ROOT / "input")
+    if demo:
+        if given.data or given.config:
+            raise InputError("demo makes its own images and has its own config", "command line", "Leave out --data and --config")
+        paths = paths.demo()
+        given.sets = DEMO_SETTINGS + given.sets
+    elif not paths.data.is_dir():
+        raise InputError("no such folder", f"--data {given.data or short(paths.data)}", "Put the images there, as input/README.md says, or try ./run.sh demo")
+    config = load(file, given.sets)
+    _remember(given, file, demo)
+    if demo:
+        importlib.import_module("src.demo_data").make(paths.data)
+    if given.stage == "status":
+        return status(config, paths)
+    try:
+        paths.artifacts.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"this folder cannot be made: {error.strerror}", short(paths.artifacts), "Name another one with --work") from None
+    stage = None if given.stage in ("all", "demo") else given.stage
+    ran = run_stages(config, paths, stage, given.fold, given.force)
+    Fingerprints.of(paths).save()
+    if stage is None:
+        say(("" if ran else "everything is up to date. ") + _last_line(config, paths))
+    return 0
+
+
+def run_stages(config: Config, paths: Paths, stage: str | None, fold: int | None, force: bool) -> int:
+    """Run what is not done, in order; the plan is made anew after each job, since every job may change what follows. Returns how many ran."""
+    handled: list[str] = []
+    ran = 0
+    checked = False
+    while True:
+        everything = plan(config, paths)
+        jobs = [j for j in everything if stage in (None, j.stage) and fold in (None, j.fold)]
+        if not jobs:
+            raise _no_jobs(config, paths, stage, fold)
+        todo = [j for j in jobs if j.title not in handled and (force or not j.state().done)]
+        if stage and not ran and not todo and stage != "prepare":
+            for job in jobs:
+                _check_inputs(job, everything)  # what rests on something stale is not up to date
+        if not todo:
+            if stage and not ran:
+                say(f"{stage} is up to date ({', '.join(short(p) for p in jobs[-1].outputs[:2])}). --force redoes it")
+            if older := {j.title: changed for j in jobs if j.title not in handled and (changed := j.changed_sources())}:
+                files = dict.fromkeys(f for changed in older.values() for f in changed)
+                console.warn(f"{console.listing(files)} changed since {console.listing(older, 3)} {'was' if len(older) == 1 else 'were'} made; --force redoes")
+            return ran
+        job = todo[0]
+        if not checked and (stage is None or job.stage in ("train", "predict", "ensemble", "evaluate")):
+            importlib.import_module("src.parts.check").check(config)
+            _check_members(config, paths)
+            checked = True
+        if job.stage != "prepare":  # that one looks for its files itself, and says what it looked for
+            _check_inputs(job, everything)
+        state = job.state()
+        if state.kind in ("stale", "damaged"):
+            say(f"{job.title}: {state.why}" + ("; the old result moves to artifacts/old/" if state.kind == "stale" else ""))
+        job.details["left"] = sum(j.stage == "train" for j in todo)
+        owner = next((c for c in config.members if c.name == job.name), config)
+        importlib.import_module(f"src.{job.stage}").run(job, owner, paths, force)
+        handled += [j.title for j in jobs if j is job or j.stage == job.stage == "prepare"]  # prepare makes everything of its own in one pass
+        ran += 1
+
+
+def status(config: Config, paths: Paths) -> int:
+    """Done, stale (and why), missing; seconds and scores; the next command."""
+    say(f"{short(config.file)}   data {short(paths.data)}   artifacts {short(paths.artifacts)}")
+    if not data_files(paths.data):
+        raise InputError("no images here yet", short(paths.data), "Put them there, as input/README.md says, name another folder with --data, or try ./run.sh demo")
+    waiting: list[Job] = []
+    for job in (jobs := plan(config, paths)):
+        state, record = job.state(), job.record() or {}
+        kind = state.kind if state.kind != "partial" else "begun"
+        extra = state.why or record.get("summary", "")
+        if state.done and (above := next((m for m in job.makers(jobs) if m in waiting), None)):
+            kind, extra = "stale", f"{above.title} comes first"
+        if kind == "done" and job.stage == "split" and (wrong := _folds_wrong(paths)):
+            kind, extra = "damaged", wrong
+        if kind != "done":
+            waiting.append(job)
+        if state.kind == "partial" and job.stage == "train":
+            log = paths.log(job.name, job.fold)
+            epochs = max(0, len(log.read_text().splitlines()) - 1) if log.is_file() else 0
+            extra = f"{epochs} of {job.keys['train.epochs']} epochs"
+        took = duration(record["seconds"]) if kind == "done" and "seconds" in record else ""
+        say(f"  {job.title:<34} {kind:<8} {took:>12}  {extra}".rstrip())
+    Fingerprints.of(paths).save()
+    if not waiting:
+        say("everything is up to date. " + _last_line(config, paths))
+    else:
+        say(f"next: {command()}   (or only its first step: {command(waiting[0].stage)})")
+    return 0
+
+
+def _folds_wrong(paths: Paths) -> str:
+    """What is wrong with a folds.csv that a user may have edited; ''."""
+    from src.core.tables import read_folds
+
+    with open(paths.index, newline="") as lines:
+        ids = [row["id"] for row in csv.DictReader(lines) if row["set"] == "train"]
+    try:
+        read_folds(paths, ids)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+# -------------------------------------------------------------------------------------------------------------------- messages
+
+def _remember(given: argparse.Namespace, file: Path, demo: bool) -> None:
+    """What every suggested command repeats."""
+    console.REPEATED[:] = ["demo"] if demo else ["--config", short(Path(os.path.abspath(file)))] if given.config else []
+    console.REPEATED += [w for k in ("data", "work") if (v := getattr(given, k)) for w in (f"--{k}", str(v))]
+    console.REPEATED += [w for s in given.sets if not (demo and s in DEMO_SETTINGS) for w in ("--set", s)]
+
+
+def _check_inputs(job: Job, jobs: list[Job]) -> None:
+    """Everything that this job reads is there, and finished; else an InputError that names the command which makes it."""
+    if name := job.missing_input():
+        value, made_by = job.inputs[name], job.made_by.get(name)
+        todo = f"Make it with {command(*made_by.split())}" if made_by else "Put it there"
+        raise InputError(f"{job.title} lacks {name}", short(value) if isinstance(value, Path) else "", todo)
+    above: list[Job] = []  # everything that it rests on, not only what it reads: new folds make old predictions false
+    for maker in reversed(jobs):
+        if any(maker in j.makers(jobs) for j in (job, *above)):
+            above.append(maker)
+    for maker in reversed(above):
+        state = maker.state()
+        if not state.done:
+            words = [maker.stage, *(["--fold", str(maker.fold)] if maker.fold is not None else [])]
+            what = "is not finished" if state.kind in ("partial", "missing") else f"is {state.kind}: {state.why}"
+            raise InputError(f"{job.title} rests on {maker.title}, and that {what}", "", f"Make it with {command(*words)}")
+
+
+def _no_jobs(config: Config, paths: Paths, stage: str, fold: int | None) -> InputError:
+    if stage == "submit" and has_test(paths):
+        return InputError("there is no sample of the submission", short(sample_of(config, paths)), "Download it from the contest's page, or name another with data.sample_submission")
+    if stage == "submit":
+        return InputError("there is no test set, so there is nothing to submit", short(paths.data), "A test/ folder (and sample_submission.csv) makes one; the scores are in " + short(paths.metrics(config.name)))
+    if stage == "ensemble":
+        return InputError("this config is one experiment, not an ensemble", short(config.file), "An ensemble names its members: see configs/ensemble.yaml")
+    folds = sorted({j.fold for j in plan(config, paths) if j.stage == "train"})
+    return InputError(f"there is no fold {fold}", "--fold", f"The folds are {', '.join(map(str, folds))}")
+
+
+def _check_members(config: Config, paths: Paths) -> None:
+    """Before hours of training: is every member an experiment, or predictions that are already there?"""
+    for member in config.ensemble.members if config.ensemble else []:
+        folder = member_folder(config, paths, member)
+        if not any(c.name == member for c in config.members) and not all((folder / p.name).is_file() for p in (paths.oof(member), *([paths.test(member)] if has_test(paths) else []))):
+            raise InputError(f"member '{member}' has neither a config nor predictions", short(config.file),
+                             f"Expected {short(config.file.parent / (member + '.yaml'))}, or a folder {short(paths.predictions(member))} with oof.npz and test.npz")
+
+
+def _last_line(config: Config, paths: Paths) -> str:
+    html, table = paths.html(config.name), paths.submission(config.name)
+    found = [f"report: {short(html)}"] if html.is_file() else []
+    found += [f"submission: {short(table)}"] if table.is_file() and has_test(paths) and sample_of(config, paths).is_file() else [f"no {'sample_submission.csv' if has_test(paths) else 'test set'}, so no submission"]
+    return "   ".join(found)
+
+
+def _bare(words: list[str]) -> list[str]:
+    """The command line less what `command` repeats by itself."""
+    kept, skip = [], False
+    for word in words:
+        if skip or word.split("=")[0] in ("--set", "--data", "--work", "--config"):
+            skip = not skip and "=" not in word
+            continue
+        kept.append(word)
+    return kept
+
+
+def _terminated(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int, show: bool) -> int:
+    if show:
+        traceback.print_exc()
+    print(message, file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,93 @@
+"""What the person at the keyboard sees: stage headers, progress and errors. Imports nothing heavy."""
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Iterable
+
+
+class InputError(Exception):
+    """The user's input is wrong: one line on stderr, exit code 2. `where` names a file or key, `todo` says what to type or change."""
+
+    def __init__(self, what: str, where: object = "", todo: str = ""):
+        where = f" ({where})" if str(where) else ""
+        super().__init__(f"{what}{where}. {todo}".strip() if todo else f"{what}{where}.")
+
+
+class StageError(Exception):
+    """A stage could not do its work although its input was right: exit code 1."""
+
+
+class Stopped(Exception):
+    """Ctrl+C or SIGTERM: what was done is saved; exit code 130."""
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def header(stage: str, name: str, reads: Iterable[object], writes: Iterable[object]) -> None:
+    """One line a stage: what it reads and what it writes."""
+    say(f"[{stage}] {name}: reads {', '.join(map(short, reads))} -> writes {', '.join(map(short, writes))}")
+
+
+def short(path: object) -> str:
+    """A path as the user would type it: relative to the working directory where that is shorter."""
+    if not isinstance(path, Path):
+        return str(path)
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)
+
+
+def duration(seconds: float) -> str:
+    """3 s, 2 min 05 s or 1 h 12 min."""
+    seconds = int(round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' Did you mean X?' or, where nothing is near, the known names; for error messages."""
+    known = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean {close[0]}?"
+    return f"Known: {', '.join(known[:40])}{', …' if len(known) > 40 else ''}."
+
+
+def listing(names: Iterable[object], most: int = 8) -> str:
+    """'a, b, c and 4 more': file names or ids in a message."""
+    names = [str(n) for n in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def progress(total: int, label: str):
+    """A tqdm bar on a terminal, silent elsewhere. Used as a context manager; `.update(n)` advances it."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=label, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
+
+
+def command(*words: str) -> str:
+    """The command line that the user would type next: this run's way of calling, with its own --config, --data, --work and --set repeated."""
+    script = os.environ.get("RUN_AS", "./run.sh")
+    if "demo" in REPEATED[:1]:  # its stages have no other name
+        return shlex.join([script, *REPEATED])
+    repeated = REPEATED[2:] if "--config" in words and "--config" in REPEATED[:1] else REPEATED
+    return shlex.join([script, *words, *repeated])
+
+
+REPEATED: list[str] = []  # filled once by __main__ from the command line: --config first, or the word demo
+
+STARTED = time.time()

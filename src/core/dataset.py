@@ -1,0 +1,271 @@
+"""Finding what is in the data folder, whichever of the known layouts it has, and checking it. The patterns are those of competition.yaml.
+
+(a) train/<class>/x.png with x_mask*.png beside it, test/*.png, sample_submission.csv    (b) BUSI as downloaded, without a test set
+(c) a table of id and label, with a folder of images, and masks in a folder or as run lengths in a column of the table
+"""
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from src.core import rle
+from src.core.config import Competition, Submission
+from src.core.console import InputError, listing, nearest, short, warn
+from src.core.images import read_image, read_mask
+from src.core.stages import IMAGE_SUFFIXES, data_files
+
+SHOWN = 50  # file names in one line of problems
+
+# everything that can be wrong: one, several
+KINDS = {
+    "unreadable": ("unreadable file", "unreadable files"),
+    "orphan": ("mask without image", "masks without image"),
+    "no_mask": ("lesion image without mask", "lesion images without mask"),
+    "size": ("mask of another size than its image", "masks of another size than their image"),
+    "empty": ("lesion image with an empty mask", "lesion images with an empty mask"),
+    "not_empty": ("image without lesion by its class with a mask that is not empty", "images without lesion by their class with a mask that is not empty"),
+    "values": ("mask that is not two-valued", "masks that are not two-valued"),
+    "runs": ("run length that fits no mask of this image", "run lengths that fit no mask of their image"),
+    "class": ("unknown class", "unknown classes"),
+    "twice": ("id that occurs twice", "ids that occur twice"),
+    "no_image": ("row of the table without image", "rows of the table without image"),
+    "sample_only": ("id of the sample submission without test image", "ids of the sample submission without test image"),
+    "test_only": ("test image that is not in the sample submission", "test images that are not in the sample submission"),
+}
+
+
+@dataclass
+class Item:
+    """One image as found: `masks` are files, `runs` run lengths as text; a test image has the label ''."""
+
+    id: str
+    part: str
+    label: str
+    image: Path
+    masks: list[Path] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+
+
+class Problems:
+    """Everything wrong with the data, by kind, with file names."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[str]] = {}
+
+    def add(self, kind: str, name: object) -> None:
+        self.found.setdefault(kind, []).append(str(name))
+
+    def __bool__(self) -> bool:
+        return bool(self.found)
+
+    def lines(self) -> list[str]:
+        return [f"{len(self.found[k])} {KINDS[k][len(self.found[k]) > 1]}: {listing(self.found[k], SHOWN)}" for k in KINDS if k in self.found]
+
+
+def find(data: Path, competition: Competition, problems: Problems) -> list[Item]:
+    """The images of a data folder: train in natural order of their ids, then test in the order of the sample submission (or natural order).
+
+    What is wrong is added to `problems`; the items returned are those that are left without it. Raises InputError where there is nothing at all.
+    """
+    cfg, remedy = competition.data, "Put the data there as input/README.md says, name its folder with --data DIR, or try it on generated images: ./run.sh demo"
+    if not data.is_dir():
+        raise InputError("the data folder does not exist", short(data), remedy)
+    files = {f: f.relative_to(data).with_suffix("").as_posix() for f in data_files(data) if f.suffix.lower() in IMAGE_SUFFIXES}
+    if not files:
+        raise InputError("no images in the data folder", short(data), remedy)
+    test = {f: m["id"] for f, name in files.items() if (m := _regex(cfg.test).fullmatch(name))}
+    train_files = {f: name for f, name in files.items() if f not in test}
+    matches = [[(f, m["label"], m["id"]) for f, name in train_files.items() if (m := _regex(pattern).fullmatch(name))] for pattern in cfg.train]
+    known = next((m for m in matches if any(label in cfg.classes for _, label, _ in m)), None)
+    if known is None and (data / cfg.table).is_file():
+        train = _from_table(data, train_files, competition, problems)
+    elif known or any(matches):
+        train = _from_folders(data, known or next(m for m in matches if m), competition, problems)
+    else:
+        raise InputError(f"no train images found by {', '.join(cfg.train)}, and no table {cfg.table}", short(data), remedy)
+    return _once(train, data, problems) + _test_items(data, test, competition, problems)
+
+
+def plain_id(text: str) -> str:
+    """The id of an image as tables may spell it: x.png is x."""
+    text = text.strip()
+    return text[: -len(Path(text).suffix)] if Path(text).suffix.lower() in IMAGE_SUFFIXES else text
+
+
+def natural(text: str) -> list:
+    """A sort key by which x2 comes before x10."""
+    return [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", text)]
+
+
+def _regex(pattern: str) -> re.Pattern:
+    """'train/{label}/{id}' -> a regular expression for the path below the data folder, without its suffix."""
+    words = re.split(r"(\{label\}|\{id\})", pattern.strip("/"))
+    return re.compile("".join({"{label}": "(?P<label>[^/]+)", "{id}": "(?P<id>[^/]+)"}.get(w, re.escape(w)) for w in words))
+
+
+def _from_folders(data: Path, found: list[tuple[Path, str, str]], competition: Competition, problems: Problems) -> list[Item]:
+    cfg = competition.data
+    items: dict[tuple[str, str], Item] = {}
+    twice, masks, unknown = [], [], {}
+    for file, label, stem in found:
+        owner, is_mask, _ = stem.rpartition(cfg.mask_suffix)
+        if label not in cfg.classes:
+            unknown.setdefault(label, []).append(file)
+        elif is_mask and owner:
+            masks.append((file, label, owner))
+        elif (label, stem) in items:
+            twice.append(Item(stem, "train", label, file))
+        else:
+            items[label, stem] = Item(stem, "train", label, file)
+    for file, label, owner in masks:
+        if (label, owner) in items:
+            items[label, owner].masks.append(file)
+        else:
+            problems.add("orphan", file.relative_to(data))
+    for label, its in sorted(unknown.items()):
+        problems.add("class", f"{its[0].parent.relative_to(data)} ({len(its)} files; {nearest(label, cfg.classes).rstrip('?.')})")
+    lonely = [key for key, item in items.items() if not item.masks and item.label != cfg.empty_class]
+    for key in lonely:
+        problems.add("no_mask", items.pop(key).image.relative_to(data))
+    return sorted([*items.values(), *twice], key=lambda i: natural(i.id))
+
+
+def _from_table(data: Path, files: dict[Path, str], competition: Competition, problems: Problems) -> list[Item]:
+    cfg, columns = competition.data, competition.data.table_columns
+    rows, names = read_table(data / cfg.table)
+    if absent := [columns[c] for c in ("id", "label") if columns[c] not in names]:
+        raise InputError(f"no column {', '.join(absent)}; there are {', '.join(names)}", short(data / cfg.table), "Name them by data.table_columns")
+    images = _by_id(files, cfg.table_images)
+    masks: dict[str, list[Path]] = {}
+    for stem, its in _by_id(files, cfg.table_masks).items():
+        owner, is_mask, _ = stem.rpartition(cfg.mask_suffix)
+        masks.setdefault(owner if is_mask and owner else stem, []).extend(its)
+    has_runs = columns["rle"] in names
+    items: dict[str, Item] = {}
+    twice = []
+    for row in rows:
+        id, label = plain_id(row[columns["id"]]), row[columns["label"]].strip()
+        run = row[columns["rle"]].strip() if has_runs else ""
+        run = "" if run.lower() in (competition.submission.empty, "nan") else run
+        if id in items:
+            if has_runs and run and items[id].label == label:
+                items[id].runs.append(run)  # one row a lesion
+            else:
+                twice.append(Item(id, "train", label, images.get(id, [data / id])[0]))
+        elif label not in cfg.classes:
+            problems.add("class", f"{label} of {id} ({nearest(label, cfg.classes).rstrip('?.')})")
+        elif id not in images:
+            problems.add("no_image", id)
+        else:
+            items[id] = Item(id, "train", label, images[id][0], [] if has_runs else sorted(masks.get(id, [])), [run] if run else [])
+            twice += [Item(id, "train", label, other) for other in images[id][1:]]
+    in_table = {plain_id(row[columns["id"]]) for row in rows}
+    if not has_runs:
+        for id in sorted(masks.keys() - in_table, key=natural):
+            for file in masks[id]:
+                problems.add("orphan", file.relative_to(data))
+    for id in [i.id for i in items.values() if not i.masks and not i.runs and i.label != cfg.empty_class]:
+        problems.add("empty" if has_runs else "no_mask", items.pop(id).image.relative_to(data))
+    if extra := sorted(images.keys() - in_table, key=natural):
+        warn(f"{len(extra)} images are not in {cfg.table} and stay unused: {listing(extra)}")
+    return sorted([*items.values(), *twice], key=lambda i: natural(i.id))
+
+
+def _by_id(files: dict[Path, str], patterns: list[str]) -> dict[str, list[Path]]:
+    """id -> files, by the first pattern that finds any."""
+    for pattern in patterns:
+        found: dict[str, list[Path]] = {}
+        for file, name in files.items():
+            if match := _regex(pattern).fullmatch(name):
+                found.setdefault(match["id"], []).append(file)
+        if found:
+            return found
+    return {}
+
+
+def _once(items: list[Item], data: Path, problems: Problems) -> list[Item]:
+    """The items whose id is theirs alone; the others are a problem."""
+    by_id: dict[str, list[Item]] = {}
+    for item in items:
+        by_id.setdefault(item.id, []).append(item)
+    for id, its in by_id.items():
+        if len(its) > 1:
+            problems.add("twice", f"{id} ({', '.join(sorted({str(i.image.relative_to(data)) for i in its}))})")
+    return [i for i in items if len(by_id[i.id]) == 1]
+
+
+def _test_items(data: Path, files: dict[Path, str], competition: Competition, problems: Problems) -> list[Item]:
+    suffix, sample = competition.data.mask_suffix, data / competition.data.sample_submission
+    stems = set(files.values())
+    items = [Item(id, "test", "", f) for f, id in files.items() if id.rpartition(suffix)[0] not in stems]  # masks beside test images are not for us
+    items = sorted(_once(items, data, problems), key=lambda i: natural(i.id))
+    if not sample.is_file():
+        if items:
+            warn(f"there are {len(items)} test images, but no {sample.name}: everything but the submission works")
+        return items
+    rows, names = read_table(sample)
+    if competition.submission.id not in names:
+        raise InputError(f"no column {competition.submission.id}; there are {', '.join(names)}", short(sample), "Name it by submission.id in competition.yaml")
+    wanted = [plain_id(row[competition.submission.id]) for row in rows]
+    for id in sorted({w for w in wanted if wanted.count(w) > 1}) if len(set(wanted)) < len(wanted) else []:
+        problems.add("twice", f"{id} ({sample.name})")
+    there, order = {i.id: i for i in items}, dict.fromkeys(wanted)
+    for id in order:
+        if id not in stems:
+            problems.add("sample_only", id)
+    for item in items:
+        if item.id not in order:
+            problems.add("test_only", item.image.relative_to(data))
+    return [there[id] for id in order if id in there]
+
+
+def read_table(file: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """(rows, column names) of a CSV file, all as text; raises InputError where it is none."""
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines, restval="")
+            return list(reader), list(reader.fieldnames or ["none"])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"not readable as a table: {error}", short(file)) from None
+
+
+Loaded = tuple[np.ndarray | None, np.ndarray | None, list[tuple[str, str]]]
+
+
+def load(item: Item, data: Path, channels: int, empty_class: str | None, dialect: Submission) -> Loaded:
+    """(image, mask (H,W) bool, problems as (kind, file)); image and mask are None where there is a problem, the mask of a test image is all False."""
+    wrong: list[tuple[str, str]] = []
+    image, name = None, str(item.image.relative_to(data))
+    try:
+        image = read_image(item.image, channels)
+    except ValueError as error:
+        wrong.append(("unreadable", f"{name} ({error})"))
+    union = None if image is None else np.zeros(image.shape[:2], bool)
+    for file in item.masks:
+        mask_name = str(file.relative_to(data))
+        try:
+            mask, two_valued = read_mask(file)
+        except ValueError as error:
+            wrong.append(("unreadable", f"{mask_name} ({error})"))
+            continue
+        if not two_valued:
+            wrong.append(("values", mask_name))
+        elif union is not None and mask.shape != union.shape:
+            wrong.append(("size", f"{mask_name} ({mask.shape[1]}x{mask.shape[0]}, the image {union.shape[1]}x{union.shape[0]})"))
+        elif union is not None:
+            union |= mask
+    for text in item.runs if union is not None else []:
+        try:
+            union |= rle.decode(text, *union.shape, dialect.order, dialect.first, dialect.empty)
+        except ValueError as error:
+            wrong.append(("runs", f"{item.id} ({error})"))
+    if not wrong and item.part == "train":
+        if item.label == empty_class and union.any():
+            wrong.append(("not_empty", name))
+        elif item.label != empty_class and not union.any():
+            wrong.append(("empty", name))
+    return (None, None, wrong) if wrong else (image, union, [])

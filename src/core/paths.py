@@ -1,0 +1,145 @@
+"""The map of names: the only place that spells where an artifact lies."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+COMPETITION = "competition.yaml"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """`work`: where artifacts/ and submissions/ go. `data`: the read-only input folder."""
+
+    work: Path
+    data: Path
+    demo_run: bool = False
+
+    @property
+    def artifacts(self) -> Path:
+        return self.work / "artifacts" / ("demo" if self.demo_run else "")
+
+    def demo(self) -> "Paths":
+        """The same, for generated images: never mixed with real work."""
+        home = self.work / "artifacts" / "demo"
+        return Paths(self.work, home / "input", True)
+
+    @property
+    def old(self) -> Path:
+        return self.artifacts / "old"
+
+    @property
+    def fingerprints(self) -> Path:
+        return self.artifacts / "fingerprints.json"
+
+    # prepare
+    @property
+    def prepared(self) -> Path:
+        return self.artifacts / "prepared"
+
+    @property
+    def index(self) -> Path:
+        return self.prepared / "index.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.prepared / "report.json"
+
+    @property
+    def truth(self) -> Path:
+        """Train masks at original size, as runs."""
+        return self.prepared / "truth.npz"
+
+    def images(self, size: int, resize: str, part: str = "train") -> Path:
+        return self.prepared / f"images_{_store(size, resize, part)}.npy"
+
+    def masks(self, size: int, resize: str) -> Path:
+        return self.prepared / f"masks_{_store(size, resize, 'train')}.npy"
+
+    # split
+    @property
+    def folds(self) -> Path:
+        return self.artifacts / "folds.csv"
+
+    # train
+    def fold(self, experiment: str, fold: int) -> Path:
+        return self.artifacts / "models" / experiment / f"fold{fold}"
+
+    def checkpoint(self, experiment: str, fold: int, which: str) -> Path:
+        """`which`: 'last' or 'best'."""
+        return self.fold(experiment, fold) / f"{which}.pt"
+
+    def log(self, experiment: str, fold: int) -> Path:
+        return self.fold(experiment, fold) / "log.csv"
+
+    def curves(self, experiment: str, fold: int) -> Path:
+        return self.fold(experiment, fold) / "curves.png"
+
+    def lock(self, experiment: str, fold: int) -> Path:
+        return self.fold(experiment, fold) / "lock"
+
+    # predictions
+    def predictions(self, name: str) -> Path:
+        return self.artifacts / "predictions" / name
+
+    def oof(self, name: str) -> Path:
+        return self.predictions(name) / "oof.npz"
+
+    def test(self, name: str) -> Path:
+        return self.predictions(name) / "test.npz"
+
+    def part(self, name: str, fold: int, of: str) -> Path:
+        """What one fold has predicted so far; gone when predict has finished. `of`: 'oof' or 'test'."""
+        return self.predictions(name) / f"part_{of}_fold{fold}.npz"
+
+    def weights(self, name: str) -> Path:
+        return self.predictions(name) / "weights.json"
+
+    def metrics(self, name: str) -> Path:
+        return self.predictions(name) / "metrics.json"
+
+    def per_image(self, name: str) -> Path:
+        return self.predictions(name) / "per_image.csv"
+
+    def decision(self, name: str) -> Path:
+        return self.predictions(name) / "decision.json"
+
+    def picture(self, name: str, picture: str) -> Path:
+        """`picture`: 'confusion', 'typical', 'worst' or 'reliability'."""
+        return self.predictions(name) / f"{picture}.png"
+
+    def html(self, name: str) -> Path:
+        return self.predictions(name) / "report.html"
+
+    # submit
+    @property
+    def submissions(self) -> Path:
+        return self.work / "submissions"
+
+    def submission(self, name: str) -> Path:
+        return self.submissions / f"{name}.csv"
+
+    # the record that a finished stage leaves
+    def record(self, stage: str, name: str = "", fold: int | None = None) -> Path:
+        return {
+            "prepare": self.prepared / "stage.json",
+            "store": self.prepared / f"stage_{name}.json",
+            "split": self.artifacts / "stage_split.json",
+            "train": self.fold(name, fold or 0) / "stage.json",
+            "predict": self.predictions(name) / "stage.json",
+            "ensemble": self.predictions(name) / "stage.json",
+            "evaluate": self.predictions(name) / "stage_evaluate.json",
+            "submit": self.submissions / f"{name}.json",
+        }[stage]
+
+
+def _store(size: int, resize: str, part: str) -> str:
+    return f"{size}" + ("" if resize == "stretch" else f"_{resize}") + ("" if part == "train" else f"_{part}")
+
+
+def anchored(path: str) -> Path:
+    """A relative path is the user's, from the working directory; where nothing is there, the project's."""
+    given = Path(path).expanduser()
+    return given if given.is_absolute() or given.exists() else ROOT / given

@@ -1,0 +1,93 @@
+"""Run lengths: a mask as (start, length) pairs. In memory 0-based and column-major (top to bottom, then left to right); as text in a contest's dialect."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterable
+
+import numpy as np
+
+from src.core.console import InputError, short
+from src.core.freshness import replacing
+
+
+def to_runs(mask: np.ndarray, order: str = "column") -> np.ndarray:
+    """mask (H,W) of two values -> runs (n,2) int64: 0-based start and length, in pixel order `column` or `row`."""
+    flat = np.asarray(mask, dtype=bool).ravel("F" if order == "column" else "C")
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], flat, [False])).astype(np.int8)))
+    return np.stack([edges[::2], edges[1::2] - edges[::2]], axis=1)
+
+
+def from_runs(runs: np.ndarray, height: int, width: int, order: str = "column") -> np.ndarray:
+    """runs (n,2) -> mask (H,W) bool. Raises ValueError for runs that are unsorted, overlapping or outside the image."""
+    runs = np.asarray(runs, dtype=np.int64).reshape(-1, 2)
+    starts, ends = runs[:, 0], runs.sum(1)
+    if len(runs) and (starts[0] < 0 or ends[-1] > height * width or (runs[:, 1] < 1).any()):
+        raise ValueError(f"a run lies outside the image of {height}x{width} pixels")
+    if (starts[1:] < ends[:-1]).any():
+        raise ValueError("runs overlap or are not sorted")
+    edges = np.zeros(height * width + 1, dtype=np.int8)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, ends, -1)
+    flat = np.cumsum(edges[:-1], dtype=np.int8).astype(bool)
+    return flat.reshape((height, width), order="F" if order == "column" else "C")
+
+
+def encode(mask: np.ndarray, order: str = "column", first: int = 1, empty: str = "-1") -> str:
+    """mask (H,W) -> 'start length start length …', the first pixel being number `first`; `empty` for a mask without lesion."""
+    runs = to_runs(mask, order)
+    if not len(runs):
+        return empty
+    runs[:, 0] += first
+    return " ".join(map(str, runs.ravel().tolist()))
+
+
+def decode(text: str, height: int, width: int, order: str = "column", first: int = 1, empty: str = "-1") -> np.ndarray:
+    """The inverse of `encode`: mask (H,W) bool. Raises ValueError for text that is no run lengths of such an image."""
+    text = str(text).strip()
+    if text in (empty, ""):
+        return np.zeros((height, width), dtype=bool)
+    words = text.split()
+    if len(words) % 2 or not all(w.isdigit() for w in words):
+        raise ValueError("expected pairs of whole numbers, start and length")
+    runs = np.array(words, dtype=np.int64).reshape(-1, 2)
+    runs[:, 0] -= first
+    return from_runs(runs, height, width, order)
+
+
+@dataclass
+class Truth:
+    """The train masks at original size, held as runs: a few MB where the pixels would be gigabytes."""
+
+    ids: np.ndarray  # (N) str
+    sizes: np.ndarray  # (N,2) height, width
+    offsets: np.ndarray  # (N+1): runs[offsets[i]:offsets[i+1]] are image i's
+    runs: np.ndarray  # (M,2)
+
+    def __post_init__(self):
+        self.row = {str(k): i for i, k in enumerate(self.ids)}
+
+    @classmethod
+    def build(cls, ids: Iterable[str], sizes: Iterable[tuple[int, int]], runs: list[np.ndarray]) -> "Truth":
+        offsets = np.cumsum([0, *map(len, runs)])
+        return cls(np.asarray(list(ids), dtype=str), np.asarray(list(sizes), dtype=np.int64).reshape(-1, 2), offsets, np.concatenate([np.zeros((0, 2), np.int64), *runs]).astype(np.int32))
+
+    def save(self, path: Path) -> None:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, ids=self.ids, sizes=self.sizes, offsets=self.offsets, runs=self.runs)
+
+    @classmethod
+    def load(cls, path: Path) -> "Truth":
+        try:
+            with np.load(path) as file:
+                return cls(**{k: file[k] for k in ("ids", "sizes", "offsets", "runs")})
+        except Exception as error:
+            raise InputError(f"not readable: {error}", short(path), "Make it again with ./run.sh prepare --force") from None
+
+    def mask(self, id: str) -> np.ndarray:
+        """The mask of one image, (H,W) bool, at original size."""
+        i = self.row[id]
+        return from_runs(self.runs[self.offsets[i] : self.offsets[i + 1]], *self.sizes[i])
+
+    def subset(self, ids: Iterable[str]) -> list[np.ndarray]:
+        return [self.mask(str(i)) for i in ids]

@@ -1,0 +1,148 @@
+"""Each stage's keys, inputs and outputs, declared once: what the driver, `status` and the stages themselves go by."""
+from __future__ import annotations
+
+import csv
+import os
+import re
+from pathlib import Path
+
+from src.core.config import Config
+from src.core.freshness import Job, folder_fingerprint, rows_fingerprint
+from src.core.paths import Paths, anchored
+
+STAGES = ["prepare", "split", "train", "predict", "ensemble", "evaluate", "submit"]
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+
+
+def data_files(data: Path) -> list[Path]:
+    """Every image and table below the data folder, hidden folders left out."""
+    found = []
+    for folder, folders, files in os.walk(data, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        found += [Path(folder, f) for f in sorted(files) if not f.startswith(".") and os.path.splitext(f)[1].lower() in IMAGE_SUFFIXES | {".csv"}]
+    return found
+
+
+def plan(config: Config, paths: Paths) -> list[Job]:
+    """Every job from the data to the submission, in order, as things stand now."""
+    stores = {(c.experiment.image_size, c.experiment.resize): c for c in config.experiments}
+    jobs = [prepare_job(config, paths), *(store_job(c, paths) for c in stores.values()), split_job(config, paths)]
+    for c in config.experiments:
+        jobs += [train_job(c, paths, k) for k in folds(c, paths)]
+        jobs.append(predict_job(c, paths))
+    if config.ensemble:
+        jobs += [evaluate_job(c, paths) for c in config.members]
+        jobs.append(ensemble_job(config, paths))
+    jobs.append(evaluate_job(config, paths))
+    if has_test(paths) and sample_of(config, paths).is_file():
+        jobs.append(submit_job(config, paths))
+    return jobs
+
+
+def sample_of(config: Config, paths: Paths) -> Path:
+    return paths.data / config.competition.data.sample_submission
+
+
+def has_test(paths: Paths) -> bool:
+    return bool(rows_fingerprint(paths.index, "test")) or not paths.index.is_file()
+
+
+def folds(config: Config, paths: Paths) -> list[int]:
+    """The folds to train: those of folds.csv where that is up to date (users edit it), else those that split will make."""
+    if split_job(config, paths).state().done:
+        with open(paths.folds, newline="", encoding="utf-8-sig", errors="replace") as lines:
+            found = {(row.get("fold") or "").strip() for row in csv.DictReader(lines)}
+        if found and all(re.fullmatch(r"-1|\d+", f) for f in found):  # else read_folds says what is wrong
+            return sorted(int(f) for f in found if f != "-1")
+    return list(range(config.competition.split.folds)) if config.competition.split.scheme == "kfold" else [0]
+
+
+def prepare_job(config: Config, paths: Paths) -> Job:
+    data = folder_fingerprint(data_files(paths.data), paths.data, paths)
+    return Job("prepare", "", paths, paths.record("prepare"), config.keys("data", *(f"submission.{k}" for k in ("id", "order", "first", "empty"))), {"the data": data}, [paths.index, paths.report, paths.truth], sources=["src/prepare.py"])
+
+
+def store_job(config: Config, paths: Paths) -> Job:
+    size, resize = config.experiment.image_size, config.experiment.resize
+    outputs = [paths.images(size, resize), paths.masks(size, resize)]
+    inputs = {"the train images": rows_fingerprint(paths.index, "train"), "the test images": rows_fingerprint(paths.index, "test") or "none", "the data": prepare_job(config, paths).inputs["the data"]}
+    if rows_fingerprint(paths.index, "test"):
+        outputs.append(paths.images(size, resize, "test"))
+    name = outputs[1].stem.replace("masks", "pixels")
+    return Job("prepare", name, paths, paths.record("store", name), config.keys("image_size", "resize", "data.channels"), inputs, outputs, sources=["src/prepare.py"],
+               details={"size": size, "resize": resize})
+
+
+def split_job(config: Config, paths: Paths) -> Job:
+    return Job("split", "", paths, paths.record("split"), config.keys("split"), {"the train images": rows_fingerprint(paths.index, "train")}, [paths.folds],
+               made_by={"the train images": "prepare"}, sources=["src/split.py"], editable=[paths.folds])
+
+
+def train_job(config: Config, paths: Paths, fold: int) -> Job:
+    e = config.experiment
+    inputs = {"the train images": rows_fingerprint(paths.index, "train"), "folds.csv": paths.folds, "the pixels": paths.images(e.image_size, e.resize), "the masks": paths.masks(e.image_size, e.resize)}
+    outputs = [paths.checkpoint(config.name, fold, "last"), paths.checkpoint(config.name, fold, "best"), paths.log(config.name, fold)]
+    if Path(e.model.encoder_weights).suffix:
+        inputs["model.encoder_weights"] = anchored(e.model.encoder_weights)
+    return Job("train", config.name, paths, paths.record("train", config.name, fold), config.keys("data.classes", "score", "image_size", "resize", "model", "loss", "train"), inputs, outputs,
+               made_by={"the train images": "prepare", "folds.csv": "split", "the pixels": "prepare", "the masks": "prepare"}, fold=fold,
+               sources=["src/train.py", "src/core/loop.py", "src/core/pretrained.py", "src/parts/models.py", "src/parts/losses.py", "src/parts/augment.py"], details={"extras": [paths.curves(config.name, fold)]})
+
+
+def predict_job(config: Config, paths: Paths) -> Job:
+    e = config.experiment
+    inputs: dict[str, Path | str] = {"the train images": rows_fingerprint(paths.index, "train"), "the train pixels": paths.images(e.image_size, e.resize)}
+    outputs = [paths.oof(config.name)]
+    if has_test(paths):
+        inputs |= {"the test images": rows_fingerprint(paths.index, "test"), "the test pixels": paths.images(e.image_size, e.resize, "test")}
+        outputs.append(paths.test(config.name))
+    made_by = {n: "prepare" for n in inputs}
+    for k in folds(config, paths):
+        inputs[f"fold {k}"] = paths.checkpoint(config.name, k, e.predict.checkpoint)
+        made_by[f"fold {k}"] = f"train --fold {k}"
+    parts = [paths.part(config.name, k, of) for k in folds(config, paths) for of in ("oof", "test")]
+    return Job("predict", config.name, paths, paths.record("predict", config.name), config.keys("image_size", "resize", "predict"), inputs, outputs, made_by=made_by,
+               sources=["src/predict.py", "src/parts/tta.py"], details={"extras": parts})
+
+
+def member_folder(config: Config, paths: Paths, member: str) -> Path:
+    """A member is the name of predictions in artifacts/predictions/, or a folder with oof.npz and test.npz."""
+    folder = paths.predictions(member)
+    beside = Path(member).expanduser()
+    return beside if not folder.is_dir() and beside.is_dir() else folder
+
+
+def ensemble_job(config: Config, paths: Paths) -> Job:
+    inputs: dict[str, Path | str] = {}
+    made_by = {}
+    outputs = [paths.oof(config.name), paths.weights(config.name)]
+    for member in config.ensemble.members:
+        folder = member_folder(config, paths, member)
+        inputs[f"{member} oof"] = folder / paths.oof(config.name).name
+        if has_test(paths):
+            inputs[f"{member} test"] = folder / paths.test(config.name).name
+        if any(c.name == member for c in config.members):
+            made_by |= {f"{member} oof": "predict", f"{member} test": "predict"}
+    if has_test(paths):
+        outputs.append(paths.test(config.name))
+    inputs |= {"the truth": paths.truth, "folds.csv": paths.folds}
+    return Job("ensemble", config.name, paths, paths.record("ensemble", config.name), config.keys("members", "method", "rounds", "score"), inputs, outputs,
+               made_by=made_by | {"the truth": "prepare", "folds.csv": "split"}, sources=["src/ensemble.py", "src/parts/greedy.py", "src/parts/metrics.py"])
+
+
+def evaluate_job(config: Config, paths: Paths) -> Job:
+    n = config.name
+    inputs = {"oof.npz": paths.oof(n), "folds.csv": paths.folds, "the truth": paths.truth, "the train images": rows_fingerprint(paths.index, "train")}
+    made_by = {"oof.npz": "ensemble" if config.ensemble else "predict", "folds.csv": "split", "the truth": "prepare", "the train images": "prepare"}
+    pictures = [paths.picture(n, p) for p in ("confusion", "typical", "worst", "reliability")]
+    return Job("evaluate", n, paths, paths.record("evaluate", n), config.keys("data.classes", "data.empty_class", "score", "evaluate"), inputs,
+               [paths.metrics(n), paths.per_image(n), paths.decision(n), paths.html(n)], made_by=made_by, editable=[paths.decision(n)],
+               sources=["src/evaluate.py", "src/parts/metrics.py", "src/parts/postprocess.py", "src/parts/search.py"], details={"extras": pictures})
+
+
+def submit_job(config: Config, paths: Paths) -> Job:
+    n = config.name
+    inputs = {"test.npz": paths.test(n), "decision.json": paths.decision(n), "metrics.json": paths.metrics(n), "the test images": rows_fingerprint(paths.index, "test"), "sample_submission.csv": sample_of(config, paths)}
+    made_by = {"test.npz": "ensemble" if config.ensemble else "predict", "decision.json": "evaluate", "metrics.json": "evaluate", "the test images": "prepare"}
+    return Job("submit", n, paths, paths.record("submit", n), config.keys("data.classes", "data.empty_class", "data.sample_submission", "submission"), inputs, [paths.submission(n)], made_by=made_by,
+               sources=["src/submit.py", "src/core/rle.py", "src/parts/postprocess.py"])

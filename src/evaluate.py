@@ -1,0 +1,217 @@
+"""evaluate: how good are these out-of-fold predictions, and which decision makes the most of them?
+
+READS   artifacts/predictions/<name>/oof.npz, artifacts/folds.csv, artifacts/prepared/index.csv and truth.npz, the images that it shows
+WRITES  artifacts/predictions/<name>/metrics.json  per_image.csv  decision.json  report.html  confusion.png  typical.png  worst.png  reliability.png
+
+Everything is measured per image at the image's original size. Three numbers: *untuned* (the first value of each list of `evaluate`), *tuned* (the
+best decision on all images, which has seen what it is scored on), and *honest*: each fold answered by the decision that is best on the other folds.
+The honest one is quoted everywhere; decision.json, which submit uses, is the tuned one.
+"""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from src.core import page, pictures
+from src.core.config import Competition, Config
+from src.core.console import InputError, command, header, listing, say, short, warn
+from src.core.freshness import Job, read_json, replacing, write_json
+from src.core.images import read_image
+from src.core.paths import Paths
+from src.core.predictions import Predictions
+from src.core.resample import bootstrap, cross_folds, interval
+from src.core.rle import Truth
+from src.core.tables import read_folds, read_index
+from src.parts import metrics, search
+from src.parts.postprocess import Decision, apply
+
+WORST = 24
+TYPICAL = 8
+DIGITS = 6  # of numbers in per_image.csv
+
+
+@dataclass
+class Validated:
+    """The images that some fold validates: a row of the index, the prediction, the true label and the fold of each, in the index's order."""
+
+    index: pd.DataFrame
+    predictions: Predictions
+    truth: Truth
+    labels: np.ndarray  # (N) int
+    folds: np.ndarray  # (N) int
+    parts: np.ndarray  # (N) int: what leave-one-fold-out leaves out
+    by_folds: bool  # whether these parts are the folds
+    competition: Competition
+
+
+def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
+    name, competition = config.name, config.competition
+    header("evaluate", name, [paths.oof(name), paths.folds], [paths.predictions(name) / "metrics.json, per_image.csv, decision.json, report.html"])
+    facts: dict = {}
+    with job.running(facts, force):
+        data = load(name, competition, paths)
+        probs = data.predictions.label
+        decisions = search.grid(competition, data.predictions.mask is not None, probs is not None)
+        table = None if data.predictions.mask is None else search.build_table(data.predictions, data.truth, decisions)
+        untuned = Decision.untuned(competition.evaluate)
+        tuned, without = search.tune(decisions, table, probs, data.labels, data.parts, competition)
+        counts, decided = search.apply_each(without, table, probs, data.parts, competition)
+        results = {
+            "untuned": {"decision": asdict(untuned)} | measure(data, *search.answer(untuned, table, probs, competition)),
+            "tuned": {"decision": asdict(tuned)} | measure(data, *search.answer(tuned, table, probs, competition)),
+            "honest": {"decisions": {k: asdict(d) for k, d in without.items()}} | measure(data, counts, decided),
+        }
+        images = per_image(data, counts, decided)
+        about = {"name": name, "images": len(data.labels), "groups": int(data.index.group.nunique()), "classes": competition.data.classes}
+        about |= {"score": competition.score, "left_out": "folds" if data.by_folds else "parts of the one validation fold", "tried": len(decisions)}
+        draw(data, about, results, images, without, paths)
+        with replacing(paths.per_image(name)) as temporary:
+            images.to_csv(temporary, index=False)
+        write_json(paths.metrics(name), about | results)
+        tuned.save(paths.decision(name))
+        facts |= {"score": results["honest"]["score"], "summary": summary(results["honest"])}
+    tell(data, results, tuned, name, paths)
+    for member in config.members:
+        alone = (read_json(paths.metrics(member.name)) if paths.metrics(member.name).is_file() else {}).get("honest", {}).get("score", 0)
+        if alone > results["honest"]["score"]:
+            warn(f"{member.name} alone scores {alone:.4f}, more than this ensemble: {command('submit', '--config', short(member.file.resolve()))}")
+
+
+def load(name: str, competition: Competition, paths: Paths) -> Validated:
+    """Everything that is compared. Raises InputError where a validated image has no prediction or no truth."""
+    metrics.check_score(competition.score)
+    classes = competition.data.classes
+    index = read_index(paths, "train")
+    folds = read_folds(paths, index.id)
+    truth = Truth.load(paths.truth)
+    index, folds = index[folds >= 0].reset_index(drop=True), folds[folds >= 0]
+    predictions = Predictions.load(paths.oof(name), classes).select(index.id)
+    if lost := [i for i in index.id if i not in truth.row]:
+        raise InputError(f"{len(lost)} images have no true mask: {listing(lost)}", short(paths.truth), f"Make it again with {command('prepare', '--force')}")
+    if unknown := sorted(set(index.label) - set(classes)):
+        raise InputError(f"unknown class {listing(unknown)}", short(paths.index), f"The classes are {', '.join(classes)}")
+    apart = index.group.isin([g for g, k in pd.Series(folds).groupby(index.group).nunique().items() if k > 1])
+    if apart.any() and competition.split.groups == "duplicates":
+        warn(f"{int(apart.sum())} images have a near-duplicate in another fold (folds.csv was edited): their scores flatter")
+    parts, by_folds = cross_folds(folds, index.group.to_numpy())
+    return Validated(index, predictions, truth, np.array([classes.index(label) for label in index.label]), folds, parts, by_folds, competition)
+
+
+def measure(data: Validated, counts: np.ndarray | None, decided: np.ndarray | None) -> dict:
+    """Pixel counts (4,N) and labels (N), None for an absent answer -> the numbers of one way of deciding, ready for JSON."""
+    images = None if counts is None else metrics.per_image(counts)
+    probs, weights = data.predictions.label, data.competition.score
+
+    def over(rows) -> dict[str, float]:
+        found = metrics.values(images, data.labels, decided, probs, rows)
+        return {"score": metrics.score(weights, found)} | found
+
+    found = over(slice(None))
+    samples = [over(rows) for rows in bootstrap(data.index.group.to_numpy(), data.competition.evaluate.bootstrap)]
+    by_fold = {int(k): {"images": int((data.folds == k).sum())} | over(data.folds == k) for k in np.unique(data.folds)}
+    spread = float(np.std([f["score"] for f in by_fold.values()], ddof=1)) if len(by_fold) > 1 else None
+    intervals = {n: interval([s[n] for s in samples]) for n in samples[0]}
+    result = {"score": found.pop("score"), "metrics": found, "intervals": intervals, "by_fold": by_fold, "spread": spread}
+    if counts is not None:
+        lesion = counts[0] + counts[2] > 0
+        result["lesion_images"] = {"images": int(lesion.sum())} | ({n: float(v[lesion].mean()) for n, v in images.items()} if lesion.any() else {})
+    if decided is not None:
+        result["confusion"] = metrics.confusion(data.labels, decided, len(data.competition.data.classes)).tolist()
+    result["by_class"] = {}
+    for c, name in enumerate(data.competition.data.classes):
+        mine = data.labels == c
+        if mine.any():
+            row = {"images": int(mine.sum())} | {n: float(v[mine].mean()) for n, v in (images or {}).items() if n in ("dice", "iou")}
+            if decided is not None:  # the class against the rest: the same counts as of pixels
+                pairs = np.array([(mine & (decided == c)).sum(), (~mine & (decided == c)).sum(), (mine & (decided != c)).sum(), (~mine & (decided != c)).sum()])
+                row |= {"precision": float(metrics.precision(*pairs)), "recall": float(metrics.recall(*pairs)), "f1": float(metrics.dice(*pairs))}
+            result["by_class"][name] = row
+    return result
+
+
+def per_image(data: Validated, counts: np.ndarray | None, decided: np.ndarray | None) -> pd.DataFrame:
+    """One row an image, by the honest decision of its fold. Areas in pixels of the original size."""
+    classes = data.competition.data.classes
+    table = pd.DataFrame({"id": data.index.id, "fold": data.folds, "group": data.index.group, "label": data.index.label})
+    if decided is not None:
+        table["predicted"] = [classes[c] for c in decided]
+        for c, name in enumerate(classes):
+            table[f"p_{name}"] = data.predictions.label[:, c].astype(float).round(DIGITS)
+    if counts is not None:
+        for metric in ("dice", "iou"):
+            table[metric] = metrics.MASK_METRICS[metric](*counts).round(DIGITS)
+        table["area"], table["true_area"] = counts[0] + counts[1], counts[0] + counts[2]
+    return table
+
+
+def draw(data: Validated, about: dict, results: dict, images: pd.DataFrame, without: dict[int, Decision], paths: Paths) -> None:
+    """The three pictures, and the page that shows them with the numbers."""
+    name, classes, probs = about["name"], about["classes"], data.predictions.label
+    drawn, error = {}, None
+    if probs is not None:
+        pictures.save(pictures.confusion_matrix(np.array(results["honest"]["confusion"]), classes), paths.picture(name, "confusion"))
+        figure, error = pictures.reliability(data.labels, probs, classes)
+        pictures.save(figure, paths.picture(name, "reliability"))
+        drawn = {"Confusion matrix": paths.picture(name, "confusion"), "Reliability of the class probabilities": paths.picture(name, "reliability")}
+    order = from_worst(data, images)
+    shown, captions = shown_with_outlines(order[:WORST], data, images, without, paths)
+    if shown:
+        pictures.save(pictures.tiles(shown, captions), paths.picture(name, "worst"))
+    ranks = np.linspace(0, len(order) - 1, 2 * TYPICAL + 1).astype(int)[1::2]  # the middles of eight equal shares: good and bad as they come
+    typical = shown_with_outlines(order[ranks], data, images, without, paths)
+    if typical[0]:
+        pictures.save(pictures.tiles(*typical), paths.picture(name, "typical"))
+    with replacing(paths.html(name)) as temporary:
+        temporary.write_text(page.report(about, results, drawn, error, *([(pictures.png(p), c) for p, c in zip(*sheet)] for sheet in (typical, (shown, captions)))), encoding="utf-8")
+
+
+def from_worst(data: Validated, images: pd.DataFrame) -> np.ndarray:
+    """Rows from the lowest Dice to the highest (where equal: the largest wrong area first; without masks: by the probability of the true class)."""
+    if data.predictions.mask is None:
+        probs = data.predictions.label
+        return np.argsort(probs[np.arange(len(probs)), data.labels], kind="stable")
+    wrong = (images.area + images.true_area) * (1 - images.dice) / (data.index.height * data.index.width)
+    return np.lexsort((-wrong, images.dice))
+
+
+def shown_with_outlines(rows: np.ndarray, data: Validated, images: pd.DataFrame, without: dict[int, Decision], paths: Paths) -> tuple[list[np.ndarray], list[str]]:
+    """These images with true and predicted outlines, and their captions."""
+    masks, probs, settings = data.predictions.mask, data.predictions.label, data.competition.data
+    shown, captions = [], []
+    for i in rows:
+        row, file = images.iloc[i], paths.data / data.index.image[i]
+        true = None if masks is None else data.truth.mask(row.id)
+        try:
+            pixels = read_image(file, settings.channels)
+        except (OSError, ValueError) as problem:  # a report without one picture is better than none
+            warn(f"{short(file)} is not shown: {problem}")
+            continue
+        mine = (None if answer is None else answer[i] for answer in (masks, probs))
+        pred, _ = apply(without[int(data.parts[i])], *mine, *pixels.shape[:2], settings.classes, settings.empty_class)
+        shown.append(pictures.tile(pixels, true, pred))
+        said = "" if probs is None else f"{'' if row.predicted == row.label else f', predicted {row.predicted}'} ({row[f'p_{row.predicted}']:.2f})"
+        captions.append(f"{row.id}\n{row.label}{said}" + ("" if masks is None else f"\nDice {row.dice:.3f}"))
+    return shown, captions
+
+
+def tell(data: Validated, results: dict, tuned: Decision, name: str, paths: Paths) -> None:
+    """The console's table of the three numbers."""
+    honest = results["honest"]
+    columns = [c for c in page.SHOWN if c == "score" or c in honest["metrics"]]
+    if not data.by_folds:
+        say("  one validation fold only: the honest number is cross-fitted over 5 parts of its duplicate groups")
+    say("  " + " " * 9 + "".join(f"{c:>13}" for c in columns))
+    for way, result in results.items():
+        say(f"  {way:9}" + "".join(f"{page.pick(result, c):13.4f}" for c in columns))
+    ranges = ["{:.3f}-{:.3f}".format(*honest["intervals"][c]).replace("0.", ".") for c in columns]
+    say("  95 %     " + "".join(f"{text:>13}" for text in ranges) + f"   (honest{page.spread_text(honest)})")
+    say(f"  decision {', '.join(f'{k} {v}' for k, v in asdict(tuned).items())} -> {short(paths.decision(name))}")
+    say(f"  see {short(paths.html(name))}")
+
+
+def summary(honest: dict) -> str:
+    low, high = honest["intervals"]["score"]
+    others = [n for n in ("dice", "accuracy", "macro_f1") if n in honest["metrics"]]
+    return f"score {honest['score']:.4f} [{low:.3f}, {high:.3f}]" + "".join(f" · {n} {honest['metrics'][n]:.4f}" for n in others)

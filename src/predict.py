@@ -1,0 +1,98 @@
+"""predict: probabilities for the train images by the fold that did not see them, and for the test images by all folds.
+
+READS   prepared/index.csv, images_S.npy, images_S_test.npy, folds.csv, models/<experiment>/fold<k>/last.pt or best.pt
+WRITES  predictions/<experiment>/ oof.npz test.npz stage.json (and, until it is finished, one part per fold)
+"""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.core.checkpoint import load_weights
+from src.core.config import Config
+from src.core.console import InputError, StageError, header, progress, say, short
+from src.core.device import amp_dtype, out_of_memory, pick_device
+from src.core.freshness import Job
+from src.core.images import restore
+from src.core.inference import infer
+from src.core.paths import Paths
+from src.core.predictions import Predictions
+from src.core.stages import folds as folds_to_use
+from src.core.tables import read_folds, read_index
+from src.parts import models
+from src.parts.tta import VIEWS
+
+
+def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
+    e, name = config.experiment, config.name
+    classes = config.competition.data.classes
+    train, test = read_index(paths, "train"), read_index(paths, "test")
+    fold_of = read_folds(paths, train["id"])
+    folds = folds_to_use(config, paths)
+    header("predict", name, [paths.fold(name, k) for k in folds], job.outputs)
+    say(f"  {e.predict.checkpoint} checkpoints of {len(folds)} folds; views {', '.join(e.predict.views)}; {len(train)} train and {len(test)} test images")
+    device = pick_device()
+    dtype = amp_dtype(e.train.amp, device)
+    views = [VIEWS[v] for v in e.predict.views]
+    stores = {"oof": np.load(paths.images(e.image_size, e.resize), mmap_mode="r")}
+    if len(test):
+        stores["test"] = np.load(paths.images(e.image_size, e.resize, "test"), mmap_mode="r")
+    tables = {"oof": train, "test": test}
+    rows = {k: {"oof": np.flatnonzero(fold_of == k), "test": np.arange(len(test))} for k in folds}
+    if empty := [k for k in folds if not len(rows[k]["oof"])]:
+        raise InputError(f"fold {empty[0]} has no images", short(paths.folds))
+    batch = e.predict.batch_size or 2 * e.train.batch_size
+
+    with job.running(facts := {}, force):
+        with progress(sum(len(rows[k][of]) for k in folds for of in stores), f"predict {name}") as bar:
+            for k in folds:
+                net = None
+                for of, images in stores.items():
+                    part = paths.part(name, k, of)
+                    if not part.is_file():
+                        if net is None:
+                            net = models.build(e.model, len(classes), pretrained=False)
+                            load_weights(paths.checkpoint(name, k, e.predict.checkpoint), net)
+                            net = net.to(device, memory_format=torch.channels_last)
+                        one_part(part, net, images, rows[k][of], tables[of], views, config, device, dtype, batch, bar.update)
+                    else:
+                        bar.update(len(rows[k][of]))
+        join_folds([paths.part(name, k, "oof") for k in folds], paths.oof(name), train["id"].to_numpy(), classes)
+        if len(test):
+            mean_of_folds([paths.part(name, k, "test") for k in folds], paths.test(name), classes)
+        facts["summary"] = f"{len(folds)} folds, views {', '.join(e.predict.views)}"
+        for part in job.details["extras"]:
+            part.unlink(missing_ok=True)
+
+
+def one_part(part: Path, net, images, rows, table, views, config: Config, device, dtype, batch: int, advance) -> None:
+    """One fold's answers for some rows, written to `part`: what is there when a run is stopped need not be done again."""
+    try:
+        mask, label = infer(net, images, rows, views, device, dtype, batch, advance)
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            raise StageError(f"out of memory at {batch} images of {images.shape[1]} px. --set predict.batch_size={max(1, batch // 4)} takes a quarter of it") from error
+        raise
+    if config.experiment.resize == "letterbox":
+        sizes = table[["height", "width"]].to_numpy()[rows]
+        mask = np.stack([restore(m, h, w, "letterbox") for m, (h, w) in zip(mask, sizes)]).astype(np.float16)
+    Predictions(table["id"].to_numpy()[rows], mask, label, config.competition.data.classes).save(part)
+
+
+def join_folds(parts: list[Path], target: Path, ids: np.ndarray, classes: list[str]) -> None:
+    """The folds' held-out images together, in the index's order (a hold-out has only some of them)."""
+    found = [Predictions.load(p, classes) for p in parts]
+    all_ = Predictions(np.concatenate([f.ids for f in found]), np.concatenate([f.mask for f in found]), np.concatenate([f.label for f in found]), classes)
+    there = set(all_.ids)
+    all_.select([i for i in ids if i in there]).save(target)
+
+
+def mean_of_folds(parts: list[Path], target: Path, classes: list[str]) -> None:
+    """One fold at a time: the sum is all that is held."""
+    mask = label = 0
+    for part in parts:
+        found = Predictions.load(part, classes)
+        mask, label = mask + found.mask.astype(np.float32), label + found.label
+    Predictions(found.ids, (mask / len(parts)).astype(np.float16), label / len(parts), classes).save(target)

@@ -1,0 +1,173 @@
+"""train: one network for one experiment × fold.
+
+READS   prepared/index.csv, images_S.npy, masks_S.npy, truth.npz, folds.csv, and pre-trained encoder weights
+WRITES  models/<experiment>/fold<k>/ last.pt best.pt log.csv curves.png stage.json
+"""
+from __future__ import annotations
+
+import copy
+import fcntl
+import time
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Iterator
+
+import numpy as np
+import torch
+
+from src.core.batches import Images, Plan, loader
+from src.core.checkpoint import load_checkpoint, restore, save_checkpoint, save_weights
+from src.core.config import Config
+from src.core.console import InputError, StageError, Stopped, header, say, short, warn
+from src.core.device import amp_dtype, memory_advice, out_of_memory, pick_device, worker_count
+from src.core.freshness import Job
+from src.core.images import restore as uncrop
+from src.core.inference import infer
+from src.core.interrupts import Interrupts
+from src.core.loop import Loop, optimiser_for, rate
+from src.core.paths import Paths
+from src.core.predictions import Predictions
+from src.core.rle import Truth
+from src.core.runlog import BadSteps, Clock, epoch_line, since_best, write_log
+from src.core.tables import read_folds, read_index
+from src.parts import augment, losses, metrics, models
+from src.parts.tta import VIEWS
+
+BAD_IN_A_ROW = 10
+
+
+def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
+    """Train, or go on with, one fold. Raises Stopped on Ctrl+C or SIGTERM, after saving."""
+    header("train", f"{config.name} fold {job.fold}", [p for p in job.inputs.values() if isinstance(p, Path)], [paths.fold(config.name, job.fold)])
+    facts: dict = {}
+    with only_one(paths.lock(config.name, job.fold)), job.running(facts, force):
+        try:
+            found, asked_to_stop = train(job, config, paths)
+        except (RuntimeError, MemoryError) as error:
+            if out_of_memory(error):
+                raise memory_advice(config) from error
+            raise
+        facts |= found
+    if asked_to_stop:  # during the very last validation: this fold is finished, the next one is not begun
+        raise Stopped(f"{job.title} is finished")
+
+
+def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
+    """What the record keeps, and whether it was asked to stop at the very end."""
+    e, fold, classes = config.experiment, job.fold, config.competition.data.classes
+    t = e.train
+    last, best = paths.checkpoint(config.name, fold, "last"), paths.checkpoint(config.name, fold, "best")
+    device = pick_device()
+    dtype = amp_dtype(t.amp, device)
+
+    # the fold's images
+    index = read_index(paths, "train")
+    folds = read_folds(paths, index["id"])
+    labels = index["label"].map({c: i for i, c in enumerate(classes)}).to_numpy(np.int64)
+    seen, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+    if len(seen) < 2 or not len(held_out):
+        raise InputError(f"fold {fold} leaves {len(seen)} images to train on and {len(held_out)} to validate on", short(paths.folds))
+    stored = paths.images(e.image_size, e.resize), paths.masks(e.image_size, e.resize)
+    truths = Truth.load(paths.truth).subset(index["id"].iloc[held_out])
+    strength = augment.build(t.augment) if t.augment != "none" else None
+    plan = Plan(len(seen), t.batch_size, t.accumulate, t.seed, fold)
+    batches = loader(Images(*stored, seen, labels[seen], strength), plan, worker_count(t.workers, device), device)
+
+    # the network and everything that moves with it
+    torch.manual_seed(t.seed * 1000 + fold)
+    saved = load_checkpoint(last)
+    if saved and saved["history"] and not best.is_file():
+        warn(f"{short(best)} is gone: this fold starts over")
+        saved = None
+    net = models.build(e.model, len(classes), pretrained=saved is None).to(device, memory_format=torch.channels_last)
+    ema = copy.deepcopy(net).eval().requires_grad_(False)
+    optimiser = optimiser_for(net.parameter_groups(t.lr, t.lr / 3 if t.encoder_lr is None else t.encoder_lr, t.weight_decay))
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    weight = losses.class_weights(e.loss.class_weights, torch.from_numpy(labels[seen]), len(classes), device)
+    loop = Loop(net, ema, optimiser, scaler, partial(losses.total, weight=weight, settings=e.loss), plan, batches, t, device, dtype)
+    judged = ema if t.ema else net  # what is validated is what is kept
+    state = {"epoch": 0, "step": 0, "history": [], "best": None, "sums": {}, "bad": 0.0}
+    say(f"  {len(seen)} images to train on, {len(held_out)} to validate on; {e.model.arch} / {e.model.encoder}, "
+        f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters; {device.type}, {str(dtype).removeprefix('torch.')}")
+    if saved:
+        state |= restore(saved, net, ema, optimiser, scaler)
+        say(f"  goes on from epoch {state['epoch']}, step {state['step']} of {plan.steps}")
+
+    bad = BadSteps(device, state["bad"], BAD_IN_A_ROW)
+    clock = Clock(job, plan.steps, t.epochs, state["epoch"], device)
+    with Interrupts() as interrupts:
+        while state["epoch"] < t.epochs and not (t.patience and since_best(state["history"]) >= t.patience):
+            began, first = time.time(), state["step"]
+            for finite in loop.steps(state["epoch"], first, state["sums"]):
+                state["step"] += 1
+                if bad.too_many(finite):
+                    raise diverged(f"the loss was not finite {BAD_IN_A_ROW} steps in a row (epoch {state['epoch'] + 1}, step {state['step']})", last, t.lr)
+                clock.tick()
+                if interrupts.asked:
+                    state |= {"sums": {k: v.item() for k, v in loop.sums.items()}, "bad": bad.count()}
+                    save_checkpoint(last, net, judged, optimiser, scaler, state)
+                    clock.draw(paths.curves(config.name, fold), state["history"], final=True)
+                    raise Stopped(f"saved at epoch {state['epoch'] + 1}, step {state['step']} of {plan.steps}")
+            skipped = int(loop.sums["skipped"].item())
+            training = time.time() - began
+            if bad.count() >= BAD_IN_A_ROW or skipped and not loop.is_finite():
+                raise diverged(f"the loss or the network's weights are no longer finite (epoch {state['epoch'] + 1})", last, t.lr)
+
+            # the one score, on the fold's validation images
+            mask, proba = infer(judged, np.load(stored[0], mmap_mode="r"), held_out, [VIEWS["identity"]], device, dtype, 2 * t.batch_size)
+            found = metrics.score_predictions(answers(index.iloc[held_out], mask, proba, e.resize, classes), labels[held_out], truths, config.competition)
+            row = {"epoch": state["epoch"] + 1, "lr": t.lr * rate((state["epoch"] + 1) * plan.steps - 1, t.epochs * plan.steps, t.warmup)} | {k: (v / plan.steps).item() for k, v in loop.sums.items()}
+            row |= {k: float(v) for k, v in found.items() if k != "per_image"} | {"skipped": skipped}
+            row |= {"images_per_second": round((plan.steps - first) * plan.accumulate * plan.size / training, 1), "seconds": round(time.time() - began, 2)}
+            better = state["best"] is None or row["score"] > state["best"]
+            state |= {"epoch": row["epoch"], "step": 0, "sums": {}, "bad": bad.count(), "history": [*state["history"], row], "best": row["score"] if better else state["best"]}
+            if better:
+                save_weights(best, judged, row["epoch"], row["score"])
+            save_checkpoint(last, net, judged, optimiser, scaler, state)
+            write_log(paths.log(config.name, fold), state["history"])
+            clock.draw(paths.curves(config.name, fold), state["history"])
+            say(epoch_line(row, t.epochs, better))
+            if interrupts.asked and state["epoch"] < t.epochs:
+                raise Stopped(f"saved after epoch {state['epoch']}")
+    return finish(config, paths, fold, state["history"], device, dtype, clock), interrupts.asked
+
+
+def diverged(what: str, last: Path, lr: float) -> StageError:
+    kept = f"The last good checkpoint is kept in {short(last)}. " if last.is_file() else ""
+    return StageError(f"{what}. {kept}Lower the rates (--set train.lr={lr / 3:.1g}) or use --set train.amp=float32")
+
+
+def finish(config: Config, paths: Paths, fold: int, history: list[dict], device: torch.device, dtype: torch.dtype, clock: Clock) -> dict:
+    """The last words of a fold, and what its record keeps."""
+    t, which = config.experiment.train, config.experiment.predict.checkpoint
+    if len(history) < t.epochs:
+        say(f"  stopped early: no better score for {t.patience} epochs")
+    write_log(paths.log(config.name, fold), history)
+    clock.draw(paths.curves(config.name, fold), history, final=True)
+    best = max(history, key=lambda r: r["score"])
+    used = history[-1] if which == "last" else best
+    say(f"  predict uses the {which} checkpoint: epoch {used['epoch']}, score {used['score']:.4f} (the best was epoch {best['epoch']}, {best['score']:.4f})")
+    return {"score": used["score"], "summary": f"{len(history)} epochs, score {used['score']:.4f}", "epochs": len(history), "device": device.type,
+            "amp": str(dtype).removeprefix("torch."), "train_seconds": round(sum(r["seconds"] for r in history), 1)}
+
+
+def answers(rows, mask: np.ndarray, proba: np.ndarray, resize: str, classes: list[str]) -> Predictions:
+    """What a network said of these index rows, in the geometry that Predictions have: the whole image stretched to S×S."""
+    if resize == "letterbox":
+        mask = np.stack([uncrop(m, h, w, resize) for m, h, w in zip(mask, rows["height"], rows["width"])]).astype(np.float16)
+    return Predictions(rows["id"].to_numpy(), mask, proba, classes)
+
+
+@contextmanager
+def only_one(lock: Path) -> Iterator[None]:
+    """Two runs in one folder would overwrite each other's checkpoints."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError("another run is training this fold", short(lock.parent), "Wait for it, or stop it first") from None
+        except OSError:
+            pass  # a network folder without locks
+        yield

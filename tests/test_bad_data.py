@@ -1,0 +1,127 @@
+"""Every mistake in the data: one error that names the file, and data.on_error=skip goes on without it."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from conftest import box, folder_data, leftovers, picture, prepared, save
+from src import prepare
+from src.core.console import InputError
+from src.core.images import read_image, resize
+from src.core.paths import Paths
+from src.core.tables import read_index
+
+
+def spoil(kind: str, data):
+    """Make one mistake; returns (a word of the message, the file or id that it must name, the train ids that `skip` leaves out)."""
+    benign, normal = data / "train" / "benign", data / "train" / "normal"
+    if kind == "unreadable image":
+        file = benign / "benign (2).png"
+        file.write_bytes(file.read_bytes()[:200])
+        return "unreadable", "benign (2).png", ["benign (2)"]
+    if kind == "unreadable mask":
+        (benign / "benign (2)_mask.png").write_bytes(b"no")
+        return "unreadable", "benign (2)_mask.png", ["benign (2)"]
+    if kind == "unreadable test image":
+        (data / "test" / "t0.png").write_bytes(b"no")
+        return "unreadable", "t0.png", []
+    if kind == "mask without image":
+        save(benign / "gone_mask_1.png", box())
+        return "without image", "gone_mask_1.png", []
+    if kind == "no mask":
+        (benign / "benign (3)_mask.png").unlink()
+        return "without mask", "benign (3).png", ["benign (3)"]
+    if kind == "size":
+        save(benign / "benign (1)_mask.png", box(61, 80))
+        return "another size", "benign (1)_mask.png", ["benign (1)"]
+    if kind == "empty":
+        save(benign / "benign (1)_mask.png", box(side=0))
+        return "empty mask", "benign (1).png", ["benign (1)"]
+    if kind == "not empty":
+        save(normal / "normal (1)_mask.png", box())
+        return "not empty", "normal (1).png", ["normal (1)"]
+    if kind == "values":
+        save(benign / "benign (1)_mask.png", picture(5))
+        return "two-valued", "benign (1)_mask.png", ["benign (1)"]
+    if kind == "unknown class":
+        save(data / "train" / "Benin" / "x.png", picture(6))
+        return "unknown class", "Benin", []
+    if kind == "twice":
+        save(normal / "benign (1).png", picture(7))
+        return "twice", "benign (1)", ["benign (1)"]
+    if kind == "twice in one folder":
+        save(benign / "benign (1).jpg", picture(7))
+        return "twice", "benign (1).jpg", ["benign (1)"]
+    if kind == "sample without image":
+        (data / "test" / "t0.png").unlink()
+        return "without test image", "t0", []
+    if kind == "image not in sample":
+        save(data / "test" / "t9.png", picture(8))
+        return "not in the sample", "t9.png", []
+    raise AssertionError(kind)
+
+
+KINDS = ["unreadable image", "unreadable mask", "unreadable test image", "mask without image", "no mask", "size", "empty", "not empty", "values",
+         "unknown class", "twice", "twice in one folder", "sample without image", "image not in sample"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_mistake_is_one_error_that_names_the_file_and_skip_goes_on(kind, tmp_path, make_config, capsys):
+    data = folder_data(tmp_path / "data")
+    word, name, gone = spoil(kind, data)
+    with pytest.raises(InputError) as error:
+        prepared(data, tmp_path, make_config())
+    message = str(error.value)
+    assert word in message and name in message and "data.on_error=skip" in message and "\n" not in message
+    paths = Paths(tmp_path / "work", data)
+    assert not paths.index.exists() and not leftovers(paths)
+
+    capsys.readouterr()
+    config = make_config("data.on_error=skip")
+    prepare.run(None, config, paths)
+    said = capsys.readouterr().err
+    assert word in said and name in said
+    train = read_index(paths, "train")
+    assert set(train["id"]) == {f"{c} ({i})" for c in ("benign", "malignant", "normal") for i in (1, 2, 3)} - set(gone)
+    images, masks = np.load(paths.images(64, "stretch")), np.load(paths.masks(64, "stretch"))
+    assert len(images) == len(masks) == len(train)
+    for row in train.itertuples():  # the rows of the store are the rows of the index
+        assert np.array_equal(images[row.Index], resize(read_image(data / row.image), 64)) and masks[row.Index].any() == (row.label != "normal")
+    test = read_index(paths, "test")
+    assert len(np.load(paths.images(64, "stretch", "test"))) == len(test) == (1 if "t0" in name else 2)
+    assert prepare.run(None, config, paths) is False
+    assert prepare.run(None, make_config("data.on_error=skip", yaml="image_size: 32\n"), paths) and len(np.load(paths.images(32, "stretch"))) == len(train)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path, make_config, capsys):
+    data = folder_data(tmp_path / "data")
+    together = ["unreadable image", "mask without image", "no mask", "not empty", "unknown class", "image not in sample"]
+    told = [spoil(kind, data)[:2] for kind in together]
+    with pytest.raises(InputError, match="6 problems of 6 kinds"):
+        prepared(data, tmp_path, make_config())
+    said = capsys.readouterr().err.splitlines()
+    for word, name in told:
+        assert any(word in line and name in line for line in said), (word, name)
+
+
+def test_a_folder_without_data_says_what_to_do(tmp_path, make_config):
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "notes.txt").write_text("x")
+    for data in (tmp_path / "absent", tmp_path / "bare"):
+        with pytest.raises(InputError, match=r"--data DIR.*\./run\.sh demo"):
+            prepared(data, tmp_path, make_config())
+
+
+def test_mistakes_in_the_table(tmp_path, make_config, capsys):
+    data = tmp_path / "data"
+    for i in range(4):
+        save(data / "images" / f"{i}.png", picture(i))
+    (data / "train.csv").write_text("id,label,rle\n0,benign,1 5\n1,benin,1 5\n2,benign,4790 500\n3,normal,-1\n7,normal,-1\n0,benign,3 9\n")
+    with pytest.raises(InputError):
+        prepared(data, tmp_path, make_config())
+    said = capsys.readouterr().err
+    for text in ("benin of 1 (Did you mean benign)", "without image: 7", "2 (a run lies outside"):
+        assert text in said, text
+    (data / "train.csv").write_text("name,label\n0,benign\n")
+    with pytest.raises(InputError, match="no column id"):
+        prepared(data, tmp_path, make_config())

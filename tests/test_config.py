@@ -1,0 +1,171 @@
+"""Bad input on the command line and in configs: one line, what to do, exit code 2, nothing lost."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from src.__main__ import main
+from src.core.config import NEUTRAL, Experiment, leaves, load
+from src.core.console import InputError
+
+CPU = str(ROOT / "configs" / "cpu.yaml")
+
+
+def config_with(text: str, tmp_path: Path, name: str = "mine.yaml") -> Path:
+    (tmp_path / "competition.yaml").write_text((ROOT / "configs" / "competition.yaml").read_text())
+    (tmp_path / name).write_text(text)
+    return tmp_path / name
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--config", CPU, "--set", "train.epohs=3"], "Did you mean train.epochs?"),
+        (["--config", CPU, "--set", "train.epochs=many"], "train.epochs"),
+        (["--config", CPU, "--set", "train.epochs=0"], "greater than or equal to 1, not 0 (--set train.epochs=0)"),
+        (["--set", "trian.epochs=3"], "Did you mean train.epochs?"),
+        (["--config", "configs/competition.yaml"], "no experiment"),
+        (["status", "--config", CPU, "--data", str(ROOT / "src")], "no images here yet"),
+        (["--config", CPU, "--data", str(ROOT / "src"), "--work", "/proc/nowhere"], "cannot be made"),
+        (["--config", CPU, "--set", "epochs"], "key=value"),
+        (["--config", CPU, "--set", "image_size.x=3"], "image_size"),
+        (["--config", CPU, "--set", "split.folds=1"], "split.folds"),
+        (["--config", CPU, "--set", "data.train=[train/x]"], "data.train needs {label} and {id}"),
+        (["--config", CPU, "--set", "evaluate.threshold=[0.5,1.5]"], "evaluate.threshold"),
+        (["--config", "configs/cpuu.yaml"], "Did you mean cpu?"),
+        (["--config", CPU, "--data", "/no/such/folder"], "no such folder"),
+        (["evalute", "--config", CPU], "Did you mean evaluate?"),
+        (["--colour"], "unrecognized arguments"),
+        (["--config"], "expected one argument"),
+        (["predict", "--config", CPU, "--fold", "1"], "--fold goes with train"),
+        (["demo", "--config", CPU], "Leave out"),
+    ],
+)
+def test_one_line_and_exit_code_2(words, said, capfd, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(words) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ") and said in err and err.count("\n") == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("image_size: 224\nmodle: {arch: unet}\n", "unknown key 'modle' (.*). Did you mean model?"),
+        ("image_size: [1\n", "not readable as YAML.*line 2"),
+        ("- a\n", "key: value"),
+        ("split: {folds: 3}\n", "shared by all experiments"),
+        ("loss: {balance: 1.5}\n", "loss.balance"),
+        ("members: []\n", "members"),
+        ("image_size: 100\n", "multiple of 32"),
+        ("members: [a]\nimage_size: 3\n", "image_size"),
+    ],
+)
+def test_a_bad_config_names_the_key_and_the_file(text, said, tmp_path):
+    with pytest.raises(InputError, match=said) as error:
+        load(config_with(text, tmp_path))
+    assert "mine.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("model.arch", "unett", "Did you mean unet?"),
+        ("model.encoder", "resnet5", "Did you mean"),
+        ("loss.mask", "{dise: 1}", "Did you mean dice?"),
+        ("loss.label.focl", "1", "Did you mean focal?"),
+        ("loss.mask", "{}", "at least one loss"),
+        ("train.augment", "medum", "Did you mean medium?"),
+        ("predict.views", "[hflp]", "Did you mean hflip?"),
+        ("score", "{dise: 1}", "Did you mean dice?"),
+    ],
+)
+def test_an_unknown_part_is_named_before_any_work(key, value, said, demo, tmp_path, capfd):
+    assert main(["--config", CPU, "--data", str(demo), "--work", str(tmp_path), "--set", f"{key}={value}"]) == 2
+    out, err = capfd.readouterr()
+    assert said in err and err.count("\n") == 1
+    assert not (tmp_path / "artifacts" / "prepared").exists(), "nothing was begun"
+
+
+def test_an_absent_member_is_named_before_any_work(demo, tmp_path, capfd):
+    file = config_with("members: [cpu, friend]\n", tmp_path, "both.yaml")
+    config_with("image_size: 64\nmodel: {encoder: resnet18, encoder_weights: none}\n", tmp_path, "cpu.yaml")
+    assert main(["--config", str(file), "--data", str(demo), "--work", str(tmp_path)]) == 2
+    assert "member 'friend' has neither a config nor predictions" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("stage, needs, makes", [("split", "the train images", "prepare"), ("train", "the train images", "prepare"), ("predict", "the train images", "prepare"),
+                                                 ("evaluate", "oof.npz", "predict"), ("submit", "test.npz", "predict")])
+def test_a_stage_names_the_command_that_makes_what_is_missing(stage, needs, makes, demo, tmp_path, capfd):
+    assert main([stage, "--config", CPU, "--data", str(demo), "--work", str(tmp_path)]) == 2
+    err = capfd.readouterr().err
+    assert f"lacks {needs}" in err and f"./run.sh {makes}" in err and f"--data {demo}" in err and err.count("\n") == 1
+
+
+def test_an_empty_data_folder_names_the_ways_out(tmp_path, capfd):
+    (tmp_path / "data").mkdir()
+    assert main(["--config", CPU, "--data", str(tmp_path / "data"), "--work", str(tmp_path)]) == 2
+    err = capfd.readouterr().err
+    assert "./run.sh demo" in err and "--data" in err
+
+
+def test_a_name_alone_is_one_of_the_projects_configs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("cpu")).name == load(Path("cpu.yaml")).name == "cpu"
+
+
+def test_a_mistyped_weights_folder_is_no_download(tmp_path):
+    from src.core.pretrained import find_weights
+
+    with pytest.raises(InputError, match="no such folder"):
+        find_weights("mobilenet_v2", "imagenet", str(tmp_path / "weigths"))
+
+
+def test_set_reads_numbers_lists_and_single_entries():
+    config = load(Path(CPU), ["train.lr=1e-4", "predict.views=[identity]", "loss.mask.focal=2", "split.folds=3", "model.encoder_lr=1"][:4])
+    e = config.experiment
+    assert e.train.lr == 1e-4 and e.predict.views == ["identity"] and e.loss.mask["focal"] == 2 and "dice" in e.loss.mask and config.competition.split.folds == 3
+
+
+@pytest.mark.parametrize("text, empty", [("-1", "-1"), ('"0"', "0"), ("", ""), ("-", "-")])
+def test_set_keeps_text_as_text(text, empty):
+    assert load(Path(CPU), [f"submission.empty={text}"]).competition.submission.empty == empty
+
+
+def test_settings_of_an_ensemble_reach_its_members():
+    config = load(ROOT / "configs" / "ensemble.yaml", ["train.epochs=3", "split.folds=2"])
+    assert [m.experiment.train.epochs for m in config.members] == [3] * 4 and all(m.competition.split.folds == 2 for m in config.members)
+
+
+def test_neutral_settings_exist_and_are_left_out_of_the_record():
+    known = leaves(Experiment)
+    assert all(k in known for k in NEUTRAL)
+    keys = load(Path(CPU)).keys("model", "train", "predict")
+    assert not NEUTRAL & keys.keys() and "train.lr" in keys
+
+
+def test_run_sh_works_from_anywhere_and_resolves_the_users_paths(demo, tmp_path):
+    """In a path with spaces, through a copy of the script's folder, with the interpreter that runs the tests."""
+    project = tmp_path / "a project"
+    project.mkdir()
+    for name in ("run.sh", "requirements.txt", "src", "configs"):
+        os.symlink(ROOT / name, project / name) if name in ("src", "configs") else (project / name).write_bytes((ROOT / name).read_bytes())
+    os.symlink(demo, tmp_path / "my images")
+    env = os.environ | {"PYTHON": sys.executable}
+    line = ["bash", str(project / "run.sh"), "status", "--config", "a project/configs/cpu.yaml", "--data", "my images", "--work", "out"]
+    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "prepare" in done.stdout and f"next: '{project}/run.sh' --config 'a project/configs/cpu.yaml' --data 'my images' --work out" in done.stdout
+    missing = subprocess.run(["bash", str(project / "run.sh"), "status"], env=env | {"PYTHON": "/no/python"}, capture_output=True, text=True, timeout=60)
+    assert missing.returncode == 2 and missing.stderr.startswith("error: no Python found")
+
+
+def test_help_and_status_import_nothing_heavy(demo, tmp_path):
+    code = "import sys; from src.__main__ import main; code = main(sys.argv[1:]); print([m for m in ('torch', 'timm', 'albumentations', 'pandas', 'sklearn') if m in sys.modules], code)"
+    done = subprocess.run([sys.executable, "-c", code, "status", "--config", CPU, "--data", str(demo), "--work", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.rstrip().endswith("[] 0"), done.stdout + done.stderr

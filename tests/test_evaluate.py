@@ -1,0 +1,238 @@
+"""evaluate on synthetic predictions: numbers that are known, the search against the pixels, and that leave-one-fold-out leaves out."""
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src import evaluate
+from src.core.config import Competition, Config, Experiment
+from src.core.console import InputError
+from src.core.paths import Paths
+from src.core.predictions import Predictions
+from src.core.resample import bootstrap, cross_folds
+from src.core.rle import Truth, to_runs
+from src.core.stages import evaluate_job
+from src.parts import metrics, search
+from src.parts.postprocess import Decision, apply, stretch
+
+CLASSES = ["benign", "malignant", "normal"]
+FEW = {"threshold": [0.5, 0.3, 0.7], "min_area": [0.0, 0.01, 0.05], "empty_above": [1.0, 0.3, 0.6], "bootstrap": 100}
+
+
+def world(home: Path, n: int = 15, tests: int = 0, size: int = 32, seed: int = 0, folds: int = 3):
+    """An index, truth, folds and images by hand, each image of its own size; returns paths, labels (N) and true masks. Twins: images 0 and 1."""
+    rng = np.random.default_rng(seed)
+    paths = Paths(home, home / "data")
+    paths.data.mkdir(parents=True)
+    paths.prepared.mkdir(parents=True)
+    labels, masks, rows = np.arange(n) % 3, [], []
+    labels[1] = labels[0]
+    for i in range(n + tests):
+        height, width = int(rng.integers(40, 70)), int(rng.integers(40, 90))
+        Image.fromarray(rng.integers(0, 255, (height, width), dtype=np.uint8)).save(paths.data / f"i{i}.png")
+        mask = np.zeros((height, width), dtype=bool)
+        if i < n and labels[i] < 2:
+            top, left = rng.integers(5, 20, 2)
+            mask[top : top + 15, left : left + 18] = True
+        masks.append(mask)
+        part, label, area = ("train", CLASSES[labels[i]], mask.sum()) if i < n else ("test", "", "")
+        rows.append([f"i{i}", part, label, f"i{i}.png", int(i < n), height, width, area, 0 if i < 2 else i])
+    write_table(paths.index, ["id", "set", "label", "image", "masks", "height", "width", "area", "group"], rows)
+    write_table(paths.folds, ["id", "fold"], [[f"i{i}", 0 if i < 2 else i % folds] for i in range(n)])
+    Truth.build([f"i{i}" for i in range(n)], [m.shape for m in masks[:n]], [to_runs(m) for m in masks[:n]]).save(paths.truth)
+    write_table(paths.data / "sample_submission.csv", ["id", "label", "rle"], [[f"i{i}", "normal", "-1"] for i in reversed(range(n, n + tests))])
+    return paths, labels, masks
+
+
+def write_table(file: Path, head: list[str], rows: list[list]) -> None:
+    with open(file, "w", newline="") as lines:
+        csv.writer(lines).writerows([head, *rows])
+
+
+def messy(ids, seed: int = 0, size: int = 32) -> Predictions:
+    """Blobs with holes and specks, and soft labels."""
+    rng = np.random.default_rng(seed)
+    mask = np.stack([stretch(rng.random((9, 9)), size, size) for _ in ids]).astype(np.float16)
+    return Predictions(ids, mask, rng.dirichlet([1, 1, 1], len(ids)).astype(np.float32), CLASSES)
+
+
+def perfect(masks, labels, size: int = 32) -> Predictions:
+    mask = np.stack([stretch(m, size, size) for m in masks]).astype(np.float16)
+    return Predictions([f"i{i}" for i in range(len(masks))], mask, (np.eye(3)[labels] * 0.85 + 0.05).astype(np.float32), CLASSES)
+
+
+def settings(name: str = "exp", **competition) -> Config:
+    return Config(name, Path(f"{name}.yaml"), Competition(**({"evaluate": FEW} | competition)), experiment=Experiment())
+
+
+def run(config: Config, paths: Paths) -> dict:
+    evaluate.run(evaluate_job(config, paths), config, paths)
+    return json.loads(paths.metrics(config.name).read_text())
+
+
+# ----------------------------------------------------------------------------------------------------------------------- the search
+
+
+@pytest.mark.parametrize("empty_class", ["normal", None])
+def test_the_tables_say_exactly_what_the_pixels_say(tmp_path, empty_class):
+    paths, labels, masks = world(tmp_path)
+    competition, truth = Competition(data={"empty_class": empty_class}), Truth.load(paths.truth)
+    predictions = messy(truth.ids)
+    rng = np.random.default_rng(5)
+    values = [[0.31, 0.4, 0.5, 0.62], [False, True], [0.0, 0.003, 0.02, 0.1, 0.3], [1.0, 0.2, 0.5], ["no", "mask", "label"]]
+    some = [Decision(*(of[rng.integers(len(of))] for of in values)) for _ in range(60)]
+    table = search.build_table(predictions, truth, some)
+    seen = set()
+    for decision in some:
+        counts, decided = search.answer(decision, table, predictions.label, competition)
+        drawn = [apply(decision, predictions.mask[i], predictions.label[i], *masks[i].shape, CLASSES, empty_class) for i in range(len(masks))]
+        assert np.array_equal(counts, metrics.counts([m for m, _ in drawn], masks))
+        assert decided.tolist() == [label for _, label in drawn]
+        seen.add(counts.tobytes())
+    assert len(seen) > 20  # the decisions do differ
+
+
+def test_the_grid_starts_untuned_and_leaves_out_what_cannot_matter():
+    competition = Competition(evaluate=FEW)
+    full = search.grid(competition, True, True)
+    assert full[0] == Decision() and len(full) == len(set(full)) == 3 * 3 * 3 * 2 * 3
+    assert len(search.grid(competition, True, False)) == 3 * 3 * 2
+    assert search.grid(competition, False, True) == [Decision()]
+
+
+def test_equals_stay_untuned():
+    far = np.array([0.0, 0.5, 0.1, 0.9])
+    assert search._nearest_of_best(np.array([0.8, 0.8, 0.8, 0.8]), far) == 0
+    assert search._nearest_of_best(np.array([0.8, 0.8 + search.HAIR / 2, 0.7, 0.7]), far) == 0
+    assert search._nearest_of_best(np.array([0.8, 0.82, 0.82, 0.8]), far) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------- the stage
+
+
+def test_perfect_predictions_score_one_and_stay_untuned(tmp_path, capsys):
+    paths, labels, masks = world(tmp_path)
+    perfect(masks, labels, size=128).save(paths.oof("exp"))
+    found = run(settings(), paths)
+    assert Decision.load(paths.decision("exp")) == Decision()
+    assert found["honest"]["metrics"]["accuracy"] == found["honest"]["metrics"]["auc"] == 1 and found["honest"]["metrics"]["dice"] > 0.97
+    assert found["honest"]["confusion"] == [[6, 0, 0], [0, 4, 0], [0, 0, 5]]
+    assert found["honest"]["by_class"]["normal"]["dice"] == 1 and found["honest"]["lesion_images"]["images"] == 10
+    assert "honest" in capsys.readouterr().out
+    html = paths.html("exp").read_text()
+    assert html.count("data:image/png;base64,") == 2 + 8 + len(masks) and "http" not in html
+    for picture in ("confusion", "typical", "worst", "reliability"):
+        assert Image.open(paths.picture("exp", picture)).size[0] > 300
+    job = evaluate_job(settings(), paths)
+    assert job.state().done and job.record()["score"] == found["honest"]["score"]
+
+
+def test_known_numbers(tmp_path):
+    """No lesion is found, so that only the normal images have Dice 1; one label of 15 is wrong."""
+    paths, labels, masks = world(tmp_path)
+    predictions = perfect(masks, labels, size=128)
+    predictions.mask[:] = 0
+    predictions.label[3] = [0.1, 0.8, 0.1]
+    predictions.save(paths.oof("exp"))
+    found = run(settings(), paths)["untuned"]
+    normal = (labels == 2).sum()
+    assert found["metrics"]["dice"] == pytest.approx(normal / 15) and found["metrics"]["accuracy"] == pytest.approx(14 / 15)
+    assert found["score"] == pytest.approx(0.5 * found["metrics"]["dice"] + 0.5 * found["metrics"]["macro_f1"])
+    assert found["confusion"][0] == [5, 1, 0]
+    low, high = found["intervals"]["accuracy"]
+    assert low <= 14 / 15 <= high and high == 1
+
+
+def test_per_image_table(tmp_path):
+    paths, labels, masks = world(tmp_path)
+    predictions = messy([f"i{i}" for i in range(15)])
+    predictions.select(predictions.ids[::-1]).save(paths.oof("exp"))  # the order of the file does not matter
+    found = run(settings(), paths)
+    rows = list(csv.DictReader(open(paths.per_image("exp"))))
+    assert [r["id"] for r in rows] == [f"i{i}" for i in range(15)]
+    assert np.mean([float(r["dice"]) for r in rows]) == pytest.approx(found["honest"]["metrics"]["dice"], abs=1e-5)
+    assert [int(r["true_area"]) for r in rows] == [int(m.sum()) for m in masks]
+    for i, row in enumerate(rows):  # each by the decision of its own fold
+        decision = Decision(**found["honest"]["decisions"][row["fold"]])
+        mask, label = apply(decision, predictions.mask[i], predictions.label[i], *masks[i].shape, CLASSES, "normal")
+        assert int(row["area"]) == mask.sum() and row["predicted"] == CLASSES[label]
+
+
+def test_leave_one_fold_out_leaves_out(tmp_path):
+    """Only a low threshold sees the lesions of fold 0; in the other folds it sees specks that are none. Fold 0 must get what the others want."""
+    paths, labels, masks = world(tmp_path, n=30)
+    predictions = perfect(masks, labels, size=128)
+    folds = np.array([0 if i < 2 else i % 3 for i in range(30)])
+    predictions.mask[folds == 0] *= 0.4
+    specks = np.zeros((128, 128), dtype=np.float16)
+    specks[110:120, 110:120] = 0.32
+    for i in np.flatnonzero((folds != 0) & (labels < 2)):
+        predictions.mask[i] = np.maximum(predictions.mask[i], specks)
+    predictions.save(paths.oof("exp"))
+    grid = {"threshold": [0.5, 0.25], "min_area": [0.0], "empty_above": [1.0], "fill_holes": [False], "agree": ["no"], "bootstrap": 100}
+    found = run(settings(evaluate=grid, score={"dice": 1.0}), paths)
+    assert found["tuned"]["decision"]["threshold"] == 0.25  # on all images fold 0 outweighs the specks
+    assert [found["honest"]["decisions"][k]["threshold"] for k in "012"] == [0.5, 0.25, 0.25]
+    assert found["honest"]["by_fold"]["0"]["dice"] < 0.6
+    assert found["tuned"]["score"] > found["honest"]["score"] + 0.1
+    assert found["honest"]["by_fold"]["0"]["dice"] == pytest.approx(np.mean(labels[folds == 0] == 2))  # only its empty masks are right
+
+
+def test_tuning_finds_a_threshold(tmp_path):
+    paths, labels, masks = world(tmp_path)
+    predictions = perfect(masks, labels, size=128)
+    predictions.mask *= np.float16(0.45)
+    predictions.save(paths.oof("exp"))
+    found = run(settings(), paths)
+    assert Decision.load(paths.decision("exp")).threshold == 0.3
+    assert found["untuned"]["metrics"]["dice"] < 0.5 < 0.85 < found["honest"]["metrics"]["dice"]
+
+
+def test_holdout_is_cross_fitted_over_groups_and_unvalidated_images_stay_out(tmp_path, capsys):
+    paths, labels, masks = world(tmp_path, n=30)
+    write_table(paths.folds, ["id", "fold"], [[f"i{i}", 0 if i < 20 else -1] for i in range(30)])
+    predictions = perfect(masks, labels)
+    predictions.select(predictions.ids[:20]).save(paths.oof("exp"))
+    found = run(settings(), paths)
+    assert found["images"] == 20 and len(found["honest"]["decisions"]) == 5 and found["honest"]["spread"] is None
+    assert "one validation fold" in capsys.readouterr().out
+
+
+def test_parts_of_a_holdout_keep_groups_together():
+    groups = np.repeat(np.arange(40), 2)
+    parts, by_folds = cross_folds(np.zeros(80, dtype=int), groups)
+    assert not by_folds and set(parts) == set(range(5)) and (parts[::2] == parts[1::2]).all()
+    assert cross_folds(np.array([0, 1, 1]), np.arange(3))[1] is True
+
+
+def test_bootstrap_draws_whole_groups():
+    groups = np.array([7, 3, 7, 9, 3, 7])
+    for rows in bootstrap(groups, 50):
+        for group in (3, 7, 9):
+            times = np.bincount(rows, minlength=6)[groups == group]
+            assert (times == times[0]).all()
+    assert len({tuple(r) for r in bootstrap(groups, 50)}) > 10
+
+
+@pytest.mark.parametrize("keep", ["mask", "label"])
+def test_mask_only_and_class_only(tmp_path, keep):
+    paths, labels, masks = world(tmp_path)
+    predictions = perfect(masks, labels)
+    setattr(predictions, "label" if keep == "mask" else "mask", None)
+    predictions.save(paths.oof("exp"))
+    found = run(settings(), paths)
+    assert ("confusion" in found["honest"]) == (keep == "label") and ("dice" in found["honest"]["metrics"]) == (keep == "mask")
+    assert paths.html("exp").is_file()
+
+
+def test_missing_predictions_are_named(tmp_path):
+    paths, labels, masks = world(tmp_path)
+    predictions = perfect(masks, labels)
+    predictions.select(predictions.ids[:10]).save(paths.oof("exp"))
+    with pytest.raises(InputError, match="5 ids have no prediction: i10, i11"):
+        run(settings(), paths)
+    with pytest.raises(InputError, match="unknown metric 'dise'"):
+        run(settings(score={"dise": 1.0}), paths)

@@ -1,0 +1,69 @@
+"""What the README says is so: stages, files, names of registries, settings, and the example config."""
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from src.__main__ import parse
+from src.core.config import Competition, Ensemble, Experiment, leaves, load
+from src.core.paths import Paths
+from src.core.stages import STAGES
+
+README = (ROOT / "README.md").read_text()
+TREE = README.split("## What lies where")[1].split("```")[1]
+KNOWN = {*leaves(Competition), *leaves(Experiment), *leaves(Ensemble)}
+
+
+def test_every_stage_is_shown_and_every_shown_command_is_understood():
+    lines = re.findall(r"^\./run\.sh ([^#\n]*)", README, re.M)
+    shown = {line.split()[0] for line in lines if line.strip() and not line.startswith("-")}
+    assert set(STAGES) <= shown <= {*STAGES, "demo", "test", "status"}
+    for line in lines:
+        if not line.startswith("test"):
+            parse(line.split())
+
+
+def test_the_tree_of_artifacts_is_the_map_of_names():
+    paths, name = Paths(Path("w"), Path("d")), "x"
+    written = [paths.index, paths.report, paths.truth, paths.images(448, "stretch"), paths.masks(448, "stretch"), paths.folds, paths.checkpoint(name, 0, "last"), paths.checkpoint(name, 0, "best"),
+               paths.log(name, 0), paths.curves(name, 0), paths.oof(name), paths.test(name), paths.weights(name), paths.metrics(name), paths.per_image(name), paths.decision(name), paths.html(name)]
+    assert set(re.findall(r"[\w]+\.(?:csv|json|npy|npz|pt|png|html)", TREE)) == {p.name for p in written}
+    for folder in (paths.prepared, paths.fold("<experiment>", 0), paths.predictions("<ensemble>")):
+        assert str(folder.relative_to("w")).replace("fold0", "fold<k>") in TREE
+    assert all(re.search(rf"\b{stage}\b", TREE) for stage in STAGES)
+
+
+@pytest.mark.parametrize("file, names", re.findall(r"\| `(src/parts/\w+\.py)`, (?:dict )?(`[^|]*`)", README))
+def test_the_registries_are_where_the_readme_says(file, names):
+    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    for name in re.findall(r"`(\w+)`", names):
+        assert isinstance(getattr(module, name), dict) and getattr(module, name)
+
+
+def test_every_file_and_setting_that_is_named_exists():
+    for page in (README, (ROOT / "input" / "README.md").read_text(), *(p.read_text() for p in (ROOT / "docs").glob("*.md"))):
+        for file in re.findall(r"\b(?:src|configs|docs)/[\w/]+\.(?:py|yaml|md|png)\b", page):
+            assert (ROOT / file).is_file() or file in ("configs/new.yaml", "src/verb.py"), file
+        for key in re.findall(r"--set ([a-z_.]+)=", page):
+            assert key in KNOWN or key == "key", key
+
+
+def test_the_example_config_is_valid(tmp_path):
+    (tmp_path / "competition.yaml").write_text("")
+    (tmp_path / "example.yaml").write_text(re.search(r"```yaml\n(.*?)```", README, re.S)[1])
+    assert load(tmp_path / "example.yaml").experiment.train.epochs == 20
+
+
+def test_requirements_give_a_reason_for_every_line_and_no_second_cv2():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert all("#" in line for line in lines)
+    names = [re.match(r"[\w-]+", line)[0] for line in lines]
+    assert "six" in names and "opencv-python" not in names and len(names) == len(set(names))
+
+
+def test_the_script_is_short():
+    assert len((ROOT / "run.sh").read_text().splitlines()) < 60
