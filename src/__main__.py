@@ -15,12 +15,13 @@ from src.core.config import Config, load
 from src.core.console import InputError, StageError, Stopped, command, duration, nearest, say, short
 from src.core.freshness import Fingerprints, Job
 from src.core.paths import CONFIGS, ROOT, Paths
-from src.core.stages import STAGES, data_files, has_test, member_folder, plan, sample_of
+from src.core.stages import STAGES, data_files, has_test, member_folder, plan, sample_of, unanswered
 
 USAGE = """  ./run.sh                                 everything not yet done, for configs/ensemble.yaml
   ./run.sh --config configs/cpu.yaml       the same for one experiment
   ./run.sh demo                            the same on generated images, on a CPU, in minutes, under artifacts/demo
   ./run.sh STAGE --config F [--fold K]     one stage: """ + ", ".join(STAGES) + """
+  ./run.sh study --config F [--tiny]       every cell of a study and the table that compares them: configs/studies/
   ./run.sh status                          what is done, stale (and why) or missing, and the next command
   ./run.sh test [pytest arguments]         the test suite"""
 DEMO_SETTINGS = ["split.folds=3"]  # the demo's time goes with the number of folds
@@ -40,10 +41,11 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="override a setting, e.g. train.epochs=30; repeatable")
     parser.add_argument("--data", type=Path, metavar="DIR", help="the images (default: input/)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="where artifacts/ and submissions/ go (default: the project's folder)")
+    parser.add_argument("--tiny", action="store_true", help="with study: the size that two cores can train")
     parser.add_argument("--force", action="store_true", help="redo although up to date; the old result moves to artifacts/old/")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error came up")
     given = parser.parse_args(words)
-    known = [*STAGES, "all", "demo", "status", "test"]
+    known = [*STAGES, "all", "study", "demo", "status", "test"]
     if given.stage not in known:
         raise InputError(f"unknown stage '{given.stage}'", "command line", nearest(given.stage, known))
     if given.fold is not None and given.stage != "train":
@@ -91,8 +93,14 @@ def work(given: argparse.Namespace) -> int:
         given.sets = DEMO_SETTINGS + given.sets
     elif not paths.data.is_dir():
         raise InputError("no such folder", f"--data {given.data or short(paths.data)}", "Put the images there, as input/README.md says, or try ./run.sh demo")
-    config = load(file, given.sets)
+    config = load(file, given.sets, given.tiny)
     _remember(given, file, demo)
+    if config.study:
+        paths = paths.studies(config.competition.split)
+        if given.stage not in ("study", "all", "status"):
+            raise InputError(f"{given.stage} is a stage of one experiment, and this is a study of several", short(config.file), f"Run it whole: {command('study')}")
+    elif given.stage == "study":
+        raise InputError("this is no study: it names no base", short(config.file), "See configs/studies/, for example --config configs/studies/lambda.yaml")
     if demo:
         importlib.import_module("src.demo_data").make(paths.data)
     if given.stage == "status":
@@ -101,7 +109,7 @@ def work(given: argparse.Namespace) -> int:
         paths.artifacts.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"this folder cannot be made: {error.strerror}", short(paths.artifacts), "Name another one with --work") from None
-    stage = None if given.stage in ("all", "demo") else given.stage
+    stage = None if given.stage in ("all", "demo", "study") else given.stage
     ran = run_stages(config, paths, stage, given.fold, given.force)
     Fingerprints.of(paths).save()
     if stage is None:
@@ -141,8 +149,7 @@ def run_stages(config: Config, paths: Paths, stage: str | None, fold: int | None
         if state.kind in ("stale", "damaged"):
             say(f"{job.title}: {state.why}" + ("; the old result moves to artifacts/old/" if state.kind == "stale" else ""))
         job.details["left"] = sum(j.stage == "train" for j in todo)
-        owner = next((c for c in config.members if c.name == job.name), config)
-        importlib.import_module(f"src.{job.stage}").run(job, owner, paths, force)
+        importlib.import_module(f"src.{job.stage}").run(job, config.owner(job.name), paths, force)
         handled += [j.title for j in jobs if j is job or j.stage == job.stage == "prepare"]  # prepare makes everything of its own in one pass
         ran += 1
 
@@ -195,6 +202,7 @@ def _folds_wrong(paths: Paths) -> str:
 def _remember(given: argparse.Namespace, file: Path, demo: bool) -> None:
     """What every suggested command repeats."""
     console.REPEATED[:] = ["demo"] if demo else ["--config", short(Path(os.path.abspath(file)))] if given.config else []
+    console.REPEATED += ["--tiny"] if given.tiny else []
     console.REPEATED += [w for k in ("data", "work") if (v := getattr(given, k)) for w in (f"--{k}", str(v))]
     console.REPEATED += [w for s in given.sets if not (demo and s in DEMO_SETTINGS) for w in ("--set", s)]
 
@@ -218,6 +226,9 @@ def _check_inputs(job: Job, jobs: list[Job]) -> None:
 
 
 def _no_jobs(config: Config, paths: Paths, stage: str, fold: int | None) -> InputError:
+    if stage == "submit" and has_test(paths) and sample_of(config, paths).is_file() and (column := unanswered(config, paths)):
+        return InputError(f"the sample asks for '{column}', and an experiment with task: {config.experiment.task} does not answer it", short(config.file),
+                          "Make it a member of an ensemble whose other members do")
     if stage == "submit" and has_test(paths):
         return InputError("there is no sample of the submission", short(sample_of(config, paths)), "Download it from the contest's page, or name another with data.sample_submission")
     if stage == "submit":
@@ -238,6 +249,8 @@ def _check_members(config: Config, paths: Paths) -> None:
 
 
 def _last_line(config: Config, paths: Paths) -> str:
+    if config.study:
+        return f"table: {short(paths.study(config.name, 'table.md'))}   report: {short(paths.study(config.name, 'report.html'))}"
     html, table = paths.html(config.name), paths.submission(config.name)
     found = [f"report: {short(html)}"] if html.is_file() else []
     found += [f"submission: {short(table)}"] if table.is_file() and has_test(paths) and sample_of(config, paths).is_file() else [f"no {'sample_submission.csv' if has_test(paths) else 'test set'}, so no submission"]
@@ -248,6 +261,8 @@ def _bare(words: list[str]) -> list[str]:
     """The command line less what `command` repeats by itself."""
     kept, skip = [], False
     for word in words:
+        if word == "--tiny":
+            continue
         if skip or word.split("=")[0] in ("--set", "--data", "--work", "--config"):
             skip = not skip and "=" not in word
             continue

@@ -69,15 +69,16 @@ def train_ratio(config: Config, given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         images, masks, labels = generated(Path(folder), e.image_size, given.steps * t.batch_size * t.accumulate, len(classes), config.competition.data.channels)
         plan = Plan(len(labels), t.batch_size, t.accumulate, 0, 0)
-        stream = loader(Images(images, masks, np.arange(len(labels)), labels, augment.build(t.augment)), plan, worker_count(t.workers, device), device)
-        net = models.build(e.model, len(classes), pretrained=False).to(device, memory_format=torch.channels_last)
-        optimiser = optimiser_for(net.parameter_groups(t.lr, t.lr, t.weight_decay))
+        stream = loader(Images(images, masks, np.arange(len(labels)), np.eye(len(classes), dtype=np.float32)[labels], augment.build(t.augment)), plan, worker_count(t.workers, device), device)
+        net = models.build(e, len(classes), pretrained=False).to(device, memory_format=torch.channels_last)
+        optimiser = optimiser_for(net.parameter_groups(t.lr, t.lr, t.weight_decay), t)
         scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        loss = partial(losses.total, weight=None, settings=e.loss)
+        loss = partial(losses.total, classes=losses.Frequencies(torch.ones(len(classes), device=device) / len(classes)), settings=e.loss)
         loop = Loop(net, copy.deepcopy(net).eval().requires_grad_(False), optimiser, scaler, loss, plan, stream, t, device, dtype)
         bad = BadSteps(device, 0, 10**9)
         plan.begin(0, 0)
-        resident = [x.to(device) for x in next(iter(stream))]
+        images, target = next(iter(stream))
+        resident = images.to(device), {k: v.to(device) for k, v in target.items()}
 
         def whole() -> None:
             for finite in loop.steps(0):
@@ -88,7 +89,7 @@ def train_ratio(config: Config, given: argparse.Namespace) -> None:
             for _ in range(plan.steps * plan.accumulate):
                 with autocast(device, dtype):
                     output = loop.forward(resident[0])
-                scaler.scale(loss(output, resident[1], resident[2])["loss"]).backward()
+                scaler.scale(loss(output, resident[1])["loss"]).backward()
                 scaler.step(optimiser)
                 scaler.update()
                 optimiser.zero_grad(set_to_none=True)
@@ -112,7 +113,7 @@ def predict_ratio(config: Config, given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         images, _, labels = generated(Path(folder), e.image_size, given.steps * batch, len(classes), config.competition.data.channels)
         pixels = np.load(images, mmap_mode="r")
-        net = models.build(e.model, len(classes), pretrained=False).to(device, memory_format=torch.channels_last).eval()
+        net = models.build(e, len(classes), pretrained=False).to(device, memory_format=torch.channels_last).eval()
         first = np.array(pixels[:batch])
         resident = torch.from_numpy(np.ascontiguousarray(first[:, None] if first.ndim == 3 else first.transpose(0, 3, 1, 2))).to(device)
 

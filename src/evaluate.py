@@ -5,7 +5,8 @@ WRITES  artifacts/predictions/<name>/metrics.json  per_image.csv  decision.json 
 
 Everything is measured per image at the image's original size. Three numbers: *untuned* (the first value of each list of `evaluate`), *tuned* (the
 best decision on all images, which has seen what it is scored on), and *honest*: each fold answered by the decision that is best on the other folds.
-The honest one is quoted everywhere; decision.json, which submit uses, is the tuned one.
+The honest one is quoted everywhere; decision.json, which submit uses, is the tuned one. Distances between outlines are measured for untuned and honest
+only: their masks must be drawn. Beside all this stand the same predictions' numbers as the lecture computes them.
 """
 from __future__ import annotations
 
@@ -15,16 +16,17 @@ import numpy as np
 import pandas as pd
 
 from src.core import page, pictures
-from src.core.config import Competition, Config
+from src.core.config import Config
+from src.core.settings import Competition
 from src.core.console import InputError, command, header, listing, say, short, warn
 from src.core.freshness import Job, read_json, replacing, write_json
-from src.core.images import read_image
+from src.core.images import read_image, resize
 from src.core.paths import Paths
 from src.core.predictions import Predictions
 from src.core.resample import bootstrap, cross_folds, interval
 from src.core.rle import Truth
 from src.core.tables import read_folds, read_index
-from src.parts import metrics, search
+from src.parts import lecture, metrics, scoring, search
 from src.parts.postprocess import Decision, apply
 
 WORST = 24
@@ -58,14 +60,16 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         untuned = Decision.untuned(competition.evaluate)
         tuned, without = search.tune(decisions, table, probs, data.labels, data.parts, competition)
         counts, decided = search.apply_each(without, table, probs, data.parts, competition)
+        distances, plain_distances = outlines(data, [without[k] for k in data.parts.tolist()]), outlines(data, [untuned] * len(data.labels))
         results = {
-            "untuned": {"decision": asdict(untuned)} | measure(data, *search.answer(untuned, table, probs, competition)),
+            "untuned": {"decision": asdict(untuned)} | measure(data, *search.answer(untuned, table, probs, competition), plain_distances),
             "tuned": {"decision": asdict(tuned)} | measure(data, *search.answer(tuned, table, probs, competition)),
-            "honest": {"decisions": {k: asdict(d) for k, d in without.items()}} | measure(data, counts, decided),
+            "honest": {"decisions": {k: asdict(d) for k, d in without.items()}} | measure(data, counts, decided, distances),
         }
-        images = per_image(data, counts, decided)
+        images = per_image(data, counts, decided, distances)
         about = {"name": name, "images": len(data.labels), "groups": int(data.index.group.nunique()), "classes": competition.data.classes}
         about |= {"score": competition.score, "left_out": "folds" if data.by_folds else "parts of the one validation fold", "tried": len(decisions)}
+        about |= {"in_pixels": list(distances or {}), "lecture": by_the_lecture(data)}
         draw(data, about, results, images, without, paths)
         with replacing(paths.per_image(name)) as temporary:
             images.to_csv(temporary, index=False)
@@ -75,7 +79,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
     tell(data, results, tuned, name, paths)
     for member in config.members:
         alone = (read_json(paths.metrics(member.name)) if paths.metrics(member.name).is_file() else {}).get("honest", {}).get("score", 0)
-        if alone > results["honest"]["score"]:
+        if alone > results["honest"]["score"] and len(config.members) > 1:  # of one alone, only the decision differs: that is a cell of a study
             warn(f"{member.name} alone scores {alone:.4f}, more than this ensemble: {command('submit', '--config', short(member.file.resolve()))}")
 
 
@@ -99,9 +103,20 @@ def load(name: str, competition: Competition, paths: Paths) -> Validated:
     return Validated(index, predictions, truth, np.array([classes.index(label) for label in index.label]), folds, parts, by_folds, competition)
 
 
-def measure(data: Validated, counts: np.ndarray | None, decided: np.ndarray | None) -> dict:
-    """Pixel counts (4,N) and labels (N), None for an absent answer -> the numbers of one way of deciding, ready for JSON."""
-    images = None if counts is None else metrics.per_image(counts)
+def outlines(data: Validated, decisions: list[Decision]) -> dict[str, np.ndarray] | None:
+    """Every image answered by its own decision (N) -> the distances between its outlines (N) by name, None without masks."""
+    return None if data.predictions.mask is None else scoring.surfaces(data.predictions, data.truth, decisions, data.competition.data)
+
+
+def by_the_lecture(data: Validated) -> dict[str, float]:
+    mask = data.predictions.mask
+    truths = None if mask is None else (resize(data.truth.mask(i), mask.shape[1], is_mask=True) for i in data.index.id)
+    return lecture.numbers(data.predictions, truths, data.labels, data.folds)
+
+
+def measure(data: Validated, counts: np.ndarray | None, decided: np.ndarray | None, distances: dict[str, np.ndarray] | None = None) -> dict:
+    """Pixel counts (4,N) and labels (N), None for an absent answer, and distances (N) by name -> the numbers of one way of deciding, ready for JSON."""
+    images = None if counts is None else metrics.per_image(counts) | (distances or {})
     probs, weights = data.predictions.label, data.competition.score
 
     def over(rows) -> dict[str, float]:
@@ -123,7 +138,7 @@ def measure(data: Validated, counts: np.ndarray | None, decided: np.ndarray | No
     for c, name in enumerate(data.competition.data.classes):
         mine = data.labels == c
         if mine.any():
-            row = {"images": int(mine.sum())} | {n: float(v[mine].mean()) for n, v in (images or {}).items() if n in ("dice", "iou")}
+            row = {"images": int(mine.sum())} | {n: float(v[mine].mean()) for n, v in (images or {}).items() if n in ("dice", "iou", "hd95")}
             if decided is not None:  # the class against the rest: the same counts as of pixels
                 pairs = np.array([(mine & (decided == c)).sum(), (~mine & (decided == c)).sum(), (mine & (decided != c)).sum(), (~mine & (decided != c)).sum()])
                 row |= {"precision": float(metrics.precision(*pairs)), "recall": float(metrics.recall(*pairs)), "f1": float(metrics.dice(*pairs))}
@@ -131,8 +146,8 @@ def measure(data: Validated, counts: np.ndarray | None, decided: np.ndarray | No
     return result
 
 
-def per_image(data: Validated, counts: np.ndarray | None, decided: np.ndarray | None) -> pd.DataFrame:
-    """One row an image, by the honest decision of its fold. Areas in pixels of the original size."""
+def per_image(data: Validated, counts: np.ndarray | None, decided: np.ndarray | None, distances: dict[str, np.ndarray] | None) -> pd.DataFrame:
+    """One row an image, by the honest decision of its fold. Areas and distances in pixels of the original size."""
     classes = data.competition.data.classes
     table = pd.DataFrame({"id": data.index.id, "fold": data.folds, "group": data.index.group, "label": data.index.label})
     if decided is not None:
@@ -143,6 +158,8 @@ def per_image(data: Validated, counts: np.ndarray | None, decided: np.ndarray | 
         for metric in ("dice", "iou"):
             table[metric] = metrics.MASK_METRICS[metric](*counts).round(DIGITS)
         table["area"], table["true_area"] = counts[0] + counts[1], counts[0] + counts[2]
+        for metric, values in distances.items():
+            table[metric] = values.round(DIGITS)
     return table
 
 

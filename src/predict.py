@@ -17,7 +17,7 @@ from src.core.device import amp_dtype, out_of_memory, pick_device
 from src.core.freshness import Job
 from src.core.images import restore
 from src.core.inference import infer
-from src.core.paths import Paths
+from src.core.paths import Paths, filter_text
 from src.core.predictions import Predictions
 from src.core.stages import folds as folds_to_use
 from src.core.tables import read_folds, read_index
@@ -36,9 +36,9 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
     device = pick_device()
     dtype = amp_dtype(e.train.amp, device)
     views = [VIEWS[v] for v in e.predict.views]
-    stores = {"oof": np.load(paths.images(e.image_size, e.resize), mmap_mode="r")}
+    stores = {"oof": np.load(paths.images(e.image_size, e.resize, "train", filter_text(e)), mmap_mode="r")}
     if len(test):
-        stores["test"] = np.load(paths.images(e.image_size, e.resize, "test"), mmap_mode="r")
+        stores["test"] = np.load(paths.images(e.image_size, e.resize, "test", filter_text(e)), mmap_mode="r")
     tables = {"oof": train, "test": test}
     rows = {k: {"oof": np.flatnonzero(fold_of == k), "test": np.arange(len(test))} for k in folds}
     if empty := [k for k in folds if not len(rows[k]["oof"])]:
@@ -53,7 +53,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
                     part = paths.part(name, k, of)
                     if not part.is_file():
                         if net is None:
-                            net = models.build(e.model, len(classes), pretrained=False)
+                            net = models.build(e, len(classes), pretrained=False)
                             load_weights(paths.checkpoint(name, k, e.predict.checkpoint), net)
                             net = net.to(device, memory_format=torch.channels_last)
                         one_part(part, net, images, rows[k][of], tables[of], views, config, device, dtype, batch, bar.update)
@@ -75,7 +75,7 @@ def one_part(part: Path, net, images, rows, table, views, config: Config, device
         if out_of_memory(error):
             raise StageError(f"out of memory at {batch} images of {images.shape[1]} px. --set predict.batch_size={max(1, batch // 4)} takes a quarter of it") from error
         raise
-    if config.experiment.resize == "letterbox":
+    if config.experiment.resize == "letterbox" and mask is not None:
         sizes = table[["height", "width"]].to_numpy()[rows]
         mask = np.stack([restore(m, h, w, "letterbox") for m, (h, w) in zip(mask, sizes)]).astype(np.float16)
     Predictions(table["id"].to_numpy()[rows], mask, label, config.competition.data.classes).save(part)
@@ -84,7 +84,8 @@ def one_part(part: Path, net, images, rows, table, views, config: Config, device
 def join_folds(parts: list[Path], target: Path, ids: np.ndarray, classes: list[str]) -> None:
     """The folds' held-out images together, in the index's order (a hold-out has only some of them)."""
     found = [Predictions.load(p, classes) for p in parts]
-    all_ = Predictions(np.concatenate([f.ids for f in found]), np.concatenate([f.mask for f in found]), np.concatenate([f.label for f in found]), classes)
+    mask, label = (None if answers[0] is None else np.concatenate(answers) for answers in ([f.mask for f in found], [f.label for f in found]))
+    all_ = Predictions(np.concatenate([f.ids for f in found]), mask, label, classes)
     there = set(all_.ids)
     all_.select([i for i in ids if i in there]).save(target)
 
@@ -94,5 +95,6 @@ def mean_of_folds(parts: list[Path], target: Path, classes: list[str]) -> None:
     mask = label = 0
     for part in parts:
         found = Predictions.load(part, classes)
-        mask, label = mask + found.mask.astype(np.float32), label + found.label
-    Predictions(found.ids, (mask / len(parts)).astype(np.float16), label / len(parts), classes).save(target)
+        mask = None if found.mask is None else mask + found.mask.astype(np.float32)
+        label = None if found.label is None else label + found.label
+    Predictions(found.ids, None if mask is None else (mask / len(parts)).astype(np.float16), None if label is None else label / len(parts), classes).save(target)

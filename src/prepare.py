@@ -1,4 +1,4 @@
-"""Validate every file, merge masks, find near-duplicates, decode and resize once.
+"""Validate every file, merge masks, find near-duplicates, decode, filter and resize once.
 
 READS   the data folder: images, masks, tables (see src/core/dataset.py for the layouts)
 WRITES  artifacts/prepared/
@@ -7,6 +7,7 @@ WRITES  artifacts/prepared/
         truth.npz                the train masks at original size, as runs
         images_S.npy             (N,S,S) or (N,S,S,3) uint8; row i is train row i of the index; images_S_test.npy: the same for test rows
         masks_S.npy              (N,S,S) uint8, 0 or 1, train only
+        Letterboxed or filtered images are stored apart, as in images_S_letterbox_clahe_test.npy. Near-duplicates are found in unfiltered images.
 """
 from __future__ import annotations
 
@@ -32,9 +33,11 @@ from src.core.console import InputError, StageError, Stopped, command, header, l
 from src.core.dataset import Item, Problems
 from src.core.freshness import Job, replacing, write_json
 from src.core.images import resize
-from src.core.paths import Paths
+from src.core.paths import Paths, filter_text
+from src.core.settings import Experiment
 from src.core.stages import plan
 from src.core.tables import COLUMNS, read_index
+from src.parts import filters
 
 BATCH = 8  # images a task: small, so that Ctrl+C ends at once
 
@@ -43,8 +46,7 @@ BATCH = 8  # images a task: small, so that Ctrl+C ends at once
 class Store:
     """A pixel store being written: temporary files by 'train', 'test' and 'masks'."""
 
-    size: int
-    resize: str
+    experiment: Experiment  # what it says of size, resize and filter
     files: dict[str, Path] = field(default_factory=dict)
 
 
@@ -71,6 +73,8 @@ def run(job: Job | None, config: Config, paths: Paths, force: bool = False) -> b
     stores = [job for job in stores if new_index or not job.state().done]
     if not new_index and not stores:
         return False
+    for store in stores:
+        filters.check(store.details["experiment"])
     started, problems, skip = time.time(), Problems(), config.competition.data.on_error == "skip"
     header("prepare", "data" if new_index else "pixels", [paths.data], [paths.prepared])
     items = dataset.find(paths.data, config.competition, problems)
@@ -119,15 +123,16 @@ def _items_of_index(items: list[Item], paths: Paths) -> list[Item]:
 
 def _open_store(job: Job, items: list[Item], config: Config, stack: ExitStack) -> Store:
     """Temporary .npy files of full length; they get their names when `stack` is closed, and vanish if an exception passes through it."""
-    store = Store(job.details["size"], job.details["resize"])
+    e = job.details["experiment"]
+    store = Store(e)
     colour = (3,) if config.competition.data.channels == 3 else ()
     count = {part: sum(i.part == part for i in items) for part in ("train", "test")}
-    wanted = {"train": job.paths.images(store.size, store.resize), "masks": job.paths.masks(store.size, store.resize)}
+    wanted = {"train": job.paths.images(e.image_size, e.resize, "train", filter_text(e)), "masks": job.paths.masks(e.image_size, e.resize, filter_text(e))}
     if count["test"]:
-        wanted["test"] = job.paths.images(store.size, store.resize, "test")
+        wanted["test"] = job.paths.images(e.image_size, e.resize, "test", filter_text(e))
     for part, path in wanted.items():
         store.files[part] = stack.enter_context(replacing(path))
-        shape = (count["test" if part == "test" else "train"], store.size, store.size, *(colour if part != "masks" else ()))
+        shape = (count["test" if part == "test" else "train"], e.image_size, e.image_size, *(colour if part != "masks" else ()))
         np.lib.format.open_memmap(store.files[part], mode="w+", dtype=np.uint8, shape=shape)
     return store
 
@@ -164,9 +169,10 @@ def _work(items: list[Item], rows: list[int], stores: list[Store], config: Confi
             seen.append(Seen(problems))
             continue
         for store in stores:
-            _write_row(store.files[item.part], row, resize(image, store.size, store.resize))
+            e = store.experiment
+            _write_row(store.files[item.part], row, resize(filters.apply(image, e.filter, e.filter_options), e.image_size, e.resize))
             if item.part == "train":
-                _write_row(store.files["masks"], row, resize(mask, store.size, store.resize, is_mask=True))
+                _write_row(store.files["masks"], row, resize(mask, e.image_size, e.resize, is_mask=True))
         small_mask = resize(mask, duplicates.SIDE, is_mask=True).astype(bool) if item.part == "train" else None
         seen.append(Seen([], *mask.shape, rle.to_runs(mask), duplicates.thumbnail(image), small_mask))
     return seen

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.core.config import Config, Split
+from src.core.config import Config
+from src.core.settings import Split
 from src.core.console import InputError, header, say, short
 from src.core.freshness import Job, replacing
 from src.core.paths import Paths

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.core.config import Config, Submission
+from src.core.config import Config
+from src.core.settings import Submission
 from src.core.console import InputError, StageError, command, header, listing, say, short, warn
 from src.core.freshness import Job, read_json, replacing
 from src.core.paths import ROOT, Paths

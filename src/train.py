@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import copy
 import fcntl
+import math
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Iterator
 
 import numpy as np
+import pandas as pd
 import torch
 
 from src.core.batches import Images, Plan, loader
@@ -26,12 +29,12 @@ from src.core.images import restore as uncrop
 from src.core.inference import infer
 from src.core.interrupts import Interrupts
 from src.core.loop import Loop, optimiser_for, rate
-from src.core.paths import Paths
+from src.core.paths import Paths, filter_text
 from src.core.predictions import Predictions
 from src.core.rle import Truth
 from src.core.runlog import BadSteps, Clock, epoch_line, since_best, write_log
 from src.core.tables import read_folds, read_index
-from src.parts import augment, losses, metrics, models
+from src.parts import augment, losses, models, sampling, scoring
 from src.parts.tta import VIEWS
 
 BAD_IN_A_ROW = 10
@@ -62,17 +65,11 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     dtype = amp_dtype(t.amp, device)
 
     # the fold's images
-    index = read_index(paths, "train")
-    folds = read_folds(paths, index["id"])
-    labels = index["label"].map({c: i for i, c in enumerate(classes)}).to_numpy(np.int64)
-    seen, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-    if len(seen) < 2 or not len(held_out):
-        raise InputError(f"fold {fold} leaves {len(seen)} images to train on and {len(held_out)} to validate on", short(paths.folds))
-    stored = paths.images(e.image_size, e.resize), paths.masks(e.image_size, e.resize)
-    truths = Truth.load(paths.truth).subset(index["id"].iloc[held_out])
+    of = FoldImages.load(config, paths, fold)
     strength = augment.build(t.augment) if t.augment != "none" else None
-    plan = Plan(len(seen), t.batch_size, t.accumulate, t.seed, fold)
-    batches = loader(Images(*stored, seen, labels[seen], strength), plan, worker_count(t.workers, device), device)
+    plan = Plan(len(of.seen), t.batch_size, t.accumulate, t.seed, fold, sampling.draw(t, of.labels[of.seen], config.competition.data))
+    shares = np.eye(len(classes), dtype=np.float32)[of.labels[of.seen]]
+    batches = loader(Images(of.images, of.masks, of.seen, shares, strength, losses.maps(e), augment.mix(t)), plan, worker_count(t.workers, device), device)
 
     # the network and everything that moves with it
     torch.manual_seed(t.seed * 1000 + fold)
@@ -80,15 +77,17 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     if saved and saved["history"] and not best.is_file():
         warn(f"{short(best)} is gone: this fold starts over")
         saved = None
-    net = models.build(e.model, len(classes), pretrained=saved is None).to(device, memory_format=torch.channels_last)
+    net = models.build(e, len(classes), pretrained=saved is None).to(device, memory_format=torch.channels_last)
+    if hasattr(net.body, "fit"):  # learns without gradients, or nothing
+        return fit(net, of, config, paths, fold, device, dtype), False
     ema = copy.deepcopy(net).eval().requires_grad_(False)
-    optimiser = optimiser_for(net.parameter_groups(t.lr, t.lr / 3 if t.encoder_lr is None else t.encoder_lr, t.weight_decay))
+    optimiser = optimiser_for(net.parameter_groups(t.lr, t.lr / 3 if t.encoder_lr is None else t.encoder_lr, t.weight_decay), t)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    weight = losses.class_weights(e.loss.class_weights, torch.from_numpy(labels[seen]), len(classes), device)
-    loop = Loop(net, ema, optimiser, scaler, partial(losses.total, weight=weight, settings=e.loss), plan, batches, t, device, dtype)
+    frequencies = losses.Frequencies.of(torch.from_numpy(of.labels[of.seen]), len(classes), e.loss, device)
+    loop = Loop(net, ema, optimiser, scaler, partial(losses.total, classes=frequencies, settings=e.loss), plan, batches, t, device, dtype, partial(net.freeze, t))
     judged = ema if t.ema else net  # what is validated is what is kept
     state = {"epoch": 0, "step": 0, "history": [], "best": None, "sums": {}, "bad": 0.0}
-    say(f"  {len(seen)} images to train on, {len(held_out)} to validate on; {e.model.arch} / {e.model.encoder}, "
+    say(f"  {len(of.seen)} images to train on, {len(of.held_out)} to validate on; {e.model.arch} / {e.model.encoder}, "
         f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters; {device.type}, {str(dtype).removeprefix('torch.')}")
     if saved:
         state |= restore(saved, net, ema, optimiser, scaler)
@@ -114,11 +113,9 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
             if bad.count() >= BAD_IN_A_ROW or skipped and not loop.is_finite():
                 raise diverged(f"the loss or the network's weights are no longer finite (epoch {state['epoch'] + 1})", last, t.lr)
 
-            # the one score, on the fold's validation images
-            mask, proba = infer(judged, np.load(stored[0], mmap_mode="r"), held_out, [VIEWS["identity"]], device, dtype, 2 * t.batch_size)
-            found = metrics.score_predictions(answers(index.iloc[held_out], mask, proba, e.resize, classes), labels[held_out], truths, config.competition)
-            row = {"epoch": state["epoch"] + 1, "lr": t.lr * rate((state["epoch"] + 1) * plan.steps - 1, t.epochs * plan.steps, t.warmup)} | {k: (v / plan.steps).item() for k, v in loop.sums.items()}
-            row |= {k: float(v) for k, v in found.items() if k != "per_image"} | {"skipped": skipped}
+            found = validate(judged, of, config, device, dtype)
+            row = {"epoch": state["epoch"] + 1, "lr": t.lr * rate((state["epoch"] + 1) * plan.steps - 1, t.epochs * plan.steps, t.warmup, t.schedule)} | {k: (v / plan.steps).item() for k, v in loop.sums.items()}
+            row |= found | {"skipped": skipped}
             row |= {"images_per_second": round((plan.steps - first) * plan.accumulate * plan.size / training, 1), "seconds": round(time.time() - began, 2)}
             better = state["best"] is None or row["score"] > state["best"]
             state |= {"epoch": row["epoch"], "step": 0, "sums": {}, "bad": bad.count(), "history": [*state["history"], row], "best": row["score"] if better else state["best"]}
@@ -130,7 +127,68 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
             say(epoch_line(row, t.epochs, better))
             if interrupts.asked and state["epoch"] < t.epochs:
                 raise Stopped(f"saved after epoch {state['epoch']}")
-    return finish(config, paths, fold, state["history"], device, dtype, clock), interrupts.asked
+    if len(state["history"]) < t.epochs:
+        say(f"  stopped early: no better score for {t.patience} epochs")
+    write_log(paths.log(config.name, fold), state["history"])
+    clock.draw(paths.curves(config.name, fold), state["history"], final=True)
+    return finish(config, state["history"], device, dtype), interrupts.asked
+
+
+@dataclass
+class FoldImages:
+    """One fold's rows of the index and of the pixel store: those that it learns from, and those held out."""
+
+    index: pd.DataFrame
+    labels: np.ndarray  # (N) int
+    seen: np.ndarray
+    held_out: np.ndarray
+    images: Path
+    masks: Path
+    truths: Truth  # of those held out
+
+    @classmethod
+    def load(cls, config: Config, paths: Paths, fold: int) -> FoldImages:
+        e, classes = config.experiment, config.competition.data.classes
+        index = read_index(paths, "train")
+        folds = read_folds(paths, index["id"])
+        labels = index["label"].map({c: i for i, c in enumerate(classes)}).to_numpy(np.int64)
+        seen, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        if len(seen) < 2 or not len(held_out):
+            raise InputError(f"fold {fold} leaves {len(seen)} images to train on and {len(held_out)} to validate on", short(paths.folds))
+        images, masks = paths.images(e.image_size, e.resize, "train", filter_text(e)), paths.masks(e.image_size, e.resize, filter_text(e))
+        return cls(index, labels, seen, held_out, images, masks, Truth.load(paths.truth).subset(index["id"].iloc[held_out]))
+
+
+def validate(net: torch.nn.Module, of: FoldImages, config: Config, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """The one score, and every metric, on the fold's held-out images."""
+    e, rows = config.experiment, of.index.iloc[of.held_out]
+    mask, proba = infer(net, np.load(of.images, mmap_mode="r"), of.held_out, [VIEWS["identity"]], device, dtype, 2 * e.train.batch_size)
+    said = answers(rows, mask, proba, e.resize, config.competition.data.classes)
+    found = scoring.score_predictions(said, of.labels[of.held_out], of.truths, config.competition)
+    return {k: float(v) for k, v in found.items() if k != "per_image"}
+
+
+def fit(net: models.Network, of: FoldImages, config: Config, paths: Paths, fold: int, device: torch.device, dtype: torch.dtype) -> dict:
+    """In place of epochs, for a network whose body has `fit` (parts/fitted.py): once over the images, as they are stored. What the record keeps."""
+    e, began = config.experiment, time.time()
+    say(f"  {len(of.seen)} images to fit on, {len(of.held_out)} to validate on; {e.model.arch}; {device.type}")
+    pixels, groups = np.load(of.images, mmap_mode="r"), of.index["group"].to_numpy(np.int64)
+
+    def batches():
+        for rows in np.array_split(of.seen, math.ceil(len(of.seen) / e.train.batch_size)):
+            batch = torch.from_numpy(pixels[rows]).to(device)
+            batch = batch[:, None] if batch.ndim == 3 else batch.permute(0, 3, 1, 2)
+            yield (batch.float() - net.mean) / net.std, torch.from_numpy(of.labels[rows]), torch.from_numpy(groups[rows])
+
+    net.eval()
+    net.body.fit(batches())
+    seconds = time.time() - began
+    row = {"epoch": 1} | validate(net, of, config, device, dtype)
+    row |= {"images_per_second": round(len(of.seen) / max(seconds, 1e-3), 1), "seconds": round(time.time() - began, 2), "skipped": 0}
+    for which in ("best", "last"):
+        save_weights(paths.checkpoint(config.name, fold, which), net, 1, row["score"])
+    write_log(paths.log(config.name, fold), [row])
+    return finish(config, [row], device, dtype)
 
 
 def diverged(what: str, last: Path, lr: float) -> StageError:
@@ -138,13 +196,9 @@ def diverged(what: str, last: Path, lr: float) -> StageError:
     return StageError(f"{what}. {kept}Lower the rates (--set train.lr={lr / 3:.1g}) or use --set train.amp=float32")
 
 
-def finish(config: Config, paths: Paths, fold: int, history: list[dict], device: torch.device, dtype: torch.dtype, clock: Clock) -> dict:
+def finish(config: Config, history: list[dict], device: torch.device, dtype: torch.dtype) -> dict:
     """The last words of a fold, and what its record keeps."""
-    t, which = config.experiment.train, config.experiment.predict.checkpoint
-    if len(history) < t.epochs:
-        say(f"  stopped early: no better score for {t.patience} epochs")
-    write_log(paths.log(config.name, fold), history)
-    clock.draw(paths.curves(config.name, fold), history, final=True)
+    which = config.experiment.predict.checkpoint
     best = max(history, key=lambda r: r["score"])
     used = history[-1] if which == "last" else best
     say(f"  predict uses the {which} checkpoint: epoch {used['epoch']}, score {used['score']:.4f} (the best was epoch {best['epoch']}, {best['score']:.4f})")
@@ -152,9 +206,9 @@ def finish(config: Config, paths: Paths, fold: int, history: list[dict], device:
             "amp": str(dtype).removeprefix("torch."), "train_seconds": round(sum(r["seconds"] for r in history), 1)}
 
 
-def answers(rows, mask: np.ndarray, proba: np.ndarray, resize: str, classes: list[str]) -> Predictions:
+def answers(rows, mask: np.ndarray | None, proba: np.ndarray | None, resize: str, classes: list[str]) -> Predictions:
     """What a network said of these index rows, in the geometry that Predictions have: the whole image stretched to S×S."""
-    if resize == "letterbox":
+    if resize == "letterbox" and mask is not None:
         mask = np.stack([uncrop(m, h, w, resize) for m, h, w in zip(mask, rows["height"], rows["width"])]).astype(np.float16)
     return Predictions(rows["id"].to_numpy(), mask, proba, classes)
 

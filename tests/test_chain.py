@@ -21,8 +21,8 @@ from src.core.tables import read_folds, read_index
 SETTINGS = ["split.folds=2", "train.epochs=2", "train.workers=0"]
 CLASSES = ["benign", "malignant", "normal"]
 ENSEMBLE = "members: [small, other]\nmethod: greedy\n"
-SMALL = "image_size: 64\nmodel: {arch: unet, encoder: resnet18, encoder_weights: none}\ntrain: {lr: 2.0e-3}\n"
-OTHER = "image_size: 96\nresize: letterbox\nmodel: {arch: linknet, encoder: resnet18, encoder_weights: none}\npredict: {views: [identity], checkpoint: best}\n"
+SMALL = "image_size: 64\nmodel: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none, options: {decoder_channels: [32, 16, 16, 8, 8]}}\ntrain: {lr: 2.0e-3}\n"
+OTHER = "image_size: 96\nresize: letterbox\nmodel: {arch: linknet, encoder: tu-lcnet_035, encoder_weights: none}\npredict: {views: [identity], checkpoint: best}\n"
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_out_of_fold_means_out_of_fold(home):
     index = read_index(paths, "train")
     folds = read_folds(paths, index["id"])
     oof = Predictions.load(paths.oof("small"), CLASSES).select(index["id"])
-    net = models.build(config.experiment.model, 3, pretrained=False)
+    net = models.build(config.experiment, 3, pretrained=False)
     rows = np.flatnonzero(folds == 0)
     agree = []
     for fold in (0, 1):
@@ -277,8 +277,8 @@ def test_predicting_never_asks_for_weights(copy):
     from src.parts import models
 
     small = load(copy / "configs" / "small.yaml")
-    file = copy / "resnet18.pth"
-    torch.save(models.build(small.experiment.model, 3, pretrained=False).body.encoder.state_dict(), file)
+    file = copy / "lcnet_035.pth"
+    torch.save(models.build(small.experiment, 3, pretrained=False).body.encoder.state_dict(), file)
     weights = ["--set", f"model.encoder_weights={file}", "--set", "train.epochs=1"]
     assert main(line(copy, "train", config="small") + weights) == 0
     from src import predict
@@ -360,7 +360,7 @@ def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeyp
     """A network that answers with the true letterboxed mask is right at original size, in predict and in train's validation."""
     from src import predict, train
     from src.core.rle import Truth
-    from src.parts import metrics
+    from src.parts import scoring
 
     config, paths = load(copy / "configs" / "other.yaml", SETTINGS), Paths(copy, copy / "data")
     index = read_index(paths, "train")
@@ -370,7 +370,7 @@ def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeyp
     predict.one_part(copy / "part.npz", None, masks, np.arange(len(index)), index, [], config, None, None, 8, None)
     truth = Truth.load(paths.truth).subset(index["id"])
     for found in (Predictions.load(copy / "part.npz", CLASSES), train.answers(index, masks, label, "letterbox", CLASSES)):
-        score = metrics.score_predictions(found, np.zeros(len(index), int), truth, config.competition)
+        score = scoring.score_predictions(found, np.zeros(len(index), int), truth, config.competition)
         lesion = score["per_image"]["true_area"] > 0
         assert score["per_image"]["dice"][lesion].mean() > 0.9
 

@@ -10,7 +10,8 @@ import pytest
 
 from conftest import ROOT
 from src.__main__ import main
-from src.core.config import NEUTRAL, Experiment, leaves, load
+from src.core.config import leaves, load
+from src.core.settings import NEUTRAL, Experiment
 from src.core.console import InputError
 
 CPU = str(ROOT / "configs" / "cpu.yaml")

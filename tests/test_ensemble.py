@@ -7,7 +7,8 @@ import pytest
 from test_evaluate import CLASSES, messy, perfect, world
 
 from src import ensemble
-from src.core.config import Competition, Config, Ensemble
+from src.core.config import Config
+from src.core.settings import Competition, Ensemble
 from src.core.console import InputError
 from src.core.images import resize
 from src.core.predictions import Predictions

@@ -1,6 +1,7 @@
 """evaluate on synthetic predictions: numbers that are known, the search against the pixels, and that leave-one-fold-out leaves out."""
 import csv
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from src import evaluate
-from src.core.config import Competition, Config, Experiment
+from src.core.config import Config
+from src.core.settings import Competition, Experiment
 from src.core.console import InputError
 from src.core.paths import Paths
 from src.core.predictions import Predictions
@@ -82,8 +84,10 @@ def test_the_tables_say_exactly_what_the_pixels_say(tmp_path, empty_class):
     competition, truth = Competition(data={"empty_class": empty_class}), Truth.load(paths.truth)
     predictions = messy(truth.ids)
     rng = np.random.default_rng(5)
-    values = [[0.31, 0.4, 0.5, 0.62], [False, True], [0.0, 0.003, 0.02, 0.1, 0.3], [1.0, 0.2, 0.5], ["no", "mask", "label"]]
-    some = [Decision(*(of[rng.integers(len(of))] for of in values)) for _ in range(60)]
+    tried = {"threshold": [0.31, 0.4, 0.5, 0.62], "smooth": [0.0, 0.0, 0.06, 0.2], "fill_holes": [False, True], "convex": [False, False, True]}
+    tried |= {"largest": [0, 1, 2, 3], "min_area": [0.0, 0.003, 0.02, 0.1, 0.3], "empty_above": [1.0, 0.2, 0.5], "agree": ["no", "mask", "label"]}
+    assert list(tried) == [f.name for f in fields(Decision)]
+    some = [Decision(**{name: of[rng.integers(len(of))] for name, of in tried.items()}) for _ in range(150)]
     table = search.build_table(predictions, truth, some)
     seen = set()
     for decision in some:
@@ -92,7 +96,7 @@ def test_the_tables_say_exactly_what_the_pixels_say(tmp_path, empty_class):
         assert np.array_equal(counts, metrics.counts([m for m, _ in drawn], masks))
         assert decided.tolist() == [label for _, label in drawn]
         seen.add(counts.tobytes())
-    assert len(seen) > 20  # the decisions do differ
+    assert len(seen) > 60  # the decisions do differ
 
 
 def test_the_grid_starts_untuned_and_leaves_out_what_cannot_matter():
@@ -101,6 +105,31 @@ def test_the_grid_starts_untuned_and_leaves_out_what_cannot_matter():
     assert full[0] == Decision() and len(full) == len(set(full)) == 3 * 3 * 3 * 2 * 3
     assert len(search.grid(competition, True, False)) == 3 * 3 * 2
     assert search.grid(competition, False, True) == [Decision()]
+    more = Competition(evaluate=FEW | {"smooth": [0.0, 0.02], "convex": [False, True], "largest": [0, 1, 2]})
+    assert len(search.grid(more, True, True)) == 12 * len(full)
+
+
+def test_how_far_a_decision_is_from_the_untuned_one():
+    evaluate = Competition(evaluate=FEW | {"largest": [0, 1, 2]}).evaluate  # thresholds from 0.3 to 0.7
+    some = [Decision(), Decision(threshold=0.6), Decision(largest=1), Decision(largest=2), Decision(threshold=0.4, fill_holes=True, agree="mask")]
+    assert search.distances(some, evaluate).tolist() == pytest.approx([0, 0.25, 1, 1, 2.25])
+
+
+def test_parts_of_equal_area_are_the_same_to_tables_and_pixels(tmp_path):
+    """Four equal parts and a larger one, at even and odd places: cv2 numbers parts by blocks of 2×2, otherwise in a crop than in the whole image."""
+    paths, labels, masks = world(tmp_path)
+    truth = Truth.load(paths.truth)
+    predictions = perfect(masks, labels)
+    mask = np.zeros((32, 32), dtype=np.float16)
+    for top, left in ((3, 20), (4, 9), (5, 2), (17, 11), (17, 20)):
+        mask[top : top + 3, left : left + 3] = 1
+    mask[17:20, 23] = 1
+    predictions.mask[:] = mask
+    some = [Decision(largest=k) for k in (1, 2, 4, 5, 6)]
+    table = search.build_table(predictions, truth, some)
+    for decision in some:
+        drawn = [apply(decision, mask, None, *m.shape, CLASSES, None)[0] for m in masks]
+        assert np.array_equal(table.counts(decision), metrics.counts(drawn, masks))
 
 
 def test_equals_stay_untuned():
@@ -142,8 +171,7 @@ def test_known_numbers(tmp_path):
     assert found["metrics"]["dice"] == pytest.approx(normal / 15) and found["metrics"]["accuracy"] == pytest.approx(14 / 15)
     assert found["score"] == pytest.approx(0.5 * found["metrics"]["dice"] + 0.5 * found["metrics"]["macro_f1"])
     assert found["confusion"][0] == [5, 1, 0]
-    low, high = found["intervals"]["accuracy"]
-    assert low <= 14 / 15 <= high and high == 1
+    assert found["intervals"]["accuracy"][0] <= 14 / 15 <= found["intervals"]["accuracy"][1] == 1
 
 
 def test_per_image_table(tmp_path):
@@ -155,10 +183,39 @@ def test_per_image_table(tmp_path):
     assert [r["id"] for r in rows] == [f"i{i}" for i in range(15)]
     assert np.mean([float(r["dice"]) for r in rows]) == pytest.approx(found["honest"]["metrics"]["dice"], abs=1e-5)
     assert [int(r["true_area"]) for r in rows] == [int(m.sum()) for m in masks]
+    for name in metrics.SURFACE_METRICS:
+        assert np.mean([float(r[name]) for r in rows]) == pytest.approx(found["honest"]["metrics"][name], abs=1e-4)
     for i, row in enumerate(rows):  # each by the decision of its own fold
         decision = Decision(**found["honest"]["decisions"][row["fold"]])
         mask, label = apply(decision, predictions.mask[i], predictions.label[i], *masks[i].shape, CLASSES, "normal")
         assert int(row["area"]) == mask.sum() and row["predicted"] == CLASSES[label]
+        assert float(row["hd95"]) == pytest.approx(metrics.hd95(*metrics.outline_distances(mask, masks[i])), abs=1e-5)
+
+
+def test_distances_and_the_lectures_numbers_stand_beside_the_honest_ones(tmp_path):
+    paths, labels, masks = world(tmp_path)
+    perfect(masks, labels).save(paths.oof("exp"))  # 32 pixels: not quite perfect at original size
+    found = run(settings(), paths)
+    honest, lecture, mean = found["honest"], found["lecture"], found["honest"]["metrics"]
+    assert found["in_pixels"] == list(metrics.SURFACE_METRICS) and 0 < mean["assd"] < 1 and mean["assd"] < mean["hd95"] <= mean["hausdorff"] < 3
+    assert honest["by_class"]["normal"]["hd95"] == 0 and honest["lesion_images"]["hd95"] == pytest.approx(mean["hd95"] * 15 / 10)
+    assert all("hd95" in fold for fold in honest["by_fold"].values()) and "hd95" in found["untuned"]["metrics"] and "hd95" not in found["tuned"]["metrics"]
+    assert lecture["lecture_accuracy"] == lecture["lecture_macro_f1"] == 1 and 0.9 < lecture["lecture_iou"] < lecture["lecture_f1"] < 1
+    assert lecture["lecture_dice"] == pytest.approx(lecture["lecture_f1"] - 0.5 / 3)  # one of the folds is one batch of normal images
+    html = paths.html("exp").read_text()
+    assert "Distances between the outlines" in html and f"{lecture['lecture_iou']:.4f}" in html
+
+
+def test_the_new_steps_can_be_tuned(tmp_path):
+    """Specks beside every lesion: only the largest part stays, where that is tried."""
+    paths, labels, masks = world(tmp_path)
+    predictions = perfect(masks, labels, size=128)
+    predictions.mask[labels < 2, 90:115, 90:115] = 1
+    predictions.save(paths.oof("exp"))
+    plain = FEW | {"threshold": [0.5], "min_area": [0.0], "fill_holes": [False]}
+    assert run(settings(evaluate=plain), paths)["honest"]["metrics"]["dice"] < 0.95
+    found = run(settings(evaluate=plain | {"largest": [0, 1], "smooth": [0.0, 0.5], "convex": [False, True]}), paths)
+    assert Decision.load(paths.decision("exp")) == Decision(largest=1) and found["honest"]["metrics"]["dice"] > 0.97
 
 
 def test_leave_one_fold_out_leaves_out(tmp_path):
@@ -202,8 +259,7 @@ def test_holdout_is_cross_fitted_over_groups_and_unvalidated_images_stay_out(tmp
 
 
 def test_parts_of_a_holdout_keep_groups_together():
-    groups = np.repeat(np.arange(40), 2)
-    parts, by_folds = cross_folds(np.zeros(80, dtype=int), groups)
+    parts, by_folds = cross_folds(np.zeros(80, dtype=int), np.repeat(np.arange(40), 2))
     assert not by_folds and set(parts) == set(range(5)) and (parts[::2] == parts[1::2]).all()
     assert cross_folds(np.array([0, 1, 1]), np.arange(3))[1] is True
 
@@ -225,7 +281,11 @@ def test_mask_only_and_class_only(tmp_path, keep):
     predictions.save(paths.oof("exp"))
     found = run(settings(), paths)
     assert ("confusion" in found["honest"]) == (keep == "label") and ("dice" in found["honest"]["metrics"]) == (keep == "mask")
-    assert paths.html("exp").is_file()
+    html = paths.html("exp").read_text()
+    assert ("Distances between the outlines" in html) == ("IoU of pixels" in html) == ("hd95" in found["untuned"]["metrics"]) == (keep == "mask")
+    assert "As the lecture counts" in html and ("accuracy of labels" in html) == (keep == "label") and (len(found["lecture"]) == 2) == (keep == "label")
+    rows = list(csv.DictReader(open(paths.per_image("exp"))))
+    assert ("hd95" in rows[0]) == ("dice" in rows[0]) == (keep == "mask") and ("predicted" in rows[0]) == (keep == "label")
 
 
 def test_missing_predictions_are_named(tmp_path):
@@ -236,3 +296,5 @@ def test_missing_predictions_are_named(tmp_path):
         run(settings(), paths)
     with pytest.raises(InputError, match="unknown metric 'dise'"):
         run(settings(score={"dise": 1.0}), paths)
+    with pytest.raises(InputError, match="hd95 is a distance in pixels"):
+        run(settings(score={"hd95": 1.0}), paths)

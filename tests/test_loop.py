@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from src.core.batches import Images, Plan, loader
-from src.core.config import Loss, Train
+from src.core.settings import Loss, Train
 from src.core.console import InputError
 from src.core.device import amp_dtype, has_kernels, pick_device
 from src.core.loop import Loop, ema_pairs, optimiser_for, rate, update_ema
@@ -19,6 +19,8 @@ from src.parts import augment, losses
 
 CPU = torch.device("cpu")
 SIZE = 32
+LABELS = np.arange(12, dtype=np.float32)[:, None]
+ALIKE = losses.Frequencies(torch.ones(3) / 3)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +41,9 @@ def always_something(monkeypatch):
 
 def epoch_of(store, workers: int, epoch: int, step: int = 0, seed: int = 0) -> list[torch.Tensor]:
     plan = Plan(12, 4, 1, seed, 0)
-    batches = loader(Images(*store, np.arange(12), np.arange(12), augment.build("turned")), plan, workers, CPU)
+    batches = loader(Images(*store, np.arange(12), LABELS, augment.build("turned")), plan, workers, CPU)
     plan.begin(epoch, step)
-    return [torch.cat([images.flatten(1), labels[:, None].to(torch.uint8)], 1) for images, _, labels in batches]
+    return [torch.cat([images.flatten(1), target["label"].to(torch.uint8)], 1) for images, target in batches]
 
 
 def test_augmentations_differ_within_an_epoch_and_across_workers_and_epochs(store):
@@ -62,11 +64,11 @@ def test_an_epoch_goes_on_in_the_middle(store):
 
 def test_persistent_workers_get_each_epoch_anew(store):
     plan = Plan(12, 4, 1, 0, 0)
-    batches = loader(Images(*store, np.arange(12), np.arange(12), augment.build("turned")), plan, 1, CPU)
+    batches = loader(Images(*store, np.arange(12), LABELS, augment.build("turned")), plan, 1, CPU)
     seen = []
     for epoch in range(2):
         plan.begin(epoch, 0)
-        seen.append(torch.cat([images for images, _, _ in batches]))
+        seen.append(torch.cat([images for images, _ in batches]))
     assert not torch.equal(seen[0], seen[1])
 
 
@@ -81,7 +83,7 @@ def test_every_image_once_an_epoch_and_no_partial_batch():
 class Tiny(nn.Module):
     def __init__(self):
         super().__init__()
-        self.mask, self.label, self.norm = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(1, 2), nn.BatchNorm2d(1)
+        self.mask, self.label, self.norm = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(1, 3), nn.BatchNorm2d(1)
         self.spoilt = False
 
     def forward(self, images):
@@ -94,16 +96,16 @@ def make_loop(accumulate=1, batch=4, dtype=torch.float32, loss=None, clip=0.0, c
     net = Tiny()
     optimiser = optimiser_for([{"params": list(net.parameters()), "base_lr": 1e-2, "lr": 0.0, "weight_decay": 0.0}])
     random = np.random.default_rng(0)
-    data = [(torch.from_numpy(random.integers(0, 256, (batch, 1, 8, 8), dtype=np.uint8)), torch.ones(batch, 1, 8, 8, dtype=torch.uint8), torch.zeros(batch, dtype=torch.int64)) for _ in range(count // batch)]
+    data = [(torch.from_numpy(random.integers(0, 256, (batch, 1, 8, 8), dtype=np.uint8)), {"mask": torch.ones(batch, 1, 8, 8, dtype=torch.uint8), "label": torch.eye(3)[[0] * batch]}) for _ in range(count // batch)]
     settings = Train(epochs=2, batch_size=batch, accumulate=accumulate, clip=clip, ema=0.9, lr=1e-2, warmup=0)
     scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
-    total = lambda output, masks, labels: losses.total(output, masks, labels, None, Loss())  # noqa: E731
+    total = lambda output, target: losses.total(output, target, ALIKE, Loss())  # noqa: E731
     return Loop(net, copy.deepcopy(net), optimiser, scaler, loss or total, Plan(count, batch, accumulate, 0, 0), data, settings, CPU, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_step_whose_loss_is_not_finite_changes_nothing_and_is_counted(dtype):
-    broken = lambda output, masks, labels: {"loss": output["mask"].float().mean() * float("nan")}  # noqa: E731
+    broken = lambda output, target: {"loss": output["mask"].float().mean() * float("nan")}  # noqa: E731
     loop = make_loop(dtype=dtype, loss=broken, clip=1.0)
     before = copy.deepcopy(dict(loop.net.named_parameters()))
     taken = list(loop.steps(0))
@@ -124,7 +126,7 @@ def test_a_forward_pass_that_overflows_leaves_no_trace_in_the_statistics():
 
 
 def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped_too():
-    steep = lambda output, masks, labels: {"loss": (output["mask"].float() * 0).sum().sqrt()}  # noqa: E731  (the derivative of sqrt at 0 is infinite)
+    steep = lambda output, target: {"loss": (output["mask"].float() * 0).sum().sqrt()}  # noqa: E731  (the derivative of sqrt at 0 is infinite)
     loop = make_loop(loss=steep)
     before = copy.deepcopy(loop.net.mask.state_dict())
     assert not any(loop.steps(0))
@@ -144,14 +146,14 @@ def test_a_good_step_is_taken_in_every_number_format(dtype):
 def test_accumulated_batches_are_one_large_batch():
     """BCE and cross-entropy are means over images, so two batches of four are one of eight."""
     settings = Loss(mask={"bce": 1})
-    means = lambda output, masks, labels: losses.total(output, masks, labels, None, settings)  # noqa: E731
+    means = lambda output, target: losses.total(output, target, ALIKE, settings)  # noqa: E731
     small, large = make_loop(accumulate=2, batch=4, loss=means), make_loop(accumulate=1, batch=8, loss=means)
     for loop in (small, large):
         loop.net.norm = nn.Identity()  # BatchNorm does see the batch's size
         loop.statistics = []
         loop.ema.norm, loop.averaged = nn.Identity(), (([], []), ([], []))
         loop.settings.ema = 0
-    large.batches = [tuple(torch.cat(parts) for parts in zip(*small.batches))]
+    large.batches = [(torch.cat([i for i, _ in small.batches]), {k: torch.cat([t[k] for _, t in small.batches]) for k in ("mask", "label")})]
     for loop in (small, large):
         assert len(list(loop.steps(0))) == 1
     for k, v in small.net.named_parameters():

@@ -1,12 +1,14 @@
 """From probabilities to a mask and a class: every step and rule, and the file that users edit."""
 import json
+from dataclasses import fields
 
+import cv2
 import numpy as np
 import pytest
 
-from src.core.config import Evaluate
+from src.core.settings import Evaluate
 from src.core.console import InputError
-from src.parts.postprocess import Decision, apply
+from src.parts.postprocess import STEPS, Decision, apply, drop_parts, larger
 
 CLASSES = ["benign", "malignant", "normal"]
 BENIGN, MALIGNANT, NORMAL = np.array([0.7, 0.2, 0.1], np.float32), np.array([0.1, 0.8, 0.1], np.float32), np.array([0.1, 0.2, 0.7], np.float32)
@@ -37,6 +39,106 @@ def test_small_parts_are_dropped_by_share_of_the_image():
     assert answer(ring(), min_area=0.01)[0].sum() == 9  # one pixel of 100 is not smaller than 1 %
     assert answer(ring(), min_area=0.02)[0].sum() == 8
     assert answer(ring(), min_area=0.09)[0].sum() == 0
+
+
+def drawn(step: str, mask: np.ndarray, pixels: int = 0, **decision) -> np.ndarray:
+    return STEPS[step](mask, Decision(**decision), pixels or mask.size)
+
+
+def rows(*lines: str) -> np.ndarray:
+    return np.array([[c == "#" for c in line] for line in lines])
+
+
+def blobs(rng, height: int, width: int) -> np.ndarray:
+    """A few smooth or ragged parts, some with holes, some at the edge."""
+    field = cv2.GaussianBlur(rng.random((height, width)).astype(np.float32), (0, 0), rng.uniform(0.5, 3))
+    return field > np.quantile(field, rng.uniform(0.3, 0.95))
+
+
+def test_smoothing_is_a_majority_vote_with_background_outside():
+    """Window 3: 0.3 of √100. A spike, a speck and the corners go, a pinhole closes; at the image's edge 5 of 9 are needed too."""
+    mask = np.zeros((10, 10), dtype=bool)
+    mask[1:6, 1:6] = True
+    mask[3, 3] = mask[8, 8] = False
+    mask[0, 3] = mask[7, 8] = True
+    mask[9, 0:2] = True
+    expected = np.zeros((10, 10), dtype=bool)
+    expected[1:6, 1:6] = True
+    expected[[1, 1, 5, 5], [1, 5, 1, 5]] = False
+    assert np.array_equal(drawn("smooth", mask, smooth=0.3), expected)
+    assert np.array_equal(drawn("smooth", mask, smooth=0.19), mask)  # a window of 1.9 pixels is nearest to 1
+    assert not drawn("smooth", mask, smooth=1.0).any()  # 11 pixels, half of 121 is more than there is
+    assert np.array_equal(drawn("smooth", mask, pixels=40000, smooth=0.015), expected)  # the share is of the image, whatever part of it is given
+
+
+def test_smoothing_is_counted_pixel_by_pixel():
+    rng = np.random.default_rng(4)
+    for share, side in ((0.1, 5), (0.2, 9), (0.5, 23)):  # of √(40·50) = 44.7
+        mask = blobs(rng, 40, 50)
+        padded = np.pad(mask, side // 2)
+        votes = np.array([[padded[y : y + side, x : x + side].sum() for x in range(50)] for y in range(40)])
+        assert np.array_equal(drawn("smooth", mask, smooth=share), votes > side * side / 2)
+
+
+def test_convex_hulls_of_parts_by_hand():
+    mask = rows("#....", "#...#", "###.#", ".....", ".#...")
+    assert np.array_equal(drawn("convex", mask, convex=True), rows("#....", "##..#", "###.#", ".....", ".#..."))
+    ring = rows("###", "#.#", "###")
+    assert drawn("convex", ring, convex=True).all()
+    assert drawn("convex", rows("#...#", "#.#.#", "#...#", "#####"), convex=True).all()  # the hull of the outer part swallows the speck
+
+
+def test_a_hull_covers_its_part_and_reaches_at_most_a_pixel_further():
+    """Beside the exact hull, all pixels whose centre is within or on the polygon through the part's centres."""
+    rng = np.random.default_rng(8)
+    y, x = np.mgrid[:30, :40]
+    for _ in range(20):
+        mask = cv2.connectedComponents(blobs(rng, 30, 40).astype(np.uint8))[1] == 1
+        corners = cv2.convexHull(np.argwhere(mask)[:, ::-1].astype(np.int32))[:, 0]
+        sides = [(b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0]) for a, b in zip(corners, np.roll(corners, -1, 0))]
+        box = (x >= corners[:, 0].min()) & (x <= corners[:, 0].max()) & (y >= corners[:, 1].min()) & (y <= corners[:, 1].max())
+        exact = (np.all(np.array(sides) >= 0, 0) | np.all(np.array(sides) <= 0, 0)) & box
+        found = drawn("convex", mask, convex=True)
+        assert found[exact].all() and exact[mask].all()
+        assert not found[cv2.dilate(exact.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0].any()
+
+
+def test_the_largest_parts_stay_and_equals_stay_together():
+    mask = rows("##..#", "##..#", ".....", "#..##", "#...#")  # areas 4, 2, 2, 3
+    for k, area in ((0, 11), (1, 4), (2, 7), (3, 11), (4, 11)):
+        assert drop_parts(mask, Decision(largest=k), 25).sum() == area, k
+    assert drop_parts(mask, Decision(largest=3, min_area=3 / 25), 25).sum() == 7
+    assert larger(np.array([4, 2, 2, 3])).tolist() == [0, 2, 2, 1]
+    assert answer(ring(), largest=1)[0].sum() == 8 and answer(ring(), largest=1, min_area=0.09)[0].sum() == 0
+
+
+def test_the_steps_follow_the_order_of_the_fields():
+    names = [f.name for f in fields(Decision)]
+    assert list(STEPS) == names[1 : 1 + len(STEPS)] and names[0] == "threshold" and set(names) == set(Evaluate.model_fields) - {"bootstrap"}
+    two = np.zeros((12, 12))  # a U with a speck inside, and a block that is larger than the U and smaller than its hull
+    two[1:8, [1, 5]] = two[7, 1:6] = two[3, 3] = 0.9
+    two[1:6, 8:12] = 0.9
+    assert answer(two, largest=1)[0].sum() == 20 and answer(two, convex=True, largest=1)[0].sum() == 35
+    assert answer(two, smooth=0.25, largest=1)[0][2:5, 9:11].all()  # 3 of 12 pixels: the thin U is gone
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_step_is_off_untuned_stays_in_the_box_and_does_not_see_the_crop(name):
+    rng = np.random.default_rng(6)
+    on = Decision(**{name: {"smooth": 0.15, "fill_holes": True, "convex": True}[name]})
+    changed = 0
+    for _ in range(30):
+        mask, pixels = blobs(rng, *rng.integers(8, 60, 2)), int(rng.integers(100, 2000))
+        before = mask.copy()
+        assert np.array_equal(STEPS[name](mask, Decision.untuned(Evaluate(fill_holes=[False])), pixels), before)
+        left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+        box = np.s_[top : top + height, left : left + width]
+        whole, part = STEPS[name](mask, on, pixels), STEPS[name](np.ascontiguousarray(mask[box]), on, pixels)
+        assert whole.dtype == bool and np.array_equal(whole[box], part) and whole.sum() == part.sum() and np.array_equal(mask, before)
+        assert np.array_equal(STEPS[name](np.pad(mask, ((3, 5), (7, 2))), on, pixels)[3:-5, 7:-2], whole)
+        changed += not np.array_equal(whole, mask)
+        assert not STEPS[name](np.zeros_like(mask), on, pixels).any()
+    assert changed > 5
 
 
 def test_holes_are_filled_before_parts_are_measured():
@@ -89,7 +191,7 @@ def test_the_mask_has_the_image_size():
 
 
 def test_decision_file_there_and_back(tmp_path):
-    decision = Decision(0.35, True, 0.002, 0.6, "label")
+    decision = Decision(0.35, 0.02, True, True, 2, 0.002, 0.6, "label")
     decision.save(tmp_path / "decision.json")
     assert Decision.load(tmp_path / "decision.json") == decision
     assert Decision.untuned(Evaluate()) == Decision()
@@ -102,6 +204,11 @@ def test_decision_file_there_and_back(tmp_path):
         ({"threshold": "0.5"}, "threshold is a number"),
         ({"min_area": True}, "min_area is a number"),
         ({"fill_holes": 1}, "fill_holes is true or false"),
+        ({"convex": 0}, "convex is true or false"),
+        ({"smooth": 2}, "smooth is a number from 0 to 1"),
+        ({"largest": 1.0}, "largest is a whole number, 0 or more, not 1.0"),
+        ({"largest": -1}, "largest is a whole number"),
+        ({"largest": True}, "largest is a whole number"),
         ({"agree": "labels"}, "agree is one of no, mask, label"),
         ({"treshold": 0.5}, "unknown key 'treshold'.*Did you mean threshold"),
         ({"agree": None}, "agree is one of"),
@@ -120,7 +227,7 @@ def test_a_missing_key_a_damaged_and_a_missing_file(tmp_path):
     with pytest.raises(InputError, match="evaluate"):
         Decision.load(file)
     file.write_text('{"threshold": 0.5}')
-    with pytest.raises(InputError, match="fill_holes is missing"):
+    with pytest.raises(InputError, match="smooth is missing"):
         Decision.load(file)
     for text in ('{"threshold": 0.', "[1]"):
         file.write_text(text)

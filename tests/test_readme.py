@@ -9,7 +9,8 @@ import pytest
 
 from conftest import ROOT
 from src.__main__ import parse
-from src.core.config import Competition, Ensemble, Experiment, leaves, load
+from src.core.config import leaves, load
+from src.core.settings import Competition, Ensemble, Experiment
 from src.core.paths import Paths
 from src.core.stages import STAGES
 
@@ -21,7 +22,7 @@ KNOWN = {*leaves(Competition), *leaves(Experiment), *leaves(Ensemble)}
 def test_every_stage_is_shown_and_every_shown_command_is_understood():
     lines = re.findall(r"^\./run\.sh ([^#\n]*)", README, re.M)
     shown = {line.split()[0] for line in lines if line.strip() and not line.startswith("-")}
-    assert set(STAGES) <= shown <= {*STAGES, "demo", "test", "status"}
+    assert set(STAGES) <= shown <= {*STAGES, "study", "demo", "test", "status"}
     for line in lines:
         if not line.startswith("test"):
             parse(line.split())
@@ -44,6 +45,17 @@ def test_the_registries_are_where_the_readme_says(file, names):
         assert isinstance(getattr(module, name), dict) and getattr(module, name)
 
 
+def test_the_table_of_what_can_be_named_names_all_of_it():
+    """Every entry of every registry, so that a new one is not forgotten."""
+    from src.parts import augment, filters, heads, losses, metrics, models, sampling
+
+    table = README.split("What can be named:")[1].split("## ")[0]
+    for key, *registries in (("model.arch", models.MODELS), ("model.head", heads.HEADS), ("loss.mask", losses.MASK_LOSSES, losses.MAP_LOSSES), ("loss.label", losses.LABEL_LOSSES),
+                             ("train.augment", augment.AUGMENTS, augment.MIXES, sampling.SAMPLINGS), ("filter", filters.FILTERS), ("score", metrics.MASK_METRICS, metrics.LABEL_METRICS)):
+        row = next(line for line in table.splitlines() if line.startswith(f"| `{key}`"))
+        assert not (lacking := [name for registry in registries for name in registry if f"`{name}`" not in row]), f"{key}: {lacking}"
+
+
 def test_every_file_and_setting_that_is_named_exists():
     for page in (README, (ROOT / "input" / "README.md").read_text(), *(p.read_text() for p in (ROOT / "docs").glob("*.md"))):
         for file in re.findall(r"\b(?:src|configs|docs)/[\w/]+\.(?:py|yaml|md|png)\b", page):
@@ -54,7 +66,7 @@ def test_every_file_and_setting_that_is_named_exists():
 
 def test_the_example_config_is_valid(tmp_path):
     (tmp_path / "competition.yaml").write_text("")
-    (tmp_path / "example.yaml").write_text(re.search(r"```yaml\n(.*?)```", README, re.S)[1])
+    (tmp_path / "example.yaml").write_text(re.search(r"```yaml\n(.*?)```", README.split("## An experiment")[1], re.S)[1])
     assert load(tmp_path / "example.yaml").experiment.train.epochs == 20
 
 

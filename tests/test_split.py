@@ -8,7 +8,7 @@ import pytest
 from conftest import folder_data
 from src import prepare, split
 from src.core import stages
-from src.core.config import Split
+from src.core.settings import Split
 from src.core.console import InputError
 from src.core.paths import Paths
 from src.core.tables import COLUMNS, read_folds, read_index

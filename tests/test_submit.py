@@ -9,7 +9,8 @@ import pytest
 from test_evaluate import CLASSES, FEW, messy, perfect, world, write_table
 
 from src import evaluate, submit
-from src.core.config import Competition, Config, Experiment
+from src.core.config import Config
+from src.core.settings import Competition, Experiment
 from src.core.console import InputError, StageError
 from src.core.paths import Paths
 from src.core.rle import decode

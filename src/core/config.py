@@ -1,174 +1,41 @@
-"""Every setting and its default, once. Defaults <- competition.yaml and the experiment's YAML <- --set.
-
-A competition describes data, classes, metric and submission, shared by all experiments of a folder of configs; an experiment describes one
-network and its training; an ensemble names experiments. The names of architectures, losses, views, … are checked by `parts`, not here:
-this module must import in milliseconds.
-"""
+"""Reading configs: an experiment, an ensemble or a study, with the competition that it belongs to, and what --set overrides."""
 from __future__ import annotations
 
+import itertools
+import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from src.core.console import InputError, nearest
 from src.core.paths import COMPETITION, CONFIGS
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True)
-
-
-# ---------------------------------------------------------------------------------------------------------------- the competition
-
-
-class Data(Strict):
-    classes: list[str] = ["benign", "malignant", "normal"]
-    empty_class: str | None = "normal"  # the class without a lesion: its mask is empty
-    # {label} and {id} stand for the class and the file's stem; the first pattern that finds an image is used; masks lie beside the image
-    train: list[str] = ["train/{label}/{id}", "Dataset_BUSI_with_GT/{label}/{id}", "{label}/{id}"]
-    mask_suffix: str = "_mask"  # x.png has the masks x_mask.png, x_mask_1.png, …
-    test: str = "test/{id}"
-    # the other layout: a table of id and label, with folders of images and masks, or masks as run lengths in a column
-    table: str = "train.csv"
-    table_columns: dict[Literal["id", "label", "rle"], str] = {"id": "id", "label": "label", "rle": "rle"}
-    table_images: list[str] = ["train_images/{id}", "train/images/{id}", "images/{id}", "train/{id}"]
-    table_masks: list[str] = ["train_masks/{id}", "train/masks/{id}", "masks/{id}"]
-    sample_submission: str = "sample_submission.csv"
-    on_error: Literal["stop", "skip"] = "stop"
-    channels: Literal[1, 3] = 1
-    duplicate_correlation: float = Field(0.95, gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _classes(self):
-        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
-            raise ValueError("data.classes needs two or more different names")
-        for key, needed in (("train", ("{label}", "{id}")), ("table_images", ("{id}",)), ("table_masks", ("{id}",)), ("test", ("{id}",))):
-            for pattern in [getattr(self, key)] if key == "test" else getattr(self, key):
-                if any(pattern.count(word) != 1 for word in needed):
-                    raise ValueError(f"data.{key} needs {' and '.join(needed)} once in '{pattern}'")
-        if self.empty_class is not None and self.empty_class not in self.classes:
-            raise ValueError(f"data.empty_class is {self.empty_class}, which is not one of data.classes; use null where every class has a lesion")
-        return self
-
-
-class Split(Strict):
-    scheme: Literal["kfold", "holdout"] = "kfold"
-    folds: int = Field(5, ge=2)
-    fraction: float = Field(0.2, gt=0, lt=1)  # holdout: the share of images kept for validation
-    groups: Literal["duplicates", "none"] = "duplicates"
-    seed: int = 0
-
-
-class Evaluate(Strict):
-    """The grid of decisions tried on out-of-fold predictions; the first value of each is the untuned decision."""
-    threshold: list[Share] = Field([0.5, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.55, 0.6, 0.65, 0.7, 0.75], min_length=1)
-    min_area: list[Share] = Field([0.0, 0.001, 0.002, 0.004, 0.008, 0.016], min_length=1)  # share of the image's area: smaller parts are dropped
-    empty_above: list[Share] = Field([1.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1)  # the mask is emptied where P(empty class) exceeds this
-    fill_holes: list[bool] = Field([False, True], min_length=1)
-    agree: list[Literal["no", "mask", "label"]] = Field(["no", "mask", "label"], min_length=1)  # which answer gives way where mask and class contradict each other
-    bootstrap: int = Field(1000, ge=100)
-
-
-class Submission(Strict):
-    id: str = "id"
-    label: str = "label"
-    rle: str = "rle"
-    order: Literal["column", "row"] = "column"  # column: top to bottom, then left to right
-    first: Literal[0, 1] = 1
-    empty: str = "-1"
-
-
-class Competition(Strict):
-    data: Data = Data()
-    split: Split = Split()
-    score: dict[str, float] = {"dice": 0.5, "macro_f1": 0.5}  # the one number: a weighted sum of metrics
-    evaluate: Evaluate = Evaluate()
-    submission: Submission = Submission()
-
-
-# ----------------------------------------------------------------------------------------------------------------- the experiment
-
-
-class Model(Strict):
-    arch: str = "unet"
-    encoder: str = "resnet50"
-    encoder_weights: str = "imagenet"  # imagenet, none, or a file
-    weights_dir: str = "input/weights"  # where `imagenet` looks for <encoder>.pth before it downloads
-    dropout: float = Field(0.2, ge=0, lt=1)  # before the class head
-    options: dict[str, Any] = {}  # passed on to the architecture, e.g. {decoder_channels: [128, 64, 32, 16, 8]}
-
-
-class Loss(Strict):
-    balance: float = Field(0.7, ge=0, le=1)  # λ of the lecture: λ·mask + (1−λ)·label
-    mask: dict[str, float] = {"dice": 1.0, "bce": 1.0}
-    label: dict[str, float] = {"cross_entropy": 1.0}
-    class_weights: Literal["none", "balanced"] | list[float] = "none"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    focal_gamma: float = Field(2.0, ge=0)
-
-
-class Train(Strict):
-    epochs: int = Field(40, ge=1)
-    batch_size: int = Field(16, ge=1)
-    accumulate: int = Field(1, ge=1)  # batches per optimiser step
-    lr: float = Field(1e-3, gt=0)
-    encoder_lr: float | None = Field(None, ge=0)  # default: a third of lr
-    weight_decay: float = Field(1e-2, ge=0)
-    warmup: float = Field(0.05, ge=0, lt=1)  # share of all steps
-    clip: float = Field(1.0, ge=0)  # gradient norm; 0: off
-    ema: float = Field(0.99, ge=0, lt=1)  # 0: off
-    augment: str = "medium"
-    amp: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    compile: bool = False
-    workers: int | None = Field(None, ge=0)  # default: by the machine's cores
-    patience: int = Field(0, ge=0)  # epochs without a better score before it stops; 0: off
-    seed: int = 0
-
-
-class Predict(Strict):
-    views: list[str] = Field(["identity", "hflip"], min_length=1)
-    checkpoint: Literal["last", "best"] = "last"
-    batch_size: int | None = Field(None, ge=1)  # default: twice train.batch_size
-
-
-class Experiment(Strict):
-    image_size: int = Field(448, ge=32, multiple_of=32)  # what every encoder can halve five times
-    resize: Literal["stretch", "letterbox"] = "stretch"
-    model: Model = Model()
-    loss: Loss = Loss()
-    train: Train = Train()
-    predict: Predict = Predict()
-
-
-class Ensemble(Strict):
-    members: list[str] = Field(min_length=1)
-    method: Literal["mean", "greedy"] = "mean"
-    rounds: int = Field(12, ge=1)  # greedy: how many members are drawn, with replacement
-
-
-# settings that change how fast a result comes, not the result: no reason to do a stage again
-NEUTRAL = {"model.weights_dir", "train.workers", "train.compile", "predict.batch_size"}
+from src.core.settings import NEUTRAL, Competition, Ensemble, Evaluation, Experiment, Strict, Study
 
 
 @dataclass
 class Config:
-    """One YAML, with the competition it belongs to: an experiment, or an ensemble with its members."""
+    """One YAML, with the competition it belongs to: an experiment, an ensemble with its members, or a study with its cells."""
 
     name: str
     file: Path
     competition: Competition
     experiment: Experiment | None = None
     ensemble: Ensemble | None = None
-    members: list["Config"] = field(default_factory=list)  # those members of the ensemble that have a YAML beside it
+    members: list["Config"] = field(default_factory=list)  # those members of the ensemble that have a YAML beside it; every cell of a study
+    study: Study | None = None
+    cells: dict[str, list["Config"]] = field(default_factory=dict)  # label -> the study's cell, once for each seed; the base comes first
 
     @property
     def experiments(self) -> list["Config"]:
-        return [self] if self.experiment else self.members
+        return [self] if self.experiment else list({e.name: e for m in self.members for e in m.experiments}.values())
+
+    def owner(self, name: str) -> "Config":
+        """The experiment, ensemble or study of this name, among this and what it is made of."""
+        return next((c for c in (*self.members, *self.experiments) if c.name == name), self)
 
     def keys(self, *sections: str) -> dict[str, Any]:
         """The named sections' settings, flat: {'train.epochs': 20, …}, without those that cannot change a result."""
@@ -182,14 +49,19 @@ class Config:
         return {k: v for k, v in flat.items() if k not in NEUTRAL}
 
 
-def load(file: Path, overrides: list[str] = ()) -> Config:
-    """Read an experiment or an ensemble with the competition.yaml of its folder (or the folder above); raises InputError for anything wrong."""
+def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
+    """Read an experiment, an ensemble or a study (at its tiny size) with the competition.yaml of its folder (or the folder above); raises InputError
+    for anything wrong."""
     file = Path(file)
     if not file.exists():  # a name alone is one of the project's
         file = next((f for f in (file.with_name(f"{file.name}.yaml"), CONFIGS / file.name, CONFIGS / f"{file.name}.yaml") if f.is_file()), file)
     if file.name == COMPETITION:
         raise InputError("this describes the competition, it is no experiment", file, "Name one of the others, for example configs/cpu.yaml")
     tree = read_yaml(file)
+    if "base" in tree:
+        return _load_study(file, tree, list(overrides), tiny)
+    if tiny:
+        raise InputError("only a study has a tiny size", file, "Leave out --tiny")
     home = next((d for d in (file.parent, file.parent.parent) if (d / COMPETITION).is_file()), None)
     if home is None:
         raise InputError(f"no {COMPETITION} beside this config", file, "It describes data, classes, score and submission: copy one from configs/")
@@ -223,6 +95,69 @@ def load(file: Path, overrides: list[str] = ()) -> Config:
         elif member == file.stem:
             raise InputError("an ensemble cannot be a member of itself", file)
     return config
+
+
+def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Config:
+    """Every cell is the base with some settings changed: an experiment with a name of its own, made of the base's and the cell's; a cell that changes
+    nothing is the base itself, and one that changes only how predictions are evaluated is an ensemble of the base alone."""
+    study = _validate(Study, tree, file)
+    study = _validate(Study, tree | study.tiny, file) if tiny else study
+    base_file = next((d / f"{study.base}.yaml" for d in (file.parent, file.parent.parent) if (d / f"{study.base}.yaml").is_file()), file.parent / f"{study.base}.yaml")
+    own = f"{base_file.stem}-{file.stem}"
+    alters = {part: any(key.split(".")[0] in part.model_fields for key in study.set) for part in (Experiment, Evaluation)}
+    name_of_base = own if alters[Experiment] else base_file.stem  # studies that set nothing for all their cells share the base's training
+
+    def load_cell(settings: dict[str, Any], seed: int) -> Config:
+        found = load(base_file, [*_typed(study.set), *overrides, *_typed(settings | {"train.seed": seed})])
+        if found.experiment is None:
+            raise InputError(f"the base of a study is an experiment, and {study.base} is not", file)
+        return found
+
+    bases = {seed: load(base_file, [*_typed({k: v for k, v in study.set.items() if k.split(".")[0] not in Evaluation.model_fields}), *overrides, f"train.seed={seed}"]) for seed in study.seeds}
+    for seed, base in bases.items():
+        base.name = _with_seed(name_of_base, seed, study)
+
+    def cell(label: str, settings: dict[str, Any], seed: int) -> Config:
+        made, base = load_cell(settings, seed), bases[seed]
+        made.name = _with_seed(f"{own}-{re.sub(r'[^a-zA-Z0-9_.+]+', '_', label)}" if label else own, seed, study)
+        if apart := [k for k in Competition.model_fields if k not in Evaluation.model_fields and getattr(made.competition, k) != getattr(base.competition, k)]:
+            raise InputError(f"cell '{label}' changes '{apart[0]}', which all cells of a study share", file, "Put it under set:")
+        if made.experiment != base.experiment:
+            return made
+        return base if made.competition == base.competition else Config(made.name, file, made.competition, ensemble=Ensemble(members=[base.name]), members=[base])
+
+    first = {seed: cell("", {}, seed) for seed in study.seeds}
+    cells = {label: [cell(label, settings, seed) for seed in study.seeds] for label, settings in [*_combinations(study.grid, file), *study.cells.items()]}
+    same = next((label for label, made in cells.items() if made[0].name == first[study.seeds[0]].name), None)
+    cells = {same or study.base: list(first.values())} | {label: made for label, made in cells.items() if label != same}
+    names = [c.name for made in cells.values() for c in made]
+    if len(cells) < 2:
+        raise InputError("a study needs a cell that differs from its base", file, "List values under grid:, or name cells under cells:")
+    if twice := next((n for n in names if names.count(n) > 1), None):
+        raise InputError(f"two cells come to the same name, {twice}", file, "Give them names that differ in letters or digits")
+    name, members = file.stem + ("_tiny" if tiny else ""), [c for made in cells.values() for c in made]
+    return Config(name, file, members[0].competition, members=members, study=study, cells=cells)
+
+
+def _with_seed(name: str, seed: int, study: Study) -> str:
+    return name if seed == study.seeds[0] else f"{name}-seed{seed}"
+
+
+def _typed(settings: dict[str, Any]) -> list[str]:
+    """As one would type them after --set."""
+    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+
+
+def _combinations(grid: dict[str, list | dict], file: Path) -> list[tuple[str, dict[str, Any]]]:
+    """All combinations of the grid's values, each with a label made of their names."""
+    axes = []
+    for key, values in grid.items():
+        if isinstance(values, list):
+            if long := next((v for v in values if isinstance(v, (dict, list))), None):
+                raise InputError(f"grid.{key}: {long} has no short name", file, "Write name: value pairs in place of the list")
+            values = {f"{key.split('.')[-1]} {json.dumps(v) if isinstance(v, bool) else v}": v for v in values}
+        axes.append([(label, {key: value}) for label, value in values.items()])
+    return [(", ".join(label for label, _ in chosen), {k: v for _, one in chosen for k, v in one.items()}) for chosen in itertools.product(*axes)] if axes else []
 
 
 def read_yaml(file: Path) -> dict:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from src.core import rle
-from src.core.config import Competition, Submission
+from src.core.settings import Competition, Submission
 from src.core.console import InputError, listing, nearest, short, warn
 from src.core.images import read_image, read_mask
 from src.core.stages import IMAGE_SUFFIXES, data_files

@@ -13,6 +13,7 @@ from PIL import Image
 
 cv2.setNumThreads(0)  # the work is spread over processes: threads below them only get in each other's way
 
+DICOM_SUFFIXES = {".dcm", ".dicom"}
 DEEP = {"I", "I;16", "I;16B", "I;16L", "F"}  # Pillow's modes of more than 8 bits
 GREY_ZONE = 0.05  # a mask may have this share of its pixels in the middle half of its range: blurred edges, JPEG ringing
 MASK_JPEG_LEVEL = 127
@@ -72,6 +73,8 @@ def _decode(path: Path) -> tuple[np.ndarray, np.ndarray | None, bool]:
         raise ValueError(error.strerror or "cannot be opened") from None
     if not data:
         raise ValueError("the file is empty")
+    if Path(path).suffix.lower() in DICOM_SUFFIXES:
+        return _decode_dicom(data), None, False
     try:
         with Image.open(BytesIO(data)) as image:  # Pillow, because cv2 returns truncated files half grey without an error
             lossy = image.format == "JPEG"
@@ -98,6 +101,45 @@ def _decode(path: Path) -> tuple[np.ndarray, np.ndarray | None, bool]:
     alpha = pixels[..., -1] if pixels.shape[2] in (2, 4) else None
     colour = pixels[..., 0] if pixels.shape[2] == 2 else np.ascontiguousarray(pixels[..., :3])
     return colour, alpha, lossy
+
+
+def _decode_dicom(data: bytes) -> np.ndarray:
+    """The one frame of a DICOM file, (H,W) or (H,W,3) RGB, bright where it is meant to be bright. Windows and rescaling are left out: the caller scales by range."""
+    try:
+        import pydicom  # for those who have such files
+    except ImportError:
+        raise ValueError("a DICOM file needs another package: pip install pydicom") from None
+    try:
+        header = pydicom.dcmread(BytesIO(data))
+    except Exception as error:  # pydicom raises its own, EOFError, ValueError, struct.error, … for damaged files
+        raise ValueError("not a DICOM file" if isinstance(error, pydicom.errors.InvalidDicomError) else f"damaged DICOM file ({type(error).__name__})") from None
+    if not any(name in header for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise ValueError("a DICOM file without an image")
+    if (frames := int(header.get("NumberOfFrames") or 1)) > 1:
+        raise ValueError(f"a DICOM file of {frames} frames; save one frame a file")
+    try:
+        meaning = header.PhotometricInterpretation
+        pixels = pydicom.pixels.pixel_array(header)  # YBR becomes RGB
+        if meaning == "PALETTE COLOR":
+            pixels = pydicom.pixels.apply_color_lut(pixels, header)
+    except Exception as error:  # as above, and RuntimeError or NotImplementedError for a compression that nothing installed can decode
+        compressed = header.file_meta.get("TransferSyntaxUID")
+        missing = isinstance(error, (RuntimeError, NotImplementedError)) and not _has_decoder(compressed)
+        raise ValueError(f"nothing to decode it with: {compressed.name[:45]}" if missing else f"damaged DICOM file ({type(error).__name__})") from None
+    if header.get("BitsAllocated") == 1:
+        pixels = pixels.astype(np.uint8) * 255
+    if (meaning == "MONOCHROME1") != (float(header.get("RescaleSlope") or 1) < 0):  # the highest value is black
+        pixels = -pixels if pixels.dtype.kind == "f" else np.invert(pixels)
+    return pixels
+
+
+def _has_decoder(compression) -> bool:
+    from pydicom.pixels import get_decoder
+
+    try:
+        return get_decoder(compression).is_available
+    except NotImplementedError:
+        return False
 
 
 def _bits(data: bytes, image: Image.Image) -> int:

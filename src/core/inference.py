@@ -12,43 +12,46 @@ from src.core.device import autocast
 
 @torch.inference_mode()
 def infer(net: nn.Module, images: np.ndarray, rows: Sequence[int], views: Sequence, device: torch.device, dtype: torch.dtype, batch_size: int,
-          advance: Callable[[int], None] = lambda n: None) -> tuple[np.ndarray, np.ndarray]:
+          advance: Callable[[int], None] = lambda n: None) -> tuple[np.ndarray | None, np.ndarray | None]:
     """images (N,S,S[,3]) uint8, memory-mapped -> mask probabilities (len(rows),S,S) float16 and class probabilities (len(rows),C) float32,
-    averaged over the views. `advance` is told of finished images."""
+    averaged over the views; None for an answer that the network does not give. `advance` is told of finished images."""
     was_training = net.training
     net.eval()
     size = images.shape[1]
-    mask: np.ndarray = np.empty((len(rows), size, size), np.float16)
-    label: list[np.ndarray] = []
+    found: dict[str, list[np.ndarray]] = {"mask": [], "label": []}
     waiting: tuple | None = None  # one batch is taken from the GPU while the next one computes
     gpu = device.type == "cuda"
 
-    def fetch(start: int, masks: torch.Tensor, labels: torch.Tensor, copied) -> None:
+    def fetch(answers: dict[str, torch.Tensor], count: int, copied) -> None:
         if copied:
             copied.synchronize()
-        mask[start : start + len(masks)] = masks.numpy()
-        label.append(labels.numpy())
-        advance(len(masks))
+        for name, answer in answers.items():
+            found[name].append(answer.numpy())
+        advance(count)
 
     for start in range(0, len(rows), batch_size):
         batch = np.stack([images[r] for r in rows[start : start + batch_size]])
         batch = batch[:, None] if batch.ndim == 3 else batch.transpose(0, 3, 1, 2)
         inputs = torch.from_numpy(np.ascontiguousarray(batch))
         inputs = (inputs.pin_memory() if gpu else inputs).to(device, non_blocking=True)
-        masks, labels = 0, 0
+        sums: dict[str, torch.Tensor] = {}
         for view in views:
             with autocast(device, dtype):
                 output = net(view.do(inputs))
-            masks = masks + view.undo(torch.sigmoid(output["mask"].float()), size)
-            labels = labels + torch.softmax(output["label"].float(), 1)
-        host = [x.to("cpu", non_blocking=gpu) for x in ((masks / len(views))[:, 0].half(), labels / len(views))]
+            if "mask" in output:
+                sums["mask"] = sums.get("mask", 0) + view.undo(torch.sigmoid(output["mask"].float()), size)[:, 0]
+            if "label" in output:
+                sums["label"] = sums.get("label", 0) + torch.softmax(output["label"].float(), 1)
+        means = {k: (v / len(views)).to(torch.float16 if k == "mask" else torch.float32) for k, v in sums.items()}
+        host = {k: v.to("cpu", non_blocking=gpu) for k, v in means.items()}
         copied = torch.cuda.Event() if gpu else None
         if copied:
             copied.record()
         if waiting:
             fetch(*waiting)
-        waiting = (start, *host, copied)
+        waiting = (host, len(batch), copied)
     if waiting:
         fetch(*waiting)
     net.train(was_training)
-    return mask, np.concatenate(label)
+    mask, label = (np.concatenate(v) if v else None for v in found.values())
+    return mask, label

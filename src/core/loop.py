@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from src.core.batches import Plan
-from src.core.config import Train
+from src.core.settings import Train
 from src.core.device import autocast
 
-Loss = Callable[[dict[str, torch.Tensor], torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]  # (output, masks, labels) -> {"loss": …, its parts}
+Loss = Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], dict[str, torch.Tensor]]  # (output, target) -> {"loss": …, its parts}
 
 
 @dataclass
@@ -30,6 +30,7 @@ class Loop:
     settings: Train
     device: torch.device
     dtype: torch.dtype
+    prepare: Callable[[int], None] = lambda epoch: None  # told of each epoch before it begins, the network in training mode: what is frozen, and until when
     sums: dict[str, torch.Tensor] = field(default_factory=dict)  # of this epoch: each loss, and the steps skipped
 
     def __post_init__(self):
@@ -42,11 +43,12 @@ class Loop:
         total = self.plan.steps * self.settings.epochs
         self.sums = {k: torch.tensor(v, device=self.device) for k, v in (sums or {}).items()}
         self.net.train()
+        self.prepare(epoch)
         self.plan.begin(epoch, first)
         stream = iter(self.batches)
         for number in range(epoch * self.plan.steps + first, (epoch + 1) * self.plan.steps):
             for group in self.optimiser.param_groups:
-                group["lr"] = group["base_lr"] * rate(number, total, self.settings.warmup)
+                group["lr"] = group["base_lr"] * rate(number, total, self.settings.warmup, self.settings.schedule)
             finite, before = torch.ones((), dtype=torch.bool, device=self.device), self.flat_statistics()
             for _ in range(self.plan.accumulate):
                 finite &= self.backward(*next(stream))
@@ -56,12 +58,12 @@ class Loop:
             self.add("skipped", ~finite)
             yield finite
 
-    def backward(self, images: torch.Tensor, masks: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def backward(self, images: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
         """Gradients of one batch; returns whether its loss is finite."""
-        images, masks, labels = (x.to(self.device, non_blocking=True) for x in (images, masks, labels))
+        images, target = images.to(self.device, non_blocking=True), {k: v.to(self.device, non_blocking=True) for k, v in target.items()}
         with autocast(self.device, self.dtype):
             output = self.forward(images)
-        parts = self.loss(output, masks, labels)
+        parts = self.loss(output, target)
         self.scaler.scale(parts["loss"] / self.plan.accumulate).backward()
         for name, value in parts.items():
             self.add(name, torch.nan_to_num(value.detach()) / self.plan.accumulate)
@@ -70,7 +72,7 @@ class Loop:
     def update(self, finite: torch.Tensor) -> torch.Tensor:
         """One optimiser step, left out on the device itself where loss or gradients are not finite. Returns whether it was taken.
 
-        The fused AdamW reads `found_inf` as GradScaler hands it over; here it is set for bfloat16 and float32 too.
+        The fused optimisers read `found_inf` as GradScaler hands it over; here it is set for bfloat16 and float32 too.
         """
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.clip or math.inf, foreach=True)
@@ -122,11 +124,17 @@ def update_ema(pairs: tuple[Pairs, Pairs], decay: float, step: int) -> None:
         torch._foreach_copy_(counts, other_counts)
 
 
-def rate(step: int, total: int, warmup: float) -> float:
-    """Linear warm-up, then half a cosine to zero; a pure function of the step, so that nothing of it needs saving."""
+# the share of the rate at a share t of the steps after the warm-up
+SCHEDULES = {"cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)), "poly": lambda t: (1 - t) ** 0.9}
+
+
+def rate(step: int, total: int, warmup: float, schedule: str = "cosine") -> float:
+    """Linear warm-up, then down to zero; a pure function of the step, so that nothing of it needs saving."""
     warm = max(1, round(total * warmup))
-    return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+    return (step + 1) / warm if step < warm else SCHEDULES[schedule]((step - warm) / max(1, total - warm))
 
 
-def optimiser_for(groups: list[dict]) -> torch.optim.Optimizer:
+def optimiser_for(groups: list[dict], settings: Train = Train()) -> torch.optim.Optimizer:
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=True)
     return torch.optim.AdamW(groups, fused=True)

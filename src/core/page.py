@@ -28,12 +28,21 @@ figcaption { font-size: .78rem; line-height: 1.35; margin-top: .25rem; overflow-
 
 
 SHOWN = ["score", "dice", "iou", "accuracy", "macro_f1", "auc"]  # by fold, and on the console
+LECTURE = {  # the lecture's numbers: what they are called on the page, and the metric that answers the same question
+    "lecture_iou": ("IoU of pixels", "iou"),
+    "lecture_f1": ("F1 of pixels", "dice"),
+    "lecture_dice": ("Dice of pixels", "dice"),
+    "lecture_precision": ("precision of pixels", "precision"),
+    "lecture_recall": ("recall of pixels", "recall"),
+    "lecture_accuracy": ("accuracy of labels", "accuracy"),
+    "lecture_macro_f1": ("macro F1 of labels", "macro_f1"),
+}
 
 
 def report(about: dict, results: dict, drawn: dict[str, Path], error: float | None, typical: list[tuple[bytes, str]], worst: list[tuple[bytes, str]]) -> str:
     """about and results: as in metrics.json. drawn: pictures of the classes by their names. typical, worst: PNGs with captions. The honest score comes first."""
     honest, weights = results["honest"], " + ".join(f"{w:g} · {n}" for n, w in about["score"].items())
-    names, (low, high) = ["score", *honest["metrics"]], honest["intervals"]["score"]
+    names, (low, high) = ["score", *(n for n in honest["metrics"] if n not in about["in_pixels"])], honest["intervals"]["score"]
     one = "fold" if about["left_out"] == "folds" else "part"
     untuned, tuned = (results[way]["decision"] for way in ("untuned", "tuned"))
     decisions = {"untuned": untuned, "tuned, for submit": tuned} | {f"without {one} {k}": d for k, d in honest["decisions"].items()}
@@ -48,13 +57,15 @@ def report(about: dict, results: dict, drawn: dict[str, Path], error: float | No
         table(["", *results], [(n, *(cell(r, n) for r in results.values())) for n in names], strong=0),
         f"<p class=soft>Honest: each {one}{'' if one == 'fold' else ' of the one validation fold'} answered by the decision that is best on the others. ",
         "Below each value its 95 % bootstrap interval over duplicate groups.</p>",
+        *distances(about["in_pixels"], results),
+        *beside_the_lecture(about["lecture"], honest["metrics"]),
         "<h2>Decisions</h2>",
         table(["", *untuned], [(name, *map(str, d.values())) for name, d in decisions.items()]),
         "<h2>By class</h2>",
-        by_group(groups, ["images", "dice", "iou", *(["precision", "recall", "f1"] if "confusion" in honest else [])]),
-        "<p class=soft>Dice and IoU of the masks; precision, recall and F1 of the label.</p>" if "confusion" in honest else "",
+        by_group(groups, ["images", "dice", "iou", "hd95", *(["precision", "recall", "f1"] if "confusion" in honest else [])]),
+        "<p class=soft>Dice, IoU and hd95 (pixels) of the masks; precision, recall and F1 of the label.</p>" if "confusion" in honest else "",
         "<h2>By fold</h2>",
-        by_group({f"fold {k}": row for k, row in honest["by_fold"].items()}, ["images", *SHOWN]),
+        by_group({f"fold {k}": row for k, row in honest["by_fold"].items()}, ["images", *SHOWN, "hd95"]),
     ]
     if drawn:
         parts += ["<h2>Classes</h2><div class=pair>", *(picture(file, text) for text, file in drawn.items()), "</div>"]
@@ -67,20 +78,53 @@ def report(about: dict, results: dict, drawn: dict[str, Path], error: float | No
     return page(f"{about['name']}: {honest['score']:.4f}", parts)
 
 
+def distances(names: list[str], results: dict) -> list[str]:
+    """The section on distances between outlines, of the ways of deciding that have them; nothing where masks are absent."""
+    ways = {way: result for way, result in results.items() if names and names[0] in result["metrics"]}
+    if not ways:
+        return []
+    lesion = results["honest"].get("lesion_images", {})
+    rows = [(n, *(cell(r, n, 1) for r in reversed(ways.values())), *([f"{lesion[n]:.1f}"] if n in lesion else [])) for n in names]
+    return [
+        "<h2>Distances between the outlines</h2>",
+        table(["pixels", *reversed(ways), *(["honest, with a lesion"] if names[0] in lesion else [])], rows),
+        "<p class=soft>In pixels of the original image, 0 is best: the longest, the 95th percentile and the mean of an outline's distances from the other. ",
+        "Where both masks are empty 0, where one is empty the image's diagonal.</p>",
+    ]
+
+
+def beside_the_lecture(lecture: dict[str, float], honest: dict[str, float]) -> list[str]:
+    """The section that shows the lecture's numbers beside the honest ones, and says why they differ."""
+    said = ["The same predictions: the lecture averages over batches of eight images in the order of the classes."]
+    if "lecture_iou" in lecture:
+        said += ["The pixels of a batch are pooled, so that a large lesion outweighs small ones; background, nearly always right, is half of every number;"]
+        said += ["and a pixel is lesion from a probability of 0.62 on, at the network's resolution."]
+    if "lecture_accuracy" in lecture:
+        said += ["A batch holds one class or two, so that a single wrong label can halve its macro F1."]
+    return [
+        "<h2>As the lecture counts</h2>",
+        table(["", "lecture", "honest"], [(text, f"{lecture[n]:.4f}", f"{honest[m]:.4f}") for n, (text, m) in LECTURE.items() if n in lecture]),
+        f"<p class=soft>{' '.join(said)} Honest: each image by itself, by the decision of its fold, at original size, lesion alone; labels all together.</p>",
+    ]
+
+
 def by_group(rows: dict[str, dict], columns: list[str]) -> str:
     """A table of numbers by class or fold; columns that no row has are left out."""
     there = [c for c in columns if any(c in row for row in rows.values())]
-    cells = ((row.get(c) for c in there) for row in rows.values())
-    return table(["", *there], [(name, *("" if v is None else str(v) if isinstance(v, int) else f"{v:.3f}" for v in row)) for name, row in zip(rows, cells)])
+
+    def text(value: float | int | None) -> str:
+        return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}" if value <= 1 else f"{value:.1f}"
+
+    return table(["", *there], [(name, *(text(row.get(c)) for c in there)) for name, row in rows.items()])
 
 
 def pick(result: dict, name: str) -> float:
     return result["score"] if name == "score" else result["metrics"][name]
 
 
-def cell(result: dict, name: str) -> str:
+def cell(result: dict, name: str, digits: int = 4) -> str:
     low, high = result["intervals"][name]
-    return f"{pick(result, name):.4f}|{low:.3f} – {high:.3f}"
+    return f"{pick(result, name):.{digits}f}|{low:.{min(digits, 3)}f} – {high:.{min(digits, 3)}f}"
 
 
 def spread_text(result: dict) -> str:

@@ -3,6 +3,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from src.core.settings import Experiment, Split
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -15,16 +19,20 @@ class Paths:
 
     work: Path
     data: Path
-    demo_run: bool = False
+    apart: str = ""  # a folder of artifacts/ for what is never mixed with real work
 
     @property
     def artifacts(self) -> Path:
-        return self.work / "artifacts" / ("demo" if self.demo_run else "")
+        return self.work / "artifacts" / self.apart
 
     def demo(self) -> "Paths":
-        """The same, for generated images: never mixed with real work."""
-        home = self.work / "artifacts" / "demo"
-        return Paths(self.work, home / "input", True)
+        """The same, for generated images."""
+        return Paths(self.work, self.work / "artifacts" / "demo" / "input", "demo")
+
+    def studies(self, split: Split) -> "Paths":
+        """The same, for the cells of all studies with these folds: they share what they have in common, and leave the main folds alone."""
+        share = f"kfold{split.folds}" if split.scheme == "kfold" else f"holdout{split.fraction:g}"
+        return Paths(self.work, self.data, f"studies/{share}" + ("_ungrouped" if split.groups == "none" else "") + (f"_seed{split.seed}" if split.seed else ""))
 
     @property
     def old(self) -> Path:
@@ -52,11 +60,13 @@ class Paths:
         """Train masks at original size, as runs."""
         return self.prepared / "truth.npz"
 
-    def images(self, size: int, resize: str, part: str = "train") -> Path:
-        return self.prepared / f"images_{_store(size, resize, part)}.npy"
+    def images(self, size: int, resize: str, part: str = "train", filtered: str = "") -> Path:
+        """`filtered`: see `filter_text`."""
+        return self.prepared / f"images_{_store(size, resize, part, filtered)}.npy"
 
-    def masks(self, size: int, resize: str) -> Path:
-        return self.prepared / f"masks_{_store(size, resize, 'train')}.npy"
+    def masks(self, size: int, resize: str, filtered: str = "") -> Path:
+        """No filter changes them, but each store is whole in itself: made, set aside and found damaged together."""
+        return self.prepared / f"masks_{_store(size, resize, 'train', filtered)}.npy"
 
     # split
     @property
@@ -113,6 +123,11 @@ class Paths:
     def html(self, name: str) -> Path:
         return self.predictions(name) / "report.html"
 
+    # study
+    def study(self, name: str, file: str = "") -> Path:
+        """`file`: 'table.md', 'table.csv', 'plot.png' or 'report.html'."""
+        return self.artifacts / "results" / name / file
+
     # submit
     @property
     def submissions(self) -> Path:
@@ -132,11 +147,18 @@ class Paths:
             "ensemble": self.predictions(name) / "stage.json",
             "evaluate": self.predictions(name) / "stage_evaluate.json",
             "submit": self.submissions / f"{name}.json",
+            "study": self.study(name, "stage.json"),
         }[stage]
 
 
-def _store(size: int, resize: str, part: str) -> str:
-    return f"{size}" + ("" if resize == "stretch" else f"_{resize}") + ("" if part == "train" else f"_{part}")
+def _store(size: int, resize: str, part: str, filtered: str) -> str:
+    return f"{size}" + ("" if resize == "stretch" else f"_{resize}") + (f"_{filtered}" if filtered else "") + ("" if part == "train" else f"_{part}")
+
+
+def filter_text(experiment: Experiment) -> str:
+    """An experiment's filter in the name of its store: '' for none, 'clahe', 'clahe_clip4_tiles8'."""
+    options = [f"{name}{value:g}" for name, value in sorted(experiment.filter_options.items())]
+    return "" if experiment.filter == "none" else "_".join([experiment.filter, *options])
 
 
 def anchored(path: str) -> Path:

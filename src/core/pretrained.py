@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from src.core.config import Model
+from src.core.settings import Model
 from src.core.console import InputError, say, short
 from src.core.paths import anchored
 

@@ -102,7 +102,8 @@ def draw_curves(path: Path, history: list[dict]) -> None:
     left, right = figure.subplots(1, 2)
     epochs, dot = [row["epoch"] for row in history], "o" if len(history) < 4 else ""
     for name in ("loss", "mask_loss", "label_loss"):
-        left.plot(epochs, [row[name] for row in history], marker=dot, label=name.replace("_", " "))
+        if name in history[0]:
+            left.plot(epochs, [row[name] for row in history], marker=dot, label=name.replace("_", " "))
     for name in ("score", "dice", "accuracy", "macro_f1"):
         if name in history[0]:
             right.plot(epochs, [row[name] for row in history], marker=dot, label=name.replace("_", " "))

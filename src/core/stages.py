@@ -8,10 +8,10 @@ from pathlib import Path
 
 from src.core.config import Config
 from src.core.freshness import Job, folder_fingerprint, rows_fingerprint
-from src.core.paths import Paths, anchored
+from src.core.paths import Paths, anchored, filter_text
 
-STAGES = ["prepare", "split", "train", "predict", "ensemble", "evaluate", "submit"]
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+STAGES = ["prepare", "split", "train", "predict", "ensemble", "evaluate", "submit"]  # study is all but the last of every cell, and the table
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"}
 
 
 def data_files(data: Path) -> list[Path]:
@@ -24,8 +24,11 @@ def data_files(data: Path) -> list[Path]:
 
 
 def plan(config: Config, paths: Paths) -> list[Job]:
-    """Every job from the data to the submission, in order, as things stand now."""
-    stores = {(c.experiment.image_size, c.experiment.resize): c for c in config.experiments}
+    """Every job from the data to the submission (of a study: to its table), in order, as things stand now."""
+    if config.study:
+        of_cells = {job.title: job for cell in config.members for job in plan(cell, paths) if job.stage != "submit"}
+        return [*of_cells.values(), study_job(config, paths)]
+    stores = {(c.experiment.image_size, c.experiment.resize, filter_text(c.experiment)): c for c in config.experiments}
     jobs = [prepare_job(config, paths), *(store_job(c, paths) for c in stores.values()), split_job(config, paths)]
     for c in config.experiments:
         jobs += [train_job(c, paths, k) for k in folds(c, paths)]
@@ -34,13 +37,21 @@ def plan(config: Config, paths: Paths) -> list[Job]:
         jobs += [evaluate_job(c, paths) for c in config.members]
         jobs.append(ensemble_job(config, paths))
     jobs.append(evaluate_job(config, paths))
-    if has_test(paths) and sample_of(config, paths).is_file():
+    if has_test(paths) and sample_of(config, paths).is_file() and not unanswered(config, paths):
         jobs.append(submit_job(config, paths))
     return jobs
 
 
 def sample_of(config: Config, paths: Paths) -> Path:
     return paths.data / config.competition.data.sample_submission
+
+
+def unanswered(config: Config, paths: Paths) -> str:
+    """The column that the sample asks for and this experiment, of one task, does not answer; ''."""
+    task, submission = config.experiment.task if config.experiment else "both", config.competition.submission
+    column = {"both": None, "mask": submission.label, "class": submission.rle}[task]
+    with open(sample_of(config, paths), newline="", encoding="utf-8-sig", errors="replace") as lines:
+        return column if column in next(csv.reader(lines), []) else ""
 
 
 def has_test(paths: Paths) -> bool:
@@ -63,14 +74,14 @@ def prepare_job(config: Config, paths: Paths) -> Job:
 
 
 def store_job(config: Config, paths: Paths) -> Job:
-    size, resize = config.experiment.image_size, config.experiment.resize
-    outputs = [paths.images(size, resize), paths.masks(size, resize)]
+    e = config.experiment
+    outputs = [paths.images(e.image_size, e.resize, "train", filter_text(e)), paths.masks(e.image_size, e.resize, filter_text(e))]
     inputs = {"the train images": rows_fingerprint(paths.index, "train"), "the test images": rows_fingerprint(paths.index, "test") or "none", "the data": prepare_job(config, paths).inputs["the data"]}
     if rows_fingerprint(paths.index, "test"):
-        outputs.append(paths.images(size, resize, "test"))
+        outputs.append(paths.images(e.image_size, e.resize, "test", filter_text(e)))
     name = outputs[1].stem.replace("masks", "pixels")
-    return Job("prepare", name, paths, paths.record("store", name), config.keys("image_size", "resize", "data.channels"), inputs, outputs, sources=["src/prepare.py"],
-               details={"size": size, "resize": resize})
+    return Job("prepare", name, paths, paths.record("store", name), config.keys("image_size", "resize", "filter", "filter_options", "data.channels"), inputs, outputs,
+               sources=["src/prepare.py", "src/parts/filters.py"], details={"experiment": e})
 
 
 def split_job(config: Config, paths: Paths) -> Job:
@@ -80,21 +91,22 @@ def split_job(config: Config, paths: Paths) -> Job:
 
 def train_job(config: Config, paths: Paths, fold: int) -> Job:
     e = config.experiment
-    inputs = {"the train images": rows_fingerprint(paths.index, "train"), "folds.csv": paths.folds, "the pixels": paths.images(e.image_size, e.resize), "the masks": paths.masks(e.image_size, e.resize)}
+    inputs = {"the train images": rows_fingerprint(paths.index, "train"), "folds.csv": paths.folds, "the pixels": paths.images(e.image_size, e.resize, "train", filter_text(e)),
+              "the masks": paths.masks(e.image_size, e.resize, filter_text(e))}
     outputs = [paths.checkpoint(config.name, fold, "last"), paths.checkpoint(config.name, fold, "best"), paths.log(config.name, fold)]
     if Path(e.model.encoder_weights).suffix:
         inputs["model.encoder_weights"] = anchored(e.model.encoder_weights)
-    return Job("train", config.name, paths, paths.record("train", config.name, fold), config.keys("data.classes", "score", "image_size", "resize", "model", "loss", "train"), inputs, outputs,
+    return Job("train", config.name, paths, paths.record("train", config.name, fold), config.keys("data.classes", "score", "task", "image_size", "resize", "model", "loss", "train"), inputs, outputs,
                made_by={"the train images": "prepare", "folds.csv": "split", "the pixels": "prepare", "the masks": "prepare"}, fold=fold,
-               sources=["src/train.py", "src/core/loop.py", "src/core/pretrained.py", "src/parts/models.py", "src/parts/losses.py", "src/parts/augment.py"], details={"extras": [paths.curves(config.name, fold)]})
+               sources=["src/train.py", "src/core/loop.py", "src/core/pretrained.py", "src/parts/models.py", "src/parts/losses.py", "src/parts/augment.py", "src/parts/fitted.py"], details={"extras": [paths.curves(config.name, fold)]})
 
 
 def predict_job(config: Config, paths: Paths) -> Job:
     e = config.experiment
-    inputs: dict[str, Path | str] = {"the train images": rows_fingerprint(paths.index, "train"), "the train pixels": paths.images(e.image_size, e.resize)}
+    inputs: dict[str, Path | str] = {"the train images": rows_fingerprint(paths.index, "train"), "the train pixels": paths.images(e.image_size, e.resize, "train", filter_text(e))}
     outputs = [paths.oof(config.name)]
     if has_test(paths):
-        inputs |= {"the test images": rows_fingerprint(paths.index, "test"), "the test pixels": paths.images(e.image_size, e.resize, "test")}
+        inputs |= {"the test images": rows_fingerprint(paths.index, "test"), "the test pixels": paths.images(e.image_size, e.resize, "test", filter_text(e))}
         outputs.append(paths.test(config.name))
     made_by = {n: "prepare" for n in inputs}
     for k in folds(config, paths):
@@ -137,7 +149,7 @@ def evaluate_job(config: Config, paths: Paths) -> Job:
     pictures = [paths.picture(n, p) for p in ("confusion", "typical", "worst", "reliability")]
     return Job("evaluate", n, paths, paths.record("evaluate", n), config.keys("data.classes", "data.empty_class", "score", "evaluate"), inputs,
                [paths.metrics(n), paths.per_image(n), paths.decision(n), paths.html(n)], made_by=made_by, editable=[paths.decision(n)],
-               sources=["src/evaluate.py", "src/parts/metrics.py", "src/parts/postprocess.py", "src/parts/search.py"], details={"extras": pictures})
+               sources=["src/evaluate.py", "src/parts/metrics.py", "src/parts/scoring.py", "src/parts/lecture.py", "src/parts/postprocess.py", "src/parts/search.py"], details={"extras": pictures})
 
 
 def submit_job(config: Config, paths: Paths) -> Job:
@@ -146,3 +158,13 @@ def submit_job(config: Config, paths: Paths) -> Job:
     made_by = {"test.npz": "ensemble" if config.ensemble else "predict", "decision.json": "evaluate", "metrics.json": "evaluate", "the test images": "prepare"}
     return Job("submit", n, paths, paths.record("submit", n), config.keys("data.classes", "data.empty_class", "data.sample_submission", "submission"), inputs, [paths.submission(n)], made_by=made_by,
                sources=["src/submit.py", "src/core/rle.py", "src/parts/postprocess.py"])
+
+
+def study_job(config: Config, paths: Paths) -> Job:
+    inputs: dict[str, Path | str] = {}
+    for c in config.members:
+        inputs |= {f"{c.name} metrics.json": paths.metrics(c.name), f"{c.name} per_image.csv": paths.per_image(c.name)}
+    keys = {"cells": {label: [c.name for c in made] for label, made in config.cells.items()}} | config.keys("score", "evaluate.bootstrap", "data.classes")
+    outputs = [paths.study(config.name, f) for f in ("table.md", "table.csv", "plot.png", "report.html")]
+    return Job("study", config.name, paths, paths.record("study", config.name), keys, inputs, outputs, made_by={n: "evaluate" for n in inputs},
+               sources=["src/study.py", "src/parts/compare.py"])

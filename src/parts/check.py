@@ -2,14 +2,16 @@
 from __future__ import annotations
 
 from src.core.config import Config
-from src.parts import augment, losses, metrics, models, tta
+from src.parts import augment, filters, losses, metrics, models, sampling, tta
 
 
 def check(config: Config) -> None:
     """Raises InputError for the first name that does not exist, naming the nearest that does."""
     metrics.check_score(config.competition.score)
     for experiment in (c.experiment for c in config.experiments):
-        models.check(experiment.model)
-        losses.check(experiment.loss)
-        augment.check(experiment.train.augment)
+        filters.check(experiment)
+        models.check(experiment)
+        losses.check(experiment)
+        augment.check(experiment.train)
+        sampling.check(experiment.train)
         tta.check(experiment.predict.views)

@@ -1,22 +1,86 @@
-"""Losses. To add one: a function in MASK_LOSSES or LABEL_LOSSES, then name it under loss.mask or loss.label with its weight."""
+"""Losses. To add one: a function in MASK_LOSSES, MAP_LOSSES or LABEL_LOSSES (at the end of the functions, each with its arguments), then name it under
+loss.mask or loss.label with its weight. It must stay finite, with finite gradients, on an empty mask, a full one and a mixed one (tests/test_losses.py)."""
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
 
-from src.core.config import Loss
 from src.core.console import InputError, nearest
+from src.core.settings import Experiment, Loss
+from src.parts.contours import border_weights, contour_distance
+
+# ------------------------------------------------------------------------------- of masks: overlap, per image or, where loss.pooled, of the whole batch
+
+
+def _axes(settings: Loss) -> tuple[int, ...]:
+    return (0, 1, 2, 3) if settings.pooled else (1, 2, 3)
+
+
+def _tversky(logits: torch.Tensor, target: torch.Tensor, settings: Loss, fp: float, fn: float) -> torch.Tensor:
+    """1 − TP / (TP + fp·FP + fn·FN) of each image (B), or of the batch (one value), with half a pixel added to both TPs (Salehi et al., Tversky loss, 2017).
+
+    The half pixel makes an empty image with an empty prediction cost nothing and one with a false positive nearly 1. TP = min(p, t), not p·t: the same
+    for a mask of 0 and 1, and for a mixed one lowest where p = t (Wang et al., Dice semimetric losses, 2023).
+    """
+    p, axes = torch.sigmoid(logits), _axes(settings)
+    wrong = fp * F.relu(p - target).sum(axes) + fn * F.relu(target - p).sum(axes)
+    return wrong / (torch.minimum(p, target).sum(axes) + wrong + 0.5)
 
 
 def dice(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch.Tensor:
-    """1 − soft Dice of each image, averaged over images (Milletari et al., V-Net, 2016, eq. 3, with plain sums in the denominator).
+    """1 − soft Dice, (2·TP + 1) / (|p| + |t| + 1), averaged over images (Milletari et al., V-Net, 2016, eq. 3, with plain sums in the denominator).
 
-    The added 1 pixel makes an empty image with an empty prediction cost nothing. Pooled over the batch, as smp does, a false positive on a
-    normal image would cost nothing either.
+    Pooled, it is the lecture's and smp's DiceLoss("binary"), save for the added 1 and a batch without any lesion, which costs nothing there. A false positive
+    on a normal image then costs no more than the same pixels beside another image's lesion.
     """
-    p = torch.sigmoid(logits)
-    axes = (1, 2, 3)
-    return (1 - (2 * (p * target).sum(axes) + 1) / (p.sum(axes) + target.sum(axes) + 1)).mean()
+    return _tversky(logits, target, settings, 0.5, 0.5).mean()
+
+
+def jaccard(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch.Tensor:
+    """1 − soft IoU, averaged over images."""
+    return _tversky(logits, target, settings, 1, 1).mean()
+
+
+def tversky(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch.Tensor:
+    """loss.tversky weighs false positives and false negatives; ½ and ½ is Dice. With no weight on false positives an empty image costs nothing."""
+    return _tversky(logits, target, settings, *settings.tversky).mean()
+
+
+def focal_tversky(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch.Tensor:
+    """Each image's Tversky loss to the power of loss.tversky_gamma (Abraham & Khan, 2019, eq. 4: 1/γ = 3/4). The power is taken of each image, unlike smp's,
+    and its slope, infinite at 0, is cut off at a loss of 1e-6."""
+    return (_tversky(logits, target, settings, *settings.tversky).clamp(min=1e-6) ** settings.tversky_gamma).mean()
+
+
+def generalised_dice(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch.Tensor:
+    """1 − 2·Σ w·TP / Σ w·(|p| + |t|) over lesion and background, w = 1 / (pixels of the class)² (Sudre et al., 2017).
+
+    Where an image has no pixel of a class, w would be infinite: it is weighted like the other, as in MONAI, so that a false positive on an empty image
+    costs its share of the image's area. Unlike MONAI's default, nothing is added to numerator and denominator: with 448² pixels, 1e-5 outweighs the background.
+    """
+    p, axes = torch.sigmoid(logits), _axes(settings)
+    pixels = target.numel() if settings.pooled else target[0].numel()
+    said, truth, wrong = p.sum(axes), target.sum(axes), (p - target).abs().sum(axes)
+    lesion, background = ((pixels / torch.where(size < 0.5, pixels, size)) ** 2 for size in (truth, pixels - truth))
+    return ((lesion + background) * wrong / (lesion * (said + truth) + background * (2 * pixels - said - truth))).mean()
+
+
+def lovasz(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch.Tensor:
+    """Lovász hinge, a convex surrogate of 1 − IoU, averaged over images (Berman et al., 2018, Alg. 1).
+
+    It is 0 only where every logit is beyond ±1. On an empty mask it is max(0, 1 + the highest logit): a false positive costs more than 1, but only its
+    highest pixel has a gradient; add bce. A mixed pixel counts by its share, one of ½ has no gradient.
+    """
+    from segmentation_models_pytorch.losses import LovaszLoss  # here: smp takes seconds to import
+
+    return LovaszLoss("binary", per_image=not settings.pooled)(logits, target)
+
+
+# ------------------------------------------------------------------------------------------------------------------- of masks: per pixel
 
 
 def bce(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch.Tensor:
@@ -24,53 +88,148 @@ def bce(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch.Ten
     return F.binary_cross_entropy_with_logits(logits, target)
 
 
+def _focus(cross_entropy: torch.Tensor, settings: Loss) -> torch.Tensor:
+    """(1 − p_t)^γ; the slope of a γ below 1, infinite where p_t = 1, is cut off."""
+    return (1 - torch.exp(-cross_entropy)).clamp(min=1e-6) ** settings.focal_gamma
+
+
 def focal(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch.Tensor:
     """(1 − p_t)^γ · cross-entropy per pixel (Lin et al., Focal Loss, 2017, eq. 4)."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return ((1 - torch.exp(-cross_entropy)) ** settings.focal_gamma * cross_entropy).mean()
+    return (_focus(cross_entropy, settings) * cross_entropy).mean()
 
 
-def cross_entropy(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, settings: Loss) -> torch.Tensor:
-    return F.cross_entropy(logits, target, weight, label_smoothing=settings.label_smoothing)
+def border(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, settings: Loss) -> torch.Tensor:
+    """Cross-entropy per pixel, weighted by contours.border_weights (Ronneberger et al., U-Net, 2015, eq. 1). Of an empty mask it is bce."""
+    return (weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).mean()
 
 
-def label_focal(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, settings: Loss) -> torch.Tensor:
+def boundary(logits: torch.Tensor, target: torch.Tensor, distance: torch.Tensor, settings: Loss) -> torch.Tensor:
+    """|p − t| · distance to the contour in image sides, averaged over pixels.
+
+    For a mask of 0 and 1 it is the boundary loss Σ p·φ (Kervadec et al., 2019, eq. 5), φ negative inside, plus the constant −Σ t·φ (eq. 4 has it), without
+    which it could go below 0, where learned task weights run away. An empty mask's contour counts as one image side away. Weak alone: add dice.
+    """
+    return (distance * (torch.sigmoid(logits) - target).abs()).mean()
+
+
+def hausdorff(logits: torch.Tensor, target: torch.Tensor, distance: torch.Tensor, settings: Loss) -> torch.Tensor:
+    """(p − t)² · (distance to the true contour in image sides)², averaged over pixels: the one-sided form, α = 2, of the distance-transform loss of Karimi &
+    Salcudean, Reducing the Hausdorff Distance, 2019. It asks for no distances of the prediction. An empty mask's contour counts as one image side away."""
+    return (distance * (torch.sigmoid(logits) - target)).square().mean()
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ of labels
+
+
+@dataclass(frozen=True)
+class Frequencies:
+    """Of the classes among the images that are trained on: their share (C), and the weight (C) that loss.class_weights gives them, or None."""
+
+    share: torch.Tensor
+    weight: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, labels: torch.Tensor, classes: int, settings: Loss, device: torch.device) -> "Frequencies":
+        """labels (N) int. `balanced`: inverse class frequency, 1 on average over the images."""
+        counts, setting = torch.bincount(labels, minlength=classes).float(), settings.class_weights
+        if setting not in ("none", "balanced") and len(setting) != classes:
+            raise InputError(f"loss.class_weights has {len(setting)} values for {classes} classes", "loss.class_weights")
+        if setting == "none":
+            weight = None
+        else:
+            weight = (len(labels) / (classes * counts.clamp(min=1)) if setting == "balanced" else torch.tensor(setting, dtype=torch.float32)).to(device)
+        return cls((counts / len(labels)).to(device), weight)
+
+
+def _weighted(each: torch.Tensor, target: torch.Tensor, classes: Frequencies) -> torch.Tensor:
+    """Losses of every class (B,C), summed by the image's share of the class and the class's weight, averaged over images by their weight."""
+    weight = target if classes.weight is None else target * classes.weight
+    return (each * weight).sum() / weight.sum()
+
+
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor, classes: Frequencies, settings: Loss) -> torch.Tensor:
+    """Cross-entropy with loss.label_smoothing and loss.class_weights, as torch weighs them."""
+    log_p, smooth = F.log_softmax(logits, 1), settings.label_smoothing
+    spread = torch.ones_like(log_p) if classes.weight is None else classes.weight.expand_as(log_p)
+    uniform = (-log_p * spread).mean(1).sum() / (target * spread).sum()  # as in torch: smoothing spreads over the weighted classes
+    return (1 - smooth) * _weighted(-log_p, target, classes) + smooth * uniform
+
+
+def label_focal(logits: torch.Tensor, target: torch.Tensor, classes: Frequencies, settings: Loss) -> torch.Tensor:
     """(1 − p_t)^γ · cross-entropy over classes, the class weights being its α (Lin et al., 2017, eq. 5)."""
     log_p = F.log_softmax(logits, 1)
-    p_t = log_p.gather(1, target[:, None])[:, 0].exp()
-    each = F.cross_entropy(logits, target, weight, reduction="none", label_smoothing=settings.label_smoothing)
-    total = weight[target].sum() if weight is not None else len(target)
-    return ((1 - p_t) ** settings.focal_gamma * each).sum() / total
+    return _weighted(_focus(-log_p, settings) * -log_p, target, classes)
 
 
-MASK_LOSSES = {"dice": dice, "bce": bce, "focal": focal}  # (logits (B,1,H,W), target (B,1,H,W) of 0 and 1, settings) -> scalar
-LABEL_LOSSES = {"cross_entropy": cross_entropy, "focal": label_focal}  # (logits (B,C), target (B), class weights (C) or None, settings) -> scalar
+def balanced_softmax(logits: torch.Tensor, target: torch.Tensor, classes: Frequencies, settings: Loss) -> torch.Tensor:
+    """Cross-entropy of logits + log share of the class among the training images (Ren et al., Balanced Meta-Softmax, 2020, eq. 4), so that the bare logits,
+    which predict uses, answer as for equally frequent classes. Class weights or train.sampling=balanced would correct a second time."""
+    return cross_entropy(logits + classes.share.clamp(min=1e-6).log(), target, classes, settings)
 
 
-def total(output: dict[str, torch.Tensor], mask: torch.Tensor, label: torch.Tensor, weight: torch.Tensor | None, settings: Loss) -> dict[str, torch.Tensor]:
-    """λ·mask + (1−λ)·label as `loss`, with its two parts; always in float32."""
-    target = mask.float()
-    of_mask = sum(w * MASK_LOSSES[n](output["mask"].float(), target, settings) for n, w in settings.mask.items())
-    of_label = sum(w * LABEL_LOSSES[n](output["label"].float(), label, weight, settings) for n, w in settings.label.items())
-    return {"loss": settings.balance * of_mask + (1 - settings.balance) * of_label, "mask_loss": of_mask, "label_loss": of_label}
+# (logits (B,1,H,W), mask (B,1,H,W) from 0 to 1, settings) -> scalar
+MASK_LOSSES = {"dice": dice, "jaccard": jaccard, "tversky": tversky, "focal_tversky": focal_tversky, "generalised_dice": generalised_dice, "lovasz": lovasz,
+               "bce": bce, "focal": focal}
+# losses that need a map made of the mask, in the loader: name -> (loss (logits, mask, map (B,1,H,W), settings) -> scalar,
+# maker (mask (S,S) uint8, or float where mixed, settings) -> (S,S) float32)
+MAP_LOSSES = {"border": (border, border_weights), "boundary": (boundary, contour_distance), "hausdorff": (hausdorff, contour_distance)}
+# (logits (B,C), shares of the classes (B,C), Frequencies, settings) -> scalar
+LABEL_LOSSES = {"cross_entropy": cross_entropy, "focal": label_focal, "balanced_softmax": balanced_softmax}
 
 
-def class_weights(setting: str | list[float], labels: torch.Tensor, classes: int, device: torch.device) -> torch.Tensor | None:
-    """`balanced`: inverse class frequency, 1 on average over the images."""
-    if setting == "none":
-        return None
-    if setting == "balanced":
-        return len(labels) / (classes * torch.bincount(labels, minlength=classes).clamp(min=1).float()).to(device)
-    if len(setting) != classes:
-        raise InputError(f"loss.class_weights has {len(setting)} values for {classes} classes", "loss.class_weights")
-    return torch.tensor(setting, dtype=torch.float32, device=device)
+def maps(experiment: Experiment) -> dict[str, Callable]:
+    """What the loader makes of every mask (S,S) for the losses that are used."""
+    used = experiment.loss.mask if experiment.task != "class" else {}
+    return {name: partial(MAP_LOSSES[name][1], settings=experiment.loss) for name in used if name in MAP_LOSSES}
 
 
-def check(settings: Loss) -> None:
-    """Raises InputError for a loss that does not exist."""
-    for key, named, known in (("loss.mask", settings.mask, MASK_LOSSES), ("loss.label", settings.label, LABEL_LOSSES)):
+def of_masks(logits: torch.Tensor, target: dict[str, torch.Tensor], settings: Loss) -> torch.Tensor:
+    """The weighted sum of loss.mask; target: the mask and the maps."""
+    logits, mask = logits.float(), target["mask"].float()
+    each = {n: MAP_LOSSES[n][0](logits, mask, target[n], settings) if n in MAP_LOSSES else MASK_LOSSES[n](logits, mask, settings) for n in settings.mask}
+    return sum(w * each[n] for n, w in settings.mask.items())
+
+
+def deep(output: dict[str, torch.Tensor], target: dict[str, torch.Tensor], settings: Loss) -> torch.Tensor:
+    """of_masks at full size, and at the lower resolutions of `deep` where a network gives them: each level counts half of the one above, sum 1
+    (Isensee et al., nnU-Net, 2021)."""
+    total, weights = of_masks(output["mask"], target, settings), 1.0
+    for level, logits in enumerate(output.get("deep", ()), 1):
+        small = {k: F.interpolate(v.float(), logits.shape[-2:], mode="nearest") for k, v in target.items() if v.ndim == 4}
+        total, weights = total + 0.5**level * of_masks(logits, small, settings), weights + 0.5**level
+    return total / weights
+
+
+def total(output: dict, target: dict[str, torch.Tensor], classes: Frequencies, settings: Loss) -> dict[str, torch.Tensor]:
+    """λ·mask + (1−λ)·label as `loss`, with its two parts; always in float32. One of them alone where the network gives only that answer.
+
+    output: "mask" and "label" logits, and what else a network has: "deep" (a list of mask logits at lower resolutions), "extra_loss" (added),
+    "log_variance" (2): learned task balance, Σ exp(−s)·loss + s/2 (Kendall et al. 2018, eq. 10)."""
+    parts = {}
+    if "mask" in output:
+        parts["mask_loss"] = deep(output, target, settings)
+    if "label" in output:
+        logits = output["label"].float()
+        parts["label_loss"] = sum(w * LABEL_LOSSES[n](logits, target["label"], classes, settings) for n, w in settings.label.items())
+    if len(parts) == 1:
+        loss = next(iter(parts.values()))
+    elif settings.balance == "uncertainty":
+        s = output["log_variance"]
+        loss = torch.exp(-s[0]) * parts["mask_loss"] + torch.exp(-s[1]) * parts["label_loss"] + 0.5 * s.sum()
+    else:
+        loss = settings.balance * parts["mask_loss"] + (1 - settings.balance) * parts["label_loss"]
+    return {"loss": loss + output.get("extra_loss", 0.0)} | parts
+
+
+def check(experiment: Experiment) -> None:
+    """Raises InputError for a loss that does not exist and for weights that cannot be."""
+    settings = experiment.loss
+    for key, named, known in (("loss.mask", settings.mask, [*MASK_LOSSES, *MAP_LOSSES]), ("loss.label", settings.label, LABEL_LOSSES)):
         for name in named:
             if name not in known:
                 raise InputError(f"unknown loss '{name}'", key, nearest(name, known))
         if not named or sum(named.values()) <= 0:
             raise InputError("at least one loss with a weight above 0 is needed", key)
+    if not isinstance(settings.class_weights, str) and min(settings.class_weights, default=0) <= 0:
+        raise InputError("class weights must be above 0", "loss.class_weights")

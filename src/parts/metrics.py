@@ -1,17 +1,16 @@
 """The one place where a prediction becomes a number: per image, at the image's original size, never averaged over batches.
 
-MASK_METRICS take the pixel counts of N images and give N values; LABEL_METRICS take N labels and give one value. Add one: a function and a line.
+MASK_METRICS take the pixel counts of N images and give N values; SURFACE_METRICS take the distances between the outlines of one image's two masks and give
+one value, in pixels; LABEL_METRICS take N labels and give one value. Add one: a function and a line. Any but a distance can be named in `score`.
 """
 from __future__ import annotations
 
 import functools
 
+import cv2
 import numpy as np
 
-from src.core.config import Competition
 from src.core.console import InputError, nearest, say
-from src.core.predictions import Predictions
-from src.parts.postprocess import Decision, apply, stretch  # noqa: F401  (stretch: how every metric reaches the original size)
 
 Array = np.ndarray
 
@@ -23,7 +22,7 @@ def _share(part: np.ndarray, whole: np.ndarray, otherwise: np.ndarray | float = 
 
 
 def dice(tp, fp, fn, tn):
-    """2·TP / (2·TP + FP + FN) (Dice 1945). No lesion, none predicted: 1."""
+    """2·TP / (2·TP + FP + FN) (Dice 1945), which is the F1 of pixels. No lesion, none predicted: 1."""
     return _share(2 * tp, 2 * tp + fp + fn)
 
 
@@ -47,7 +46,66 @@ def specificity(tp, fp, fn, tn):
     return _share(tn, tn + fp)
 
 
-MASK_METRICS = {"dice": dice, "iou": iou, "precision": precision, "recall": recall, "specificity": specificity}
+def pixel_accuracy(tp, fp, fn, tn):
+    """(TP + TN) / all pixels. High wherever lesions are small, whatever was predicted: read it beside Dice."""
+    return (tp + tn) / (tp + fp + fn + tn)
+
+
+def volume_similarity(tp, fp, fn, tn):
+    """1 − |FN − FP| / (2·TP + FP + FN) (Taha & Hanbury 2015, "Metrics for evaluating 3D medical image segmentation"): whether the areas are alike,
+    wherever they lie. No lesion, none predicted: 1."""
+    return 1 - _share(abs(fn - fp), 2 * tp + fp + fn, 0.0)
+
+
+MASK_METRICS = {
+    "dice": dice,
+    "iou": iou,
+    "precision": precision,
+    "recall": recall,
+    "specificity": specificity,
+    "pixel_accuracy": pixel_accuracy,
+    "volume_similarity": volume_similarity,
+}
+
+# -------- outlines: distances there (P) from the predicted one's pixels to the true one, back (Q) from the true one's to the predicted -> pixels, 0 is best
+
+
+def hausdorff(there, back):
+    """The farthest that one outline is from the other (Huttenlocher et al. 1993)."""
+    return float(max(there.max(), back.max()))
+
+
+def hd95(there, back):
+    """The larger of the two 95th percentiles, between ranks linearly, as in MONAI: hausdorff without the few worst pixels."""
+    return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+
+
+def assd(there, back):
+    """Average symmetric surface distance: the mean over the pixels of both outlines (Heimann et al. 2009)."""
+    return float(np.concatenate([there, back]).mean())
+
+
+SURFACE_METRICS = {"hausdorff": hausdorff, "hd95": hd95, "assd": assd}
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """The pixels (H,W) bool of a mask that have background, or the outside of the image, left, right, above or below."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    return mask & (cv2.erode(np.ascontiguousarray(mask).view(np.uint8), cross, borderType=cv2.BORDER_CONSTANT, borderValue=0) == 0)
+
+
+def outline_distances(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two masks (H,W) bool -> float64 distances there (P) and back (Q), in pixels, between centres of pixels. Both masks empty: a single 0 each way.
+    One empty: a single diagonal of the image, longer than any distance in it."""
+    if not pred.any() or not true.any():
+        single = np.full(1, np.hypot(*true.shape) if pred.any() or true.any() else 0.0)
+        return single, single
+    left, top, width, height = cv2.boundingRect((pred | true).view(np.uint8))
+    box = np.s_[top : top + height, left : left + width]
+    edges = outline(pred[box]), outline(true[box])
+    away = [cv2.distanceTransform((~edge).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for edge in edges]  # to the nearest pixel of each outline
+    return away[1][edges[0]].astype(np.float64), away[0][edges[1]].astype(np.float64)
+
 
 # ------------------------------------------------------ labels: truth (N) int, decided (N) int, probabilities (N,C) -> one value from 0 to 1
 
@@ -162,6 +220,9 @@ def score(weights: dict[str, float], found: dict[str, float]) -> float:
 def check_score(weights: dict[str, float]) -> None:
     """Raises InputError for a metric that is not known, or weights that are no weights."""
     for name, weight in weights.items():
+        if name in SURFACE_METRICS:
+            todo = "It is in metrics.json and report.html; score by dice or iou"
+            raise InputError(f"{name} is a distance in pixels, 0 is best: no score", "competition.yaml, score", todo)
         if name not in MASK_METRICS and name not in LABEL_METRICS:
             raise InputError(f"unknown metric '{name}'", "competition.yaml, score", nearest(name, [*MASK_METRICS, *LABEL_METRICS]))
         if not weight > 0:
@@ -173,27 +234,3 @@ def check_score(weights: dict[str, float]) -> None:
 @functools.cache
 def _say_once(text: str) -> None:
     say(text)
-
-
-def score_predictions(predictions: Predictions, labels: Array, truths: list[Array], competition: Competition, decision: Decision | None = None) -> dict:
-    """Predictions of N images, their labels (N) int and true masks (H,W) bool at original size ->
-    {"score", every metric that applies, "per_image": {each mask metric (N), "area", "true_area", "label"}}. decision: by default the untuned one."""
-    decision, data = decision or Decision.untuned(competition.evaluate), competition.data
-    pixel_counts = np.zeros((4, len(predictions)), dtype=np.int64)
-    decided = None if predictions.label is None else np.zeros(len(predictions), dtype=np.int64)
-    for i in range(len(predictions)):  # one at a time: the masks of a fold at original size need not lie in memory together
-        prob = None if predictions.mask is None else predictions.mask[i]
-        height, width = (1, 1) if prob is None else truths[i].shape
-        mask, label = apply(decision, prob, None if decided is None else predictions.label[i], height, width, data.classes, data.empty_class)
-        if mask is not None:
-            pixel_counts[:, i] = counts([mask], [truths[i]])[:, 0]
-        if label is not None:
-            decided[i] = label
-    images = None if predictions.mask is None else per_image(pixel_counts)
-    found = values(images, labels, decided, predictions.label)
-    each = dict(images or {})
-    if images is not None:
-        each |= {"area": pixel_counts[0] + pixel_counts[1], "true_area": pixel_counts[0] + pixel_counts[2]}
-    if decided is not None:
-        each["label"] = decided
-    return {"score": score(competition.score, found)} | found | {"per_image": each}

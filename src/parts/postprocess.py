@@ -1,8 +1,8 @@
 """From probabilities to an answer: one mask and one class an image, by the few numbers of a Decision.
 
-STEPS turn a probability map into a mask, pixel by pixel; RULES then compare mask and class. To add a step: a function, a line in STEPS, a field in
-Decision and a list of values in the config's `evaluate`; the search (parts/search.py) tries it from then on. `min_area` stays the last step: the
-search knows what it does to a mask without drawing it.
+The order is that of Decision's fields: a probability map is cut at the threshold, STEPS draw on the mask, small parts are dropped, RULES compare mask and
+class. To add a step: a function, a line in STEPS, a field of the same name in Decision and a list of values in the config's `evaluate`; the search
+(parts/search.py) tries it from then on. No step may draw outside the box that bounds its mask: the search draws within that box only.
 """
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.core.config import Evaluate
+from src.core.settings import Evaluate
 from src.core.console import InputError, command, nearest, short
 from src.core.freshness import read_json, write_json
 from src.core.images import scaled
@@ -23,18 +23,24 @@ AGREE = ("no", "mask", "label")
 @dataclass(frozen=True)
 class Decision:
     threshold: float = 0.5  # a pixel is lesion where its probability exceeds this
+    smooth: float = 0.0  # side of the majority filter's window, as a share of the image's side √(H·W); 0: off
     fill_holes: bool = False
+    convex: bool = False  # every connected part becomes its convex hull
+    largest: int = 0  # only so many parts stay, the largest; 0: all
     min_area: float = 0.0  # share of the image's area: smaller connected parts are dropped
     empty_above: float = 1.0  # the mask is emptied where P(empty class) exceeds this; 1: never
     agree: str = "no"  # which answer gives way where mask and class contradict each other: no (both stand), mask, label
 
     def __post_init__(self):
-        for name in ("threshold", "min_area", "empty_above"):
+        for name in ("threshold", "smooth", "min_area", "empty_above"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
                 raise InputError(f"{name} is a number from 0 to 1, not {value!r}")
-        if not isinstance(self.fill_holes, bool):
-            raise InputError(f"fill_holes is true or false, not {self.fill_holes!r}")
+        for name in ("fill_holes", "convex"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is true or false, not {getattr(self, name)!r}")
+        if isinstance(self.largest, bool) or not isinstance(self.largest, int) or self.largest < 0:
+            raise InputError(f"largest is a whole number, 0 or more, not {self.largest!r}")
         if self.agree not in AGREE:
             raise InputError(f"agree is one of {', '.join(AGREE)}, not {self.agree!r}")
 
@@ -68,6 +74,17 @@ class Decision:
 # ------------------------------------------------------------------------------------------------------- pixels: (H,W) bool -> (H,W) bool
 
 
+def smooth(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
+    """Majority filter: a pixel is lesion where more than half of the square window around it is; outside of the image there is none. The window's side
+    is the odd number nearest decision.smooth · √pixels. A window centred outside the mask's bounding box is never half full: no step out of the box."""
+    window = 2 * int(decision.smooth * np.sqrt(pixels) / 2) + 1
+    if window == 1 or not mask.any():
+        return mask
+    # sums of whole numbers: the answer does not depend on where the mask was cropped
+    lesion = cv2.boxFilter(np.ascontiguousarray(mask).view(np.uint8), cv2.CV_32S, (window, window), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    return 2 * lesion > window * window
+
+
 def fill_holes(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
     """Background that is enclosed by lesion becomes lesion; what touches the image's edge is not enclosed."""
     if not decision.fill_holes or not mask.any():
@@ -77,15 +94,28 @@ def fill_holes(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
     return (parts != parts[0, 0])[1:-1, 1:-1]
 
 
-def drop_small(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
-    """Connected parts smaller than decision.min_area of the image's `pixels` go."""
-    if not decision.min_area:
+def convex(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
+    """Every connected part becomes the convex hull of its pixels, as cv2.fillConvexPoly draws it: all pixels within, and those that its edges pass within
+    half a pixel. Hulls that meet become one part, which need not be convex."""
+    if not decision.convex or not mask.any():
+        return mask
+    hulls = np.zeros(mask.shape, dtype=np.uint8)
+    for outline in cv2.findContours(np.ascontiguousarray(mask).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
+        cv2.fillConvexPoly(hulls, cv2.convexHull(outline), 1)
+    return hulls.view(bool)
+
+
+STEPS = {"smooth": smooth, "fill_holes": fill_holes, "convex": convex}
+
+# ------------------------------------------------------------------- connected parts: the last steps, known from the parts' areas without drawing
+
+
+def drop_parts(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
+    """The connected parts that decision.largest and decision.min_area leave of a mask (H,W) bool. `pixels`: of the whole image."""
+    if not decision.largest and not decision.min_area:
         return mask
     parts, areas = components(mask)
-    return large_enough(areas, decision.min_area, pixels)[parts]
-
-
-STEPS = {"fill_holes": fill_holes, "min_area": drop_small}
+    return stays(decision, areas, larger(areas), pixels)[parts]
 
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,8 +126,15 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return parts, areas
 
 
-def large_enough(areas: np.ndarray, min_area: float, pixels: int | np.ndarray) -> np.ndarray:
-    return (areas > 0) & (areas >= min_area * pixels)
+def larger(areas: np.ndarray) -> np.ndarray:
+    """Areas (n) of one image's parts -> how many of them are larger than each (n)."""
+    return len(areas) - np.searchsorted(np.sort(areas), areas, side="right")
+
+
+def stays(decision: Decision, areas: np.ndarray, ahead: np.ndarray, pixels: int | np.ndarray) -> np.ndarray:
+    """Which parts (n) stay: those of at least min_area of the image, and of these the `largest`, so many. ahead (n): how many parts are larger; areas that
+    are equal stay or go together. The order of the two does not matter: what is larger than a part that is large enough is so itself."""
+    return (areas > 0) & (areas >= decision.min_area * pixels) & ((ahead < decision.largest) | (decision.largest == 0))
 
 
 def stretch(prob: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -105,12 +142,11 @@ def stretch(prob: np.ndarray, height: int, width: int) -> np.ndarray:
     return scaled(np.asarray(prob, dtype=np.float32), int(height), int(width))
 
 
-def draw(prob: np.ndarray, decision: Decision, pixels: int, skip: str = "") -> np.ndarray:
-    """prob (H,W) float32 -> mask (H,W) bool by the threshold and STEPS, the one called `skip` left out. `pixels`: of the whole image, should prob be a part."""
+def draw(prob: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
+    """prob (H,W) float32 -> mask (H,W) bool by the threshold and STEPS. `pixels`: of the whole image, should prob be a part."""
     mask = prob > np.float32(decision.threshold)
-    for name, step in STEPS.items():
-        if name != skip:
-            mask = step(mask, decision, pixels)
+    for step in STEPS.values():
+        mask = step(mask, decision, pixels)
     return mask
 
 
@@ -152,7 +188,9 @@ def judge(decision: Decision, emptied: np.ndarray | None, probs: np.ndarray | No
 
 def apply(decision: Decision, prob: np.ndarray | None, label_probs: np.ndarray | None, height: int, width: int, classes: list[str], empty_class: str | None):
     """prob (S,S) or None, label_probs (C) or None -> mask (height, width) bool or None, label int or None."""
-    mask = None if prob is None else draw(stretch(prob, height, width), decision, height * width)
+    mask, pixels = None, height * width
+    if prob is not None:
+        mask = drop_parts(draw(stretch(prob, height, width), decision, pixels), decision, pixels)
     emptied = None if mask is None else np.array([not mask.any()])
     emptied, label = judge(decision, emptied, None if label_probs is None else label_probs[None], classes, empty_class)
     if mask is not None and emptied[0]:

@@ -1,7 +1,7 @@
 """Finding the decision that scores best on out-of-fold predictions, the whole grid of it, in seconds.
 
-Pixels are looked at once: for each image, threshold and hole filling, a table of the connected parts' areas and overlaps with the truth, at original size.
-The effect of any smallest area, gate and agreement follows from the tables: the numbers are exactly those of postprocess.apply (a test proves it).
+Pixels are looked at once: for each image and way of drawing (threshold, smoothing, holes, hulls) a table of the connected parts' areas and overlaps with the
+truth, at original size. How many parts stay, and the effect of gate and agreement, follow from the tables: exactly as by postprocess.apply (a test proves it).
 """
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dataclasses import dataclass, fields, replace
 import cv2
 import numpy as np
 
-from src.core.config import Competition, Evaluate
+from src.core.settings import Competition, Evaluate
 from src.core.console import InputError, progress
 from src.core.predictions import Predictions
 from src.core.rle import Truth
 from src.parts import metrics
-from src.parts.postprocess import STEPS, Decision, components, draw, judge, large_enough, stretch
+from src.parts.postprocess import STEPS, Decision, components, draw, judge, larger, stays, stretch
 
 # Scores closer than this are the same: a ninth of one standard error of 780 images. Among equals the decision nearest the untuned one is taken, so that
 # the grid does not pick up noise.
@@ -39,11 +39,11 @@ def grid(competition: Competition, has_mask: bool, has_label: bool) -> list[Deci
 
 
 def distances(decisions: list[Decision], evaluate: Evaluate) -> np.ndarray:
-    """How far each decision is from the untuned one: for each field the share of the list's range, or 1 where words differ; the sum of these."""
+    """How far each decision is from the untuned one: for each field the share of the list's range, or 1 where words or counts differ; the sum of these."""
     found, untuned = np.zeros(len(decisions)), Decision.untuned(evaluate)
     for name in (f.name for f in fields(Decision)):
         tried, start = getattr(evaluate, name), getattr(untuned, name)
-        numeric = not isinstance(start, (bool, str))
+        numeric = isinstance(start, float)  # `largest` is no scale: 0 stands for all parts
         span = (max(tried) - min(tried) or 1.0) if numeric else 1.0
         found += [abs(getattr(d, name) - start) / span if numeric else float(getattr(d, name) != start) for d in decisions]
     return found
@@ -54,17 +54,17 @@ def distances(decisions: list[Decision], evaluate: Evaluate) -> np.ndarray:
 
 @dataclass
 class Table:
-    """pixels, true (N): areas of the images and of their lesions. parts: for each way of drawing a mask the image (P), the area (P) and the
-    overlap with the truth (P) of every connected part."""
+    """pixels, true (N): areas of the images and of their lesions. parts: for each way of drawing a mask the image (P), the area (P), the overlap
+    with the truth (P) of every connected part, and how many parts of its image are larger (P)."""
 
     pixels: np.ndarray
     true: np.ndarray
-    parts: dict[Decision, tuple[np.ndarray, np.ndarray, np.ndarray]]
+    parts: dict[Decision, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
 
     def counts(self, decision: Decision) -> np.ndarray:
-        """(4,N) tp, fp, fn, tn after STEPS, before the rules."""
-        image, area, both = self.parts[drawn_by(decision)]
-        keep = large_enough(area, decision.min_area, self.pixels[image])
+        """(4,N) tp, fp, fn, tn before the rules."""
+        image, area, both, ahead = self.parts[drawn_by(decision)]
+        keep = stays(decision, area, ahead, self.pixels[image])
         pred = np.bincount(image[keep], area[keep], len(self.pixels)).astype(np.int64)
         overlap = np.bincount(image[keep], both[keep], len(self.pixels)).astype(np.int64)
         return metrics.from_areas(overlap, pred, self.true, self.pixels)
@@ -72,7 +72,7 @@ class Table:
 
 def drawn_by(decision: Decision) -> Decision:
     """The decision with everything reset that tables know without drawing: what names a table."""
-    return replace(decision, **{f.name: f.default for f in fields(Decision) if f.name not in STEPS and f.name != "threshold"}, min_area=0.0)
+    return replace(decision, **{f.name: f.default for f in fields(Decision) if f.name != "threshold" and f.name not in STEPS})
 
 
 def build_table(predictions: Predictions, truth: Truth, decisions: list[Decision]) -> Table:
@@ -83,21 +83,21 @@ def build_table(predictions: Predictions, truth: Truth, decisions: list[Decision
     found: dict[Decision, list] = {way: [] for way in ways}
     true = np.zeros(len(rows), dtype=np.int64)
 
-    def look(i: int) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
+    def look(i: int) -> tuple[int, list[tuple[np.ndarray, ...]]]:
         mask = truth.mask(predictions.ids[i])
         return np.count_nonzero(mask), _parts(predictions.mask[i], mask, ways)
 
     # threads: nearly all of the time is spent in OpenCV and numpy, which run side by side, and nothing needs to be copied to another process
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(rows), "connected parts") as bar:
         for i, (true[i], each) in enumerate(pool.map(look, range(len(rows)))):
-            for way, (area, both) in zip(ways, each):
-                found[way].append((np.full(len(area), i), area, both))
+            for way, columns in zip(ways, each):
+                found[way].append((np.full(len(columns[0]), i), *columns))
             bar.update()
     return Table(pixels, true, {way: tuple(np.concatenate(column) for column in zip(*each)) for way, each in found.items()})
 
 
-def _parts(prob: np.ndarray, true: np.ndarray, ways: list[Decision]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """prob (S,S), true (H,W) -> for each way the areas and overlaps of its parts."""
+def _parts(prob: np.ndarray, true: np.ndarray, ways: list[Decision]) -> list[tuple[np.ndarray, ...]]:
+    """prob (S,S), true (H,W) -> for each way the areas and overlaps of its parts, and how many parts are larger."""
     full = stretch(prob, *true.shape)
     # only the box that holds a lesion at the lowest threshold; no step reaches out of it
     left, top, width, height = cv2.boundingRect((full > np.float32(min(w.threshold for w in ways))).view(np.uint8))
@@ -106,13 +106,13 @@ def _parts(prob: np.ndarray, true: np.ndarray, ways: list[Decision]) -> list[tup
     found, seen = [], {}
     for way in ways:
         if not full.size:
-            found.append((np.zeros(0, np.int64), np.zeros(0, np.int64)))
+            found.append((np.zeros(0, np.int64),) * 3)
             continue
-        mask = draw(full, way, pixels, skip="min_area")
+        mask = draw(full, way, pixels)
         before, answer = seen.get(way.threshold, (None, None))
-        if before is None or not np.array_equal(mask, before):  # most masks have no holes to fill
+        if before is None or not np.array_equal(mask, before):  # most masks have no holes to fill, many are convex
             numbers, areas = components(mask)
-            answer = areas[1:], np.bincount(numbers[true], minlength=len(areas))[1:]
+            answer = areas[1:], np.bincount(numbers[true], minlength=len(areas))[1:], larger(areas[1:])
             seen[way.threshold] = mask, answer
         found.append(answer)
     return found

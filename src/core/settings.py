@@ -1,0 +1,185 @@
+"""Every setting and its default, once. Defaults <- competition.yaml and the experiment's YAML <- --set (core/config.py reads them).
+
+A competition describes data, classes, metric and submission, shared by all experiments of a folder of configs; an experiment describes one
+network and its training; an ensemble names experiments. The names of architectures, losses, views, … are checked by `parts`, not here:
+this module must import in milliseconds.
+"""
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- the competition
+
+
+class Data(Strict):
+    classes: list[str] = ["benign", "malignant", "normal"]
+    empty_class: str | None = "normal"  # the class without a lesion: its mask is empty
+    # {label} and {id} stand for the class and the file's stem; the first pattern that finds an image is used; masks lie beside the image
+    train: list[str] = ["train/{label}/{id}", "Dataset_BUSI_with_GT/{label}/{id}", "{label}/{id}"]
+    mask_suffix: str = "_mask"  # x.png has the masks x_mask.png, x_mask_1.png, …
+    test: str = "test/{id}"
+    # the other layout: a table of id and label, with folders of images and masks, or masks as run lengths in a column
+    table: str = "train.csv"
+    table_columns: dict[Literal["id", "label", "rle"], str] = {"id": "id", "label": "label", "rle": "rle"}
+    table_images: list[str] = ["train_images/{id}", "train/images/{id}", "images/{id}", "train/{id}"]
+    table_masks: list[str] = ["train_masks/{id}", "train/masks/{id}", "masks/{id}"]
+    sample_submission: str = "sample_submission.csv"
+    on_error: Literal["stop", "skip"] = "stop"
+    channels: Literal[1, 3] = 1
+    duplicate_correlation: float = Field(0.95, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _classes(self):
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError("data.classes needs two or more different names")
+        for key, needed in (("train", ("{label}", "{id}")), ("table_images", ("{id}",)), ("table_masks", ("{id}",)), ("test", ("{id}",))):
+            for pattern in [getattr(self, key)] if key == "test" else getattr(self, key):
+                if any(pattern.count(word) != 1 for word in needed):
+                    raise ValueError(f"data.{key} needs {' and '.join(needed)} once in '{pattern}'")
+        if self.empty_class is not None and self.empty_class not in self.classes:
+            raise ValueError(f"data.empty_class is {self.empty_class}, which is not one of data.classes; use null where every class has a lesion")
+        return self
+
+
+class Split(Strict):
+    scheme: Literal["kfold", "holdout"] = "kfold"
+    folds: int = Field(5, ge=2)
+    fraction: float = Field(0.2, gt=0, lt=1)  # holdout: the share of images kept for validation
+    groups: Literal["duplicates", "none"] = "duplicates"
+    seed: int = 0
+
+
+class Evaluate(Strict):
+    """The grid of decisions tried on out-of-fold predictions; the first value of each is the untuned decision."""
+    threshold: list[Share] = Field([0.5, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.55, 0.6, 0.65, 0.7, 0.75], min_length=1)
+    min_area: list[Share] = Field([0.0, 0.001, 0.002, 0.004, 0.008, 0.016], min_length=1)  # share of the image's area: smaller parts are dropped
+    empty_above: list[Share] = Field([1.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1)  # the mask is emptied where P(empty class) exceeds this
+    smooth: list[Share] = Field([0.0], min_length=1)  # window of a majority filter, as a share of the image's side
+    fill_holes: list[bool] = Field([False, True], min_length=1)
+    convex: list[bool] = Field([False], min_length=1)  # every part becomes its convex hull
+    largest: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)  # only the largest so many parts stay; 0: all
+    agree: list[Literal["no", "mask", "label"]] = Field(["no", "mask", "label"], min_length=1)  # which answer gives way where mask and class contradict each other
+    bootstrap: int = Field(1000, ge=100)
+
+
+class Submission(Strict):
+    id: str = "id"
+    label: str = "label"
+    rle: str = "rle"
+    order: Literal["column", "row"] = "column"  # column: top to bottom, then left to right
+    first: Literal[0, 1] = 1
+    empty: str = "-1"
+
+
+class Evaluation(Strict):
+    """What can differ without training or predicting anew."""
+    score: dict[str, float] = {"dice": 0.5, "macro_f1": 0.5}  # the one number: a weighted sum of metrics
+    evaluate: Evaluate = Evaluate()
+
+
+class Competition(Evaluation):
+    data: Data = Data()
+    split: Split = Split()
+    submission: Submission = Submission()
+
+
+# ----------------------------------------------------------------------------------------------------------------- the experiment
+
+
+class Model(Strict):
+    arch: str = "unet"
+    encoder: str = "resnet50"
+    encoder_weights: str = "imagenet"  # imagenet, none, or a file
+    weights_dir: str = "input/weights"  # where `imagenet` looks for <encoder>.pth before it downloads
+    head: str = "linear"  # from the deepest features to the classes: linear, mlp, attention
+    dropout: float = Field(0.2, ge=0, lt=1)  # before the class head
+    options: dict[str, Any] = {}  # passed on to the architecture, e.g. {decoder_channels: [128, 64, 32, 16, 8]}
+
+
+class Loss(Strict):
+    balance: Share | Literal["uncertainty"] = 0.7  # λ of the lecture: λ·mask + (1−λ)·label; uncertainty: learned (Kendall et al. 2018)
+    mask: dict[str, float] = {"dice": 1.0, "bce": 1.0}
+    label: dict[str, float] = {"cross_entropy": 1.0}
+    class_weights: Literal["none", "balanced"] | list[float] = "none"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    focal_gamma: float = Field(2.0, ge=0)
+    pooled: bool = False  # overlap losses (dice, jaccard, …) over the whole batch as if it were one image, as in the lecture
+    tversky: tuple[Share, Share] = (0.3, 0.7)  # weights of false positives and false negatives
+    tversky_gamma: float = Field(0.75, gt=0)  # exponent of the focal Tversky loss
+    border: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]] = (10.0, 5.0)  # w_0 and σ (pixels) of U-Net's border weights
+
+
+class Train(Strict):
+    epochs: int = Field(40, ge=1)
+    batch_size: int = Field(16, ge=1)
+    accumulate: int = Field(1, ge=1)  # batches per optimiser step
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = Field(0.99, ge=0, lt=1)  # of sgd, Nesterov's
+    schedule: Literal["cosine", "poly"] = "cosine"  # poly: (1 − step/steps)^0.9, nnU-Net's
+    lr: float = Field(1e-3, gt=0)
+    encoder_lr: float | None = Field(None, ge=0)  # default: a third of lr
+    weight_decay: float = Field(1e-2, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1)  # share of all steps
+    clip: float = Field(1.0, ge=0)  # gradient norm; 0: off
+    ema: float = Field(0.99, ge=0, lt=1)  # 0: off
+    augment: str = "medium"
+    mix: str = "none"  # images of a batch mixed with each other: none, mixup, cutmix
+    mix_share: Share = 0.5  # of the batches
+    sampling: str = "uniform"  # which images an epoch draws: uniform, balanced, annealed
+    freeze: Literal["none", "encoder"] | Annotated[int, Field(ge=1)] = "none"  # what keeps its pre-trained weights: the encoder, or its first n stages
+    unfreeze_at: int | None = Field(None, ge=1)  # the epoch (from 0) from which all is trained
+    amp: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    compile: bool = False
+    workers: int | None = Field(None, ge=0)  # default: by the machine's cores
+    patience: int = Field(0, ge=0)  # epochs without a better score before it stops; 0: off
+    seed: int = 0
+
+
+class Predict(Strict):
+    views: list[str] = Field(["identity", "hflip"], min_length=1)
+    checkpoint: Literal["last", "best"] = "last"
+    batch_size: int | None = Field(None, ge=1)  # default: twice train.batch_size
+
+
+class Experiment(Strict):
+    task: Literal["both", "mask", "class"] = "both"
+    image_size: int = Field(448, ge=32, multiple_of=32)  # what every encoder can halve five times
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    filter: str = "none"  # of every image, once, before it is resized: none, equalise, clahe, despeckle
+    filter_options: dict[str, float] = {}  # e.g. {clip: 2.0, tiles: 10} of clahe
+    model: Model = Model()
+    loss: Loss = Loss()
+    train: Train = Train()
+    predict: Predict = Predict()
+
+
+class Ensemble(Strict):
+    members: list[str] = Field(min_length=1)
+    method: Literal["mean", "greedy"] = "mean"
+    rounds: int = Field(12, ge=1)  # greedy: how many members are drawn, with replacement
+
+
+class StudySize(Strict):
+    base: str  # the experiment that every cell differs from
+    set: dict[str, Any] = {}  # settings of all cells, the base's too
+    grid: dict[str, list[Any] | dict[str, Any]] = {}  # key -> its values, or name -> value; the cells are all combinations
+    cells: dict[str, dict[str, Any]] = {}  # more cells: name -> {key: value, …}
+    seeds: list[int] = Field([0], min_length=1)
+
+
+class Study(StudySize):
+    question: str
+    tiny: dict[str, Any] = {}  # what is otherwise at the size that two cores can train: ./run.sh study --tiny
+
+
+# settings that change how fast a result comes, not the result: no reason to do a stage again
+NEUTRAL = {"model.weights_dir", "train.workers", "train.compile", "predict.batch_size"}

@@ -1,0 +1,180 @@
+"""study: what do the cells of a study say, and is it more than chance?
+
+READS   predictions/<cell>/ metrics.json per_image.csv oof.npz of every cell and seed, models/<cell>/fold<k>/log.csv, prepared/index.csv and truth.npz, some images
+WRITES  results/<study>/ table.md table.csv plot.png report.html
+
+All under artifacts/studies/<folds>/. The cells themselves are ordinary experiments: the driver has trained and evaluated them before this runs. Every number of a
+cell is its honest one (tuned leave-one-fold-out), ± the standard deviation over folds; the differences are paired with the base's answers to the same images.
+"""
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from src.core import page, pictures
+from src.core.config import Config
+from src.core.console import header, say, short, warn
+from src.core.freshness import Job, read_json, replacing
+from src.core.images import read_image
+from src.core.paths import Paths
+from src.core.predictions import Predictions
+from src.core.rle import Truth
+from src.core.tables import read_index
+from src.parts.compare import Answers, Difference, paired
+from src.parts.postprocess import Decision, apply
+
+HONEST = ["score", "dice", "iou", "hd95", "accuracy", "macro_f1"]  # columns of the table, where a cell has them
+LOWER_IS_BETTER = {"hd95"}
+SHOWN = 6  # images under every cell
+
+
+def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
+    table, sheet, plot, html = job.outputs
+    header("study", config.name, [paths.predictions("*") / "metrics.json"], [paths.study(config.name)])
+    competition = config.competition
+    with job.running(facts := {}, force):
+        index = read_index(paths, "train")
+        records = {label: [read_json(paths.metrics(c.name)) for c in made] for label, made in config.cells.items()}
+        answers = {label: [read_answers(c, index, paths) for c in made] for label, made in config.cells.items()}
+        base, *others = config.cells
+        against = {label: paired(answers[base], answers[label], competition.score, competition.evaluate.bootstrap) for label in others}
+        rows = [cell_row(label, records[label], config.cells[label], paths) | difference_columns(against.get(label, {})) for label in config.cells]
+        with replacing(sheet) as temporary:
+            pd.DataFrame(rows).to_csv(temporary, index=False)
+        text = markdown(config, rows, against)
+        with replacing(table) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        pictures.save(forest(base, records[base], against), plot)
+        head, *body = table_cells(rows, against)
+        parts = [f"<h1>{config.name}</h1><p>{config.study.question}</p>", page.table(head, body, strong=0), f"<p class=soft>{legend(base, competition.score)}</p>",
+                 page.picture(plot, "differences from the base"), same_images(config, index, paths)]
+        with replacing(html) as temporary:
+            temporary.write_text(page.page(f"study {config.name}", parts), encoding="utf-8")
+        facts["summary"] = f"{len(config.cells)} cells against {base}: " + (", ".join(f"{label} {d['score'].verdict}" for label, d in against.items() if "score" in d) or "see the table")
+    say(text)
+
+
+def read_answers(cell: Config, index: pd.DataFrame, paths: Paths) -> Answers:
+    table = pd.read_csv(paths.per_image(cell.name), dtype={"id": str})
+    return Answers.read(table, index[index.id.isin(table.id)], cell.competition.data.classes)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------- the table
+
+
+def cell_row(label: str, records: list[dict], cells: list[Config], paths: Paths) -> dict:
+    """One row: the honest numbers ± their spread over folds, the lecture's, and the speed; each averaged over the seeds."""
+    row: dict = {"cell": label, "experiment": " ".join(c.name for c in cells)}
+    for name in HONEST:
+        if all(name == "score" or name in r["honest"]["metrics"] for r in records):
+            row[name] = np.mean([page.pick(r["honest"], name) for r in records])
+            folds = [[f[name] for f in r["honest"]["by_fold"].values() if name in f] for r in records]
+            row[f"{name}_sd"] = np.mean([np.std(f, ddof=1) if len(f) > 1 else np.nan for f in folds])
+    lecture = [r.get("lecture", {}) for r in records]
+    row |= {name: np.mean([each[name] for each in lecture]) for name in lecture[0]}
+    logs = [row_ for c in cells for e in c.experiments for file in paths.fold(e.name, 0).parent.glob("fold*/log.csv") for row_ in csv.DictReader(file.open())]
+    for name, column in (("images_per_second", "images_per_second"), ("seconds_per_epoch", "seconds")):
+        values = [float(r[column]) for r in logs if r.get(column)]
+        if values:
+            row[name] = float(np.median(values))
+    return row
+
+
+def difference_columns(found: dict[str, Difference]) -> dict:
+    return {f"{name}_{what}": getattr(d, what) for name, d in found.items() for what in ("value", "low", "high", "verdict")}
+
+
+def table_cells(rows: list[dict], against: dict[str, dict[str, Difference]]) -> list[list[str]]:
+    """Head and rows, as text: the table that is printed, written and shown."""
+    honest = [n for n in HONEST if any(n in r for r in rows)]
+    lecture = [n for n in dict.fromkeys(k for r in rows for k in r) if n.startswith("lecture_")]
+    compared = list(dict.fromkeys(n for found in against.values() for n in found))
+    speed = ["seconds_per_epoch"] if any("seconds_per_epoch" in r for r in rows) else []
+    lines = [["cell", *honest, *(f"Δ {n}" for n in compared), *(n.replace("lecture_", "lecture ") for n in lecture), *("s/epoch" for _ in speed)]]
+    for row in rows:
+        found = against.get(row["cell"], {})
+        values = [spread(row, n) for n in honest]
+        deltas = [difference(found[n]) if n in found else "base" if row["cell"] not in against else "" for n in compared]
+        lines.append([row["cell"], *values, *deltas, *(f"{row[n]:.3f}" if n in row else "" for n in lecture), *(f"{row[n]:.1f}" if n in row else "" for n in speed)])
+    return lines
+
+
+def spread(row: dict, name: str) -> str:
+    if name not in row:
+        return ""
+    digits = 1 if name in LOWER_IS_BETTER else 4
+    return f"{row[name]:.{digits}f}" + ("" if np.isnan(row[f"{name}_sd"]) else f" ± {row[f'{name}_sd']:.{max(1, digits - 1)}f}")
+
+
+def difference(d: Difference) -> str:
+    return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] {d.verdict}"
+
+
+def markdown(config: Config, rows: list[dict], against: dict) -> str:
+    head, *body = table_cells(rows, against)
+    lines = [f"# {config.name}", "", config.study.question, "", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *(f"| {' | '.join(line)} |" for line in body), ""]
+    return "\n".join([*lines, legend(next(iter(config.cells)), config.competition.score), ""])
+
+
+def legend(base: str, weights: dict[str, float]) -> str:
+    return (f"Score = {' + '.join(f'{w:g}·{n}' for n, w in weights.items())}. Out-of-fold at original size, each fold answered by the decision tuned on the others, ± standard "
+            f"deviation over folds. Δ: against {base}, with the 95 % interval of a paired bootstrap over duplicate groups; better or worse where it leaves 0 out. "
+            "Many cells compared at once make some differ by chance. lecture: the lecture's own way of counting (README).")
+
+
+# -------------------------------------------------------------------------------------------------------------------------------- pictures
+
+
+def forest(base: str, records: list[dict], against: dict[str, dict[str, Difference]]):
+    """Differences from the base with their intervals, one panel a metric."""
+    names = list(dict.fromkeys(n for found in against.values() for n in found))
+    labels = list(against)
+    figure = pictures.canvas(1.6 + 3.4 * max(1, len(names)), 0.9 + 0.36 * len(labels))
+    for i, (axes, name) in enumerate(zip(np.ravel(figure.subplots(1, max(1, len(names)), sharey=True)), names)):
+        axes.axvline(0, color="#999999", linewidth=1)
+        for y, label in enumerate(labels):
+            if d := against[label].get(name):
+                colour = {"better": pictures.LINES[0], "worse": pictures.LINES[1]}.get(d.verdict, "#888888")
+                axes.plot([100 * d.low, 100 * d.high], [y, y], color=colour, linewidth=1.6)
+                axes.plot(100 * d.value, y, "o", color=colour, markersize=5)
+        own = [page.pick(r["honest"], name) for r in records if name == "score" or name in r["honest"]["metrics"]]
+        axes.set_title(f"{name.replace('_', ' ')}\n{base}: {np.mean(own):.3f}" if own else name, fontsize=9)
+        axes.set_xlabel("points against the base", fontsize=8)
+        axes.set_yticks(range(len(labels)), labels, fontsize=9)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        if not i:
+            axes.invert_yaxis()
+    return figure
+
+
+def same_images(config: Config, index: pd.DataFrame, paths: Paths) -> str:
+    """A row an image, a column a cell: true and predicted contours. The images are evenly from the base's worst to its best."""
+    firsts = {label: made[0] for label, made in config.cells.items()}
+    tables = {label: pd.read_csv(paths.per_image(c.name), dtype={"id": str}).set_index("id") for label, c in firsts.items()}
+    masked = [label for label, t in tables.items() if "dice" in t]
+    if not masked:
+        return ""
+    order = tables[masked[0]].sort_values("dice", kind="stable").index
+    chosen = order[np.linspace(0, len(order) - 1, 2 * SHOWN + 1).astype(int)[1::2]]
+    truth, parts = Truth.load(paths.truth), ["<h2>The same images under every cell</h2><p class=soft>True outline blue, predicted orange.</p>"]
+    predictions = {label: Predictions.load(paths.oof(firsts[label].name), firsts[label].competition.data.classes).select(chosen) for label in masked}
+    decisions = {label: read_json(paths.metrics(firsts[label].name))["honest"]["decisions"] for label in masked}
+    images = index.set_index("id")
+    for i, name in enumerate(chosen):
+        try:
+            pixels = read_image(Path(paths.data) / images.image[name], config.competition.data.channels)
+        except (OSError, ValueError) as problem:
+            warn(f"{name} is not shown: {problem}")
+            continue
+        shown = []
+        for label in masked:
+            row, made, data = tables[label].loc[name], predictions[label], firsts[label].competition.data
+            left_out = decisions[label].get(str(row.fold)) or next(iter(decisions[label].values()))
+            pred, _ = apply(Decision(**left_out), made.mask[i], None if made.label is None else made.label[i], *pixels.shape[:2], data.classes, data.empty_class)
+            shown.append(page.captioned(pictures.png(pictures.tile(pixels, truth.mask(name), pred, 240)), f"{label}\nDice {row.dice:.3f}" + (f", {row.predicted}" if "predicted" in row else "")))
+        parts.append(f"<p class=soft>{name} ({images.label[name]})</p><div class=grid>{''.join(shown)}</div>")
+    return "".join(parts)

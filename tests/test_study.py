@@ -1,0 +1,168 @@
+"""Studies: which cells they have, what is trained once for all, and when a difference is called one."""
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import ROOT
+from src.__main__ import main
+from src.core.config import load
+from src.core.console import InputError
+from src.core.paths import Paths
+from src.parts.compare import Answers, paired
+
+SMALL = "image_size: 64\nmodel: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none, options: {decoder_channels: [32, 16, 16, 8, 8]}}\ntrain: {epochs: 1, lr: 2.0e-3, workers: 0}\n"
+BALANCE = "question: Which balance?\nbase: small\nset: {split.folds: 2}\ngrid: {loss.balance: [0.7, 0.2]}\n"
+DECIDE = "question: Which threshold?\nbase: small\nset: {split.folds: 2, evaluate.threshold: [0.5], evaluate.min_area: [0.0]}\ncells: {low: {evaluate.threshold: [0.1]}, mask only: {task: mask}}\n"
+
+
+@pytest.fixture
+def configs(tmp_path) -> Path:
+    folder = tmp_path / "configs"
+    (folder / "studies").mkdir(parents=True)
+    shutil.copy(ROOT / "configs" / "competition.yaml", folder)
+    (folder / "small.yaml").write_text(SMALL)
+    return folder
+
+
+def study(configs: Path, text: str, name: str = "s", **options):
+    (configs / "studies" / f"{name}.yaml").write_text(text)
+    return load(configs / "studies" / f"{name}.yaml", **options)
+
+
+def names(config) -> dict[str, list[str]]:
+    return {label: [c.name for c in made] for label, made in config.cells.items()}
+
+
+def test_a_cell_that_changes_nothing_is_the_base_and_comes_first(configs):
+    assert names(study(configs, "question: Q\nbase: small\ngrid: {loss.balance: [0.2, 0.7]}\n")) == {"balance 0.7": ["small"], "balance 0.2": ["small-s-balance_0.2"]}
+
+
+def test_all_combinations_and_all_seeds(configs):
+    made = names(study(configs, "question: Q\nbase: small\nseeds: [0, 7]\ngrid: {task: {both: both, masks: mask}, loss.balance: [0.7, 0.2]}\n"))
+    assert list(made) == ["both, balance 0.7", "both, balance 0.2", "masks, balance 0.7", "masks, balance 0.2"]
+    assert made["both, balance 0.7"] == ["small", "small-seed7"] and made["masks, balance 0.2"] == ["small-s-masks_balance_0.2", "small-s-masks_balance_0.2-seed7"]
+
+
+def test_what_is_set_for_all_cells_gives_the_base_a_name_of_its_own(configs):
+    config = study(configs, "question: Q\nbase: small\nset: {image_size: 96}\ngrid: {loss.balance: [0.2]}\n")
+    assert names(config) == {"small": ["small-s"], "balance 0.2": ["small-s-balance_0.2"]} and {e.experiment.image_size for e in config.experiments} == {96}
+
+
+def test_tiny_replaces_what_it_names(configs):
+    text = "question: Q\nbase: small\ngrid: {loss.balance: [0.1, 0.2]}\ntiny: {grid: {loss.balance: [0.4]}}\n"
+    assert list(study(configs, text, tiny=True).cells) == ["small", "balance 0.4"] and study(configs, text, tiny=True).name == "s_tiny"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("question: Q\nbase: absent\ngrid: {loss.balance: [0.1]}\n", "no such config"),
+        ("question: Q\nbase: small\n", "needs a cell that differs"),
+        ("question: Q\nbase: small\ngrid: {loss.mask: [{dice: 1}]}\n", "has no short name"),
+        ("question: Q\nbase: small\ngrid: {loss.balanse: [0.1]}\n", "Did you mean loss.balance"),
+        ("question: Q\nbase: small\ncells: {a b: {loss.balance: 0.1}, a-b: {loss.balance: 0.2}}\n", "two cells come to the same name"),
+        ("question: Q\nbase: small\ncells: {more folds: {split.folds: 9}}\n", "which all cells of a study share"),
+        ("question: Q\nbase: small\ntiny: {bass: x}\ncells: {a: {task: mask}}\n", "unknown key 'bass'"),
+        ("base: small\n", "question"),
+    ],
+)
+def test_what_is_wrong_with_a_study_is_said(configs, text, said):
+    with pytest.raises(InputError) as error:
+        study(configs, text, tiny="tiny" in text)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("file", sorted(p for p in (ROOT / "configs" / "studies").glob("*.yaml") if p.stem != "tiny"), ids=lambda p: p.stem)
+def test_every_ready_made_study_names_only_what_exists(file):
+    from src.parts.check import check
+
+    for tiny in (False, True):
+        config = load(file, tiny=tiny)
+        check(config)
+        assert len(config.cells) >= 3 and len({c.name for c in config.members}) == len(config.members)
+
+
+def test_a_study_from_images_to_the_table(configs, demo, capfd):
+    home = configs.parent
+    (configs / "studies" / "balance.yaml").write_text(BALANCE)
+    (configs / "studies" / "decide.yaml").write_text(DECIDE)
+
+    def run(name: str) -> str:
+        assert main(["study", "--config", str(configs / "studies" / f"{name}.yaml"), "--data", str(demo), "--work", str(home)]) == 0
+        return capfd.readouterr().out
+
+    said = run("balance")
+    paths = Paths(home, demo).studies(load(configs / "studies" / "balance.yaml").competition.split)
+    table = pd.read_csv(paths.study("balance", "table.csv"))
+    assert list(table.cell) == ["balance 0.7", "balance 0.2"] and table.dice_verdict.isin(["better", "worse", "no evidence"])[1]
+    assert "| balance 0.2 |" in said and "| balance 0.2 |" in paths.study("balance", "table.md").read_text()
+    assert paths.study("balance", "plot.png").read_bytes()[:4] == b"\x89PNG" and "under every cell" in paths.study("balance", "report.html").read_text()
+    assert not (home / "artifacts" / "folds.csv").exists() and not list(home.rglob("submissions/*.csv")), "a study leaves the main work alone"
+
+    said = run("decide")
+    assert "[train] small fold" not in said, "the base is there already"
+    assert "[train] small-decide-mask_only fold 0" in said and "[train] small-decide-low" not in said, "another threshold needs no training"
+    rows = pd.read_csv(paths.study("decide", "table.csv")).set_index("cell")
+    assert np.isnan(rows.macro_f1["mask only"]) and not np.isnan(rows.dice["mask only"])
+    assert "everything is up to date" in run("decide")
+    assert main(["status", "--config", str(configs / "studies" / "decide.yaml"), "--data", str(demo), "--work", str(home)]) == 0
+    assert "study decide" in capfd.readouterr().out
+    for words, todo in ((["train"], "Run it whole"), (["study", "--config", str(configs / "small.yaml")], "this is no study")):
+        assert main([*words, *([] if "--config" in words else ["--config", str(configs / "studies" / "decide.yaml")]), "--data", str(demo), "--work", str(home)]) == 2
+        assert todo in capfd.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------------- differences
+
+
+def answered(dice: np.ndarray, groups: np.ndarray) -> Answers:
+    return Answers({"dice": dice}, None, None, np.zeros(len(dice), int), groups)
+
+
+def test_a_difference_is_one_when_every_resample_shows_it():
+    random = np.random.default_rng(0)
+    base, groups = random.uniform(0.2, 0.8, 60), np.arange(60)
+    found = paired([answered(base, groups)], [answered(base + 0.1, groups)], {"dice": 1.0}, 200)["dice"]
+    assert (found.value, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1)) and found.verdict == "better"
+    assert paired([answered(base, groups)], [answered(base, groups)], {"dice": 1.0}, 200)["dice"].verdict == "no evidence"
+    assert paired([answered(base, groups)], [answered(base - random.uniform(0, 0.1, 60), groups)], {"dice": 1.0}, 200)["dice"].verdict == "worse"
+
+
+def test_near_duplicates_are_one_witness():
+    """Sixty images that differ by the same lucky lesion: as one group they prove nothing, as sixty they would."""
+    base, cell = np.full(63, 0.5), np.full(63, 0.5)
+    cell[:60] += 0.2
+    cell[60:] -= 0.1
+    apart = paired([answered(base, np.arange(63))], [answered(cell, np.arange(63))], {"dice": 1.0}, 400)["dice"]
+    together = paired([answered(base, np.minimum(np.maximum(np.arange(63) - 59, 0), 3))], [answered(cell, np.minimum(np.maximum(np.arange(63) - 59, 0), 3))], {"dice": 1.0}, 400)["dice"]
+    assert apart.verdict == "better" and together.verdict == "no evidence"
+
+
+def test_only_what_both_answer_is_compared():
+    """A network without classes is compared by its masks, and has no score to compare."""
+    random = np.random.default_rng(1)
+    groups, dice, truth = np.arange(20), random.uniform(size=20), random.integers(0, 2, 20)
+    both = Answers({"dice": dice}, truth, np.eye(2)[truth], truth, groups)
+    masks, labels = answered(dice, groups), Answers(None, truth, np.eye(2)[truth], truth, groups)
+    weights = {"dice": 0.5, "macro_f1": 0.5}
+    assert set(paired([both], [both], weights, 20)) == {"score", "dice", "macro_f1"}
+    assert set(paired([both], [masks], weights, 20)) == {"dice"} and set(paired([both], [labels], weights, 20)) == {"macro_f1"}
+    assert paired([masks], [labels], weights, 20) == {}
+
+
+def test_per_image_answers_give_every_pixel_count_back():
+    from src.parts import metrics
+
+    random = np.random.default_rng(2)
+    true, pred = random.uniform(size=(5, 30, 40)) < 0.3, random.uniform(size=(5, 30, 40)) < 0.3
+    true[0], pred[:2] = False, False
+    counts = metrics.counts(list(pred), list(true))
+    index = pd.DataFrame({"id": list("abcde"), "height": 30, "width": 40, "group": range(5)})
+    table = pd.DataFrame({"id": list("edcba"), "label": "x"}).assign(dice=metrics.dice(*counts)[::-1].round(6), area=(counts[0] + counts[1])[::-1], true_area=(counts[0] + counts[2])[::-1])
+    images = Answers.read(table, index, ["x"]).images
+    assert all(np.allclose(images[name], values) for name, values in metrics.per_image(counts).items())
