@@ -94,7 +94,7 @@ def train_ratio(config: Config, given: argparse.Namespace) -> None:
                 scaler.update()
                 optimiser.zero_grad(set_to_none=True)
 
-        compare("train", whole, bare, len(labels), device, given.repeats, f"{e.model.arch} / {e.model.encoder}, {e.image_size} px, batch {t.batch_size}, {dtype}, {device.type}, augment {t.augment}")
+        compare("train", whole, bare, len(labels), device, given.repeats, f"{models.title(e.model)}, {e.image_size} px, batch {t.batch_size}, {dtype}, {device.type}, augment {t.augment}")
 
 
 def predict_ratio(config: Config, given: argparse.Namespace) -> None:
@@ -126,7 +126,7 @@ def predict_ratio(config: Config, given: argparse.Namespace) -> None:
                 with autocast(device, dtype):
                     net(resident)
 
-        compare("predict", whole, bare, len(labels), device, given.repeats, f"{e.model.arch} / {e.model.encoder}, {e.image_size} px, batch {batch}, {dtype}, {device.type}")
+        compare("predict", whole, bare, len(labels), device, given.repeats, f"{models.title(e.model)}, {e.image_size} px, batch {batch}, {dtype}, {device.type}")
 
 
 def compare(name: str, whole: Callable[[], None], bare: Callable[[], None], images: int, device, repeats: int, setting: str) -> None:

@@ -87,7 +87,7 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     loop = Loop(net, ema, optimiser, scaler, partial(losses.total, classes=frequencies, settings=e.loss), plan, batches, t, device, dtype, partial(net.freeze, t))
     judged = ema if t.ema else net  # what is validated is what is kept
     state = {"epoch": 0, "step": 0, "history": [], "best": None, "sums": {}, "bad": 0.0}
-    say(f"  {len(of.seen)} images to train on, {len(of.held_out)} to validate on; {e.model.arch} / {e.model.encoder}, "
+    say(f"  {len(of.seen)} images to train on, {len(of.held_out)} to validate on; {models.title(e.model)}, "
         f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters; {device.type}, {str(dtype).removeprefix('torch.')}")
     if saved:
         state |= restore(saved, net, ema, optimiser, scaler)
