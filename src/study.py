@@ -4,7 +4,8 @@ READS   predictions/<cell>/ metrics.json per_image.csv oof.npz of every cell and
 WRITES  results/<study>/ table.md table.csv plot.png report.html
 
 All under artifacts/studies/<folds>/. The cells themselves are ordinary experiments: the driver has trained and evaluated them before this runs. Every number of a
-cell is its honest one (tuned leave-one-fold-out), ± the standard deviation over folds; the differences are paired with the base's answers to the same images.
+cell is its honest one (the untuned decision, or one tuned leave-one-fold-out where the study lists values), ± the standard deviation over folds; the differences
+are paired with the base's answers to the same images.
 """
 from __future__ import annotations
 
@@ -120,8 +121,8 @@ def markdown(config: Config, rows: list[dict], against: dict) -> str:
 
 
 def legend(base: str, weights: dict[str, float]) -> str:
-    return (f"Score = {' + '.join(f'{w:g}·{n}' for n, w in weights.items())}. Out-of-fold at original size, each fold answered by the decision tuned on the others, ± standard "
-            f"deviation over folds. Δ: against {base}, with the 95 % interval of a paired bootstrap over duplicate groups; better or worse where it leaves 0 out. "
+    return (f"Score = {' + '.join(f'{w:g}·{n}' for n, w in weights.items())}. Out-of-fold at original size, decided untuned (where the study lists values of evaluate: tuned on "
+            f"the other folds), ± standard deviation over folds. Δ: against {base}, with the 95 % interval of a paired bootstrap over duplicate groups; better or worse where it leaves 0 out. "
             "Many cells compared at once make some differ by chance. lecture: the lecture's own way of counting (README).")
 
 

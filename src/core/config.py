@@ -99,26 +99,29 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
 
 def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Config:
     """Every cell is the base with some settings changed: an experiment with a name of its own, made of the base's and the cell's; a cell that changes
-    nothing is the base itself, and one that changes only how predictions are evaluated is an ensemble of the base alone."""
+    nothing is the base itself, and one that changes only how predictions are evaluated is an ensemble of the base alone. All decide by the untuned decision,
+    unless the study lists other values: a tuned one would add its own chance to every difference."""
     study = _validate(Study, tree, file)
     study = _validate(Study, tree | study.tiny, file) if tiny else study
     base_file = next((d / f"{study.base}.yaml" for d in (file.parent, file.parent.parent) if (d / f"{study.base}.yaml").is_file()), file.parent / f"{study.base}.yaml")
     own = f"{base_file.stem}-{file.stem}"
-    alters = {part: any(key.split(".")[0] in part.model_fields for key in study.set) for part in (Experiment, Evaluation)}
-    name_of_base = own if alters[Experiment] else base_file.stem  # studies that set nothing for all their cells share the base's training
+    alters = any(key.split(".")[0] in Experiment.model_fields for key in study.set)
+    of_all = {k: v for k, v in study.set.items() if k.split(".")[0] not in Evaluation.model_fields}
 
     def load_cell(settings: dict[str, Any], seed: int) -> Config:
-        found = load(base_file, [*_typed(study.set), *overrides, *_typed(settings | {"train.seed": seed})])
+        found = load(base_file, [*untuned, *_typed(of_all), *overrides, *_typed(settings | {"train.seed": seed})])
         if found.experiment is None:
             raise InputError(f"the base of a study is an experiment, and {study.base} is not", file)
         return found
 
-    bases = {seed: load(base_file, [*_typed({k: v for k, v in study.set.items() if k.split(".")[0] not in Evaluation.model_fields}), *overrides, f"train.seed={seed}"]) for seed in study.seeds}
+    untuned: list[str] = []
+    untuned = _typed({f"evaluate.{name}": tried[:1] for name, tried in load_cell({}, 0).competition.evaluate if isinstance(tried, list)})
+    bases = {seed: load_cell({}, seed) for seed in study.seeds}
     for seed, base in bases.items():
-        base.name = _with_seed(name_of_base, seed, study)
+        base.name = _with_seed(own if alters else base_file.stem, seed, study)  # studies that set nothing for all their cells share the base's training
 
     def cell(label: str, settings: dict[str, Any], seed: int) -> Config:
-        made, base = load_cell(settings, seed), bases[seed]
+        made, base = load_cell(study.set | settings, seed), bases[seed]
         made.name = _with_seed(f"{own}-{re.sub(r'[^a-zA-Z0-9_.+]+', '_', label)}" if label else own, seed, study)
         if apart := [k for k in Competition.model_fields if k not in Evaluation.model_fields and getattr(made.competition, k) != getattr(base.competition, k)]:
             raise InputError(f"cell '{label}' changes '{apart[0]}', which all cells of a study share", file, "Put it under set:")
