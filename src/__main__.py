@@ -180,7 +180,7 @@ def status(config: Config, paths: Paths) -> int:
     if not waiting:
         say("everything is up to date. " + _last_line(config, paths))
     else:
-        say(f"next: {command()}   (or only its first step: {command(waiting[0].stage)})")
+        say(f"next: {command()}" if config.study else f"next: {command()}   (or only its first step: {command(waiting[0].stage)})")
     return 0
 
 
@@ -227,8 +227,7 @@ def _check_inputs(job: Job, jobs: list[Job]) -> None:
 
 def _no_jobs(config: Config, paths: Paths, stage: str, fold: int | None) -> InputError:
     if stage == "submit" and has_test(paths) and sample_of(config, paths).is_file() and (column := unanswered(config, paths)):
-        return InputError(f"the sample asks for '{column}', and an experiment with task: {config.experiment.task} does not answer it", short(config.file),
-                          "Make it a member of an ensemble whose other members do")
+        return InputError(f"the sample asks for '{column}', and {config.name}, of one task, does not answer it", short(config.file), "An ensemble with members of both tasks does")
     if stage == "submit" and has_test(paths):
         return InputError("there is no sample of the submission", short(sample_of(config, paths)), "Download it from the contest's page, or name another with data.sample_submission")
     if stage == "submit":
@@ -251,9 +250,10 @@ def _check_members(config: Config, paths: Paths) -> None:
 def _last_line(config: Config, paths: Paths) -> str:
     if config.study:
         return f"table: {short(paths.study(config.name, 'table.md'))}   report: {short(paths.study(config.name, 'report.html'))}"
-    html, table = paths.html(config.name), paths.submission(config.name)
+    html, table, sample = paths.html(config.name), paths.submission(config.name), sample_of(config, paths).is_file()
     found = [f"report: {short(html)}"] if html.is_file() else []
-    found += [f"submission: {short(table)}"] if table.is_file() and has_test(paths) and sample_of(config, paths).is_file() else [f"no {'sample_submission.csv' if has_test(paths) else 'test set'}, so no submission"]
+    lacks = "no test set" if not has_test(paths) else "no sample_submission.csv" if not sample else f"the sample asks for '{column}'" if (column := unanswered(config, paths)) else ""
+    found += [f"{lacks}, so no submission"] if lacks else [f"submission: {short(table)}"] if table.is_file() else []
     return "   ".join(found)
 
 

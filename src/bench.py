@@ -69,12 +69,14 @@ def train_ratio(config: Config, given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         images, masks, labels = generated(Path(folder), e.image_size, given.steps * t.batch_size * t.accumulate, len(classes), config.competition.data.channels)
         plan = Plan(len(labels), t.batch_size, t.accumulate, 0, 0)
-        stream = loader(Images(images, masks, np.arange(len(labels)), np.eye(len(classes), dtype=np.float32)[labels], augment.build(t.augment)), plan, worker_count(t.workers, device), device)
+        stream = loader(Images(images, masks, np.arange(len(labels)), np.eye(len(classes), dtype=np.float32)[labels], augment.build(t.augment), losses.maps(e), augment.mix(t)), plan, worker_count(t.workers, device), device)
         net = models.build(e, len(classes), pretrained=False).to(device, memory_format=torch.channels_last)
+        if hasattr(net.body, "fit"):
+            raise InputError(f"{e.model.arch} learns without steps to time", "model.arch", "Choose another config")
         optimiser = optimiser_for(net.parameter_groups(t.lr, t.lr, t.weight_decay), t)
         scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         loss = partial(losses.total, classes=losses.Frequencies(torch.ones(len(classes), device=device) / len(classes)), settings=e.loss)
-        loop = Loop(net, copy.deepcopy(net).eval().requires_grad_(False), optimiser, scaler, loss, plan, stream, t, device, dtype)
+        loop = Loop(net, copy.deepcopy(net).eval().requires_grad_(False), optimiser, scaler, loss, plan, stream, t, device, dtype, partial(net.freeze, t))
         bad = BadSteps(device, 0, 10**9)
         plan.begin(0, 0)
         images, target = next(iter(stream))

@@ -69,7 +69,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         images = per_image(data, counts, decided, distances)
         about = {"name": name, "images": len(data.labels), "groups": int(data.index.group.nunique()), "classes": competition.data.classes}
         about |= {"score": competition.score, "left_out": "folds" if data.by_folds else "parts of the one validation fold", "tried": len(decisions)}
-        about |= {"in_pixels": list(distances or {}), "lecture": by_the_lecture(data)}
+        about |= {"in_pixels": list(distances or {}), "lecture_by_fold": (folds := by_the_lecture(data)), "lecture": lecture.mean(folds)}
         draw(data, about, results, images, without, paths)
         with replacing(paths.per_image(name)) as temporary:
             images.to_csv(temporary, index=False)
@@ -108,10 +108,10 @@ def outlines(data: Validated, decisions: list[Decision]) -> dict[str, np.ndarray
     return None if data.predictions.mask is None else scoring.surfaces(data.predictions, data.truth, decisions, data.competition.data)
 
 
-def by_the_lecture(data: Validated) -> dict[str, float]:
+def by_the_lecture(data: Validated) -> dict[int, dict[str, float]]:
     mask = data.predictions.mask
     truths = None if mask is None else (resize(data.truth.mask(i), mask.shape[1], is_mask=True) for i in data.index.id)
-    return lecture.numbers(data.predictions, truths, data.labels, data.folds)
+    return lecture.by_fold(data.predictions, truths, data.labels, data.folds)
 
 
 def measure(data: Validated, counts: np.ndarray | None, decided: np.ndarray | None, distances: dict[str, np.ndarray] | None = None) -> dict:

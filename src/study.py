@@ -10,6 +10,7 @@ are paired with the base's answers to the same images.
 from __future__ import annotations
 
 import csv
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from src.core.freshness import Job, read_json, replacing
 from src.core.images import read_image
 from src.core.paths import Paths
 from src.core.predictions import Predictions
+from src.core.resample import cross_folds
 from src.core.rle import Truth
 from src.core.tables import read_index
 from src.parts.compare import Answers, Difference, paired
@@ -50,7 +52,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
             temporary.write_text(text, encoding="utf-8")
         pictures.save(forest(base, records[base], against), plot)
         head, *body = table_cells(rows, against)
-        parts = [f"<h1>{config.name}</h1><p>{config.study.question}</p>", page.table(head, body, strong=0), f"<p class=soft>{legend(base, competition.score)}</p>",
+        parts = [f"<h1>{config.name}</h1><p>{escape(config.study.question)}</p>", page.table(head, body, strong=0), f"<p class=soft>{legend(base, competition.score)}</p>",
                  page.picture(plot, "differences from the base"), same_images(config, index, paths)]
         with replacing(html) as temporary:
             temporary.write_text(page.page(f"study {config.name}", parts), encoding="utf-8")
@@ -59,8 +61,12 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
 
 
 def read_answers(cell: Config, index: pd.DataFrame, paths: Paths) -> Answers:
-    table = pd.read_csv(paths.per_image(cell.name), dtype={"id": str})
+    table = read_per_image(cell, paths)
     return Answers.read(table, index[index.id.isin(table.id)], cell.competition.data.classes)
+
+
+def read_per_image(cell: Config, paths: Paths) -> pd.DataFrame:
+    return pd.read_csv(paths.per_image(cell.name), dtype={"id": str}, keep_default_na=False)  # an id or a class may be called None
 
 
 # ------------------------------------------------------------------------------------------------------------------------------- the table
@@ -70,12 +76,15 @@ def cell_row(label: str, records: list[dict], cells: list[Config], paths: Paths)
     """One row: the honest numbers ± their spread over folds, the lecture's, and the speed; each averaged over the seeds."""
     row: dict = {"cell": label, "experiment": " ".join(c.name for c in cells)}
     for name in HONEST:
-        if all(name == "score" or name in r["honest"]["metrics"] for r in records):
+        needed = cells[0].competition.score if name == "score" else [name]  # of one answer alone it would be another score
+        if all(n in r["honest"]["metrics"] for r in records for n in needed):
             row[name] = np.mean([page.pick(r["honest"], name) for r in records])
             folds = [[f[name] for f in r["honest"]["by_fold"].values() if name in f] for r in records]
             row[f"{name}_sd"] = np.mean([np.std(f, ddof=1) if len(f) > 1 else np.nan for f in folds])
-    lecture = [r.get("lecture", {}) for r in records]
-    row |= {name: np.mean([each[name] for each in lecture]) for name in lecture[0]}
+    for name in records[0]["lecture"]:
+        row[name] = np.mean([r["lecture"][name] for r in records])
+        folds = [[f[name] for f in r["lecture_by_fold"].values()] for r in records]
+        row[f"{name}_sd"] = np.mean([np.std(f, ddof=1) if len(f) > 1 else np.nan for f in folds])
     logs = [row_ for c in cells for e in c.experiments for file in paths.fold(e.name, 0).parent.glob("fold*/log.csv") for row_ in csv.DictReader(file.open())]
     for name, column in (("images_per_second", "images_per_second"), ("seconds_per_epoch", "seconds")):
         values = [float(r[column]) for r in logs if r.get(column)]
@@ -91,7 +100,7 @@ def difference_columns(found: dict[str, Difference]) -> dict:
 def table_cells(rows: list[dict], against: dict[str, dict[str, Difference]]) -> list[list[str]]:
     """Head and rows, as text: the table that is printed, written and shown."""
     honest = [n for n in HONEST if any(n in r for r in rows)]
-    lecture = [n for n in dict.fromkeys(k for r in rows for k in r) if n.startswith("lecture_")]
+    lecture = [n for n in dict.fromkeys(k for r in rows for k in r) if n.startswith("lecture_") and not n.endswith("_sd")]
     compared = list(dict.fromkeys(n for found in against.values() for n in found))
     speed = ["seconds_per_epoch"] if any("seconds_per_epoch" in r for r in rows) else []
     lines = [["cell", *honest, *(f"Δ {n}" for n in compared), *(n.replace("lecture_", "lecture ") for n in lecture), *("s/epoch" for _ in speed)]]
@@ -99,14 +108,14 @@ def table_cells(rows: list[dict], against: dict[str, dict[str, Difference]]) -> 
         found = against.get(row["cell"], {})
         values = [spread(row, n) for n in honest]
         deltas = [difference(found[n]) if n in found else "base" if row["cell"] not in against else "" for n in compared]
-        lines.append([row["cell"], *values, *deltas, *(f"{row[n]:.3f}" if n in row else "" for n in lecture), *(f"{row[n]:.1f}" if n in row else "" for n in speed)])
+        lines.append([row["cell"], *values, *deltas, *(spread(row, n) for n in lecture), *(f"{row[n]:.1f}" if n in row else "" for n in speed)])
     return lines
 
 
 def spread(row: dict, name: str) -> str:
     if name not in row:
         return ""
-    digits = 1 if name in LOWER_IS_BETTER else 4
+    digits = 1 if name in LOWER_IS_BETTER else 3 if name.startswith("lecture_") else 4
     return f"{row[name]:.{digits}f}" + ("" if np.isnan(row[f"{name}_sd"]) else f" ± {row[f'{name}_sd']:.{max(1, digits - 1)}f}")
 
 
@@ -115,7 +124,7 @@ def difference(d: Difference) -> str:
 
 
 def markdown(config: Config, rows: list[dict], against: dict) -> str:
-    head, *body = table_cells(rows, against)
+    head, *body = [[cell.replace("|", "/") for cell in line] for line in table_cells(rows, against)]
     lines = [f"# {config.name}", "", config.study.question, "", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *(f"| {' | '.join(line)} |" for line in body), ""]
     return "\n".join([*lines, legend(next(iter(config.cells)), config.competition.score), ""])
 
@@ -123,7 +132,7 @@ def markdown(config: Config, rows: list[dict], against: dict) -> str:
 def legend(base: str, weights: dict[str, float]) -> str:
     return (f"Score = {' + '.join(f'{w:g}·{n}' for n, w in weights.items())}. Out-of-fold at original size, decided untuned (where the study lists values of evaluate: tuned on "
             f"the other folds), ± standard deviation over folds. Δ: against {base}, with the 95 % interval of a paired bootstrap over duplicate groups; better or worse where it leaves 0 out. "
-            "Many cells compared at once make some differ by chance. lecture: the lecture's own way of counting (README).")
+            "Many cells compared at once make some differ by chance, and with one seed the interval does not hold the chance of the training itself (configs/studies/noise.yaml shows it). lecture: the lecture's own way of counting (README).")
 
 
 # -------------------------------------------------------------------------------------------------------------------------------- pictures
@@ -155,7 +164,7 @@ def forest(base: str, records: list[dict], against: dict[str, dict[str, Differen
 def same_images(config: Config, index: pd.DataFrame, paths: Paths) -> str:
     """A row an image, a column a cell: true and predicted contours. The images are evenly from the base's worst to its best."""
     firsts = {label: made[0] for label, made in config.cells.items()}
-    tables = {label: pd.read_csv(paths.per_image(c.name), dtype={"id": str}).set_index("id") for label, c in firsts.items()}
+    tables = {label: read_per_image(c, paths).set_index("id") for label, c in firsts.items()}
     masked = [label for label, t in tables.items() if "dice" in t]
     if not masked:
         return ""
@@ -164,7 +173,8 @@ def same_images(config: Config, index: pd.DataFrame, paths: Paths) -> str:
     truth, parts = Truth.load(paths.truth), ["<h2>The same images under every cell</h2><p class=soft>True outline blue, predicted orange.</p>"]
     predictions = {label: Predictions.load(paths.oof(firsts[label].name), firsts[label].competition.data.classes).select(chosen) for label in masked}
     decisions = {label: read_json(paths.metrics(firsts[label].name))["honest"]["decisions"] for label in masked}
-    images = index.set_index("id")
+    images, some = index.set_index("id"), tables[masked[0]]
+    left_out = dict(zip(some.index, cross_folds(some.fold.to_numpy(), some.group.to_numpy())[0]))  # whose decision answered each image
     for i, name in enumerate(chosen):
         try:
             pixels = read_image(Path(paths.data) / images.image[name], config.competition.data.channels)
@@ -174,8 +184,7 @@ def same_images(config: Config, index: pd.DataFrame, paths: Paths) -> str:
         shown = []
         for label in masked:
             row, made, data = tables[label].loc[name], predictions[label], firsts[label].competition.data
-            left_out = decisions[label].get(str(row.fold)) or next(iter(decisions[label].values()))
-            pred, _ = apply(Decision(**left_out), made.mask[i], None if made.label is None else made.label[i], *pixels.shape[:2], data.classes, data.empty_class)
+            pred, _ = apply(Decision(**decisions[label][str(left_out[name])]), made.mask[i], None if made.label is None else made.label[i], *pixels.shape[:2], data.classes, data.empty_class)
             shown.append(page.captioned(pictures.png(pictures.tile(pixels, truth.mask(name), pred, 240)), f"{label}\nDice {row.dice:.3f}" + (f", {row.predicted}" if "predicted" in row else "")))
         parts.append(f"<p class=soft>{name} ({images.label[name]})</p><div class=grid>{''.join(shown)}</div>")
     return "".join(parts)

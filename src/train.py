@@ -78,6 +78,8 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
         warn(f"{short(best)} is gone: this fold starts over")
         saved = None
     net = models.build(e, len(classes), pretrained=saved is None).to(device, memory_format=torch.channels_last)
+    if saved is None:
+        models.try_views(net, {v: VIEWS[v].do for v in e.predict.views if v != "identity"}, e.model)
     if hasattr(net.body, "fit"):  # learns without gradients, or nothing
         return fit(net, of, config, paths, fold, device, dtype), False
     ema = copy.deepcopy(net).eval().requires_grad_(False)

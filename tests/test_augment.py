@@ -259,3 +259,14 @@ def test_no_image_is_always_the_one_left_out():
 def test_a_wrong_sampling_is_refused():
     with pytest.raises(InputError, match="train.sampling.*Did you mean balanced"):
         sampling.check(Train(sampling="balancd"))
+
+
+def test_what_mixes_a_batch_reaches_other_processes():
+    """Where workers are spawned, as on macOS, everything that they use is pickled."""
+    import pickle
+
+    random = np.random.default_rng(0)
+    images, masks, labels = random.integers(0, 256, (4, 32, 32, 1), np.uint8), np.zeros((4, 32, 32), np.uint8), np.eye(4, dtype=np.float32)
+    mixed = pickle.loads(pickle.dumps(augment.mix(Train(mix="mixup", mix_share=1.0))))(images, masks, labels, np.random.default_rng(1))
+    assert not np.array_equal(mixed[2], labels) and np.allclose(mixed[2].sum(1), 1)
+    assert augment.mix(Train(mix="mixup", mix_share=0.0))(images, masks, labels, random)[2] is labels and augment.mix(Train()) is None

@@ -207,3 +207,17 @@ def test_amp_can_be_set_and_a_gpu_without_kernels_is_known():
     built = ["sm_75", "sm_80", "sm_90"]
     assert has_kernels((7, 5), built) and has_kernels((8, 6), built) and not has_kernels((6, 0), built) and not has_kernels((7, 0), built)
     assert has_kernels((12, 0), ["compute_90"]) and not has_kernels((10, 0), built)
+
+
+def test_momentum_begins_at_zero_though_the_first_step_is_left_out_and_some_are_frozen():
+    """float16 often leaves out the first step, and torch would go on from memory that nobody wrote."""
+    settings = Train(optimizer="sgd", momentum=0.9, lr=1e-2)
+    parameters = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimiser = optimiser_for([{"params": parameters, "lr": 1e-2, "weight_decay": 0.0}], settings)
+    for found_inf, trained in ((1.0, 1), (0.0, 1), (0.0, 2)):  # left out; the second frozen; both
+        for p in parameters[:trained]:
+            p.grad = torch.ones(3)
+        optimiser.found_inf, optimiser.grad_scale = torch.tensor(found_inf), None
+        optimiser.step()
+    step = lambda buffer: 1e-2 * (1 + 0.9 * buffer)  # noqa: E731  (Nesterov: gradient + momentum · buffer)
+    assert torch.allclose(parameters[0], torch.ones(3) - step(1) - step(1.9)) and torch.allclose(parameters[1], torch.ones(3) - step(1))

@@ -296,3 +296,14 @@ def test_freezing_what_is_not_there():
         built(experiment("unet", train=Train(freeze=6)))
     with pytest.raises(InputError, match="this network has no encoder"):
         built(experiment("dynunet", train=Train(freeze="encoder")))
+
+
+def test_a_view_that_the_network_cannot_take_is_refused_before_the_training():
+    from src.parts.tta import VIEWS
+
+    pytest.importorskip("einops")
+    experiment = Experiment(image_size=64, model={"arch": "unetr", "encoder_weights": "none"})
+    net = models.build(experiment, 3, pretrained=True)
+    models.try_views(net, {"hflip": VIEWS["hflip"].do}, experiment.model)
+    with pytest.raises(InputError, match="unetr cannot take the view scale_1.3"):
+        models.try_views(net, {"scale_1.3": VIEWS["scale_1.3"].do}, experiment.model)

@@ -53,6 +53,31 @@ def test_what_is_set_for_all_cells_gives_the_base_a_name_of_its_own(configs):
     assert names(config) == {"small": ["small-s"], "balance 0.2": ["small-s-balance_0.2"]} and {e.experiment.image_size for e in config.experiments} == {96}
 
 
+def test_what_is_typed_wins_over_what_the_study_sets(configs):
+    text = "question: Q\nbase: small\nset: {split.folds: 3, train.epochs: 6, evaluate.bootstrap: 100}\ngrid: {loss.balance: [0.2]}\n"
+    config = study(configs, text, overrides=["split.folds=2", "train.epochs=4"])
+    assert config.competition.split.folds == 2 and {e.experiment.train.epochs for e in config.experiments} == {4}
+    assert names(config)["small"] == ["small-s-decided"] and config.cells["small"][0].members[0].name == "small-s", "other resamples of the same training"
+
+
+def test_seeds_have_names_of_their_own_whatever_their_order(configs):
+    text = "question: Q\nbase: small\nseeds: [3, 0]\ngrid: {loss.balance: [0.2]}\n"
+    assert names(study(configs, text))["small"] == ["small-seed3", "small"]
+    with pytest.raises(InputError, match="its own seeds"):
+        study(configs, text, overrides=["train.seed=1"])
+
+
+def test_the_two_sizes_of_a_study_do_not_take_each_others_places(configs):
+    text = "question: Q\nbase: small\ngrid: {loss.balance: [0.2]}\ntiny: {set: {train.epochs: 1}}\n"
+    assert not {n for made in names(study(configs, text)).values() for n in made} & {n for made in names(study(configs, text, tiny=True)).values() for n in made}
+
+
+def test_all_decide_untuned_unless_the_study_lists_values(configs):
+    config = study(configs, "question: Q\nbase: small\ncells: {low: {evaluate.threshold: [0.5, 0.1]}, masks: {task: mask}}\n")
+    grids = {label: (made[0].competition.evaluate.threshold, made[0].competition.evaluate.agree) for label, made in config.cells.items()}
+    assert grids == {"small": ([0.5], ["no"]), "low": ([0.5, 0.1], ["no"]), "masks": ([0.5], ["no"])}
+
+
 def test_tiny_replaces_what_it_names(configs):
     text = "question: Q\nbase: small\ngrid: {loss.balance: [0.1, 0.2]}\ntiny: {grid: {loss.balance: [0.4]}}\n"
     assert list(study(configs, text, tiny=True).cells) == ["small", "balance 0.4"] and study(configs, text, tiny=True).name == "s_tiny"
@@ -61,7 +86,7 @@ def test_tiny_replaces_what_it_names(configs):
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("question: Q\nbase: absent\ngrid: {loss.balance: [0.1]}\n", "no such config"),
+        ("question: Q\nbase: absent\ngrid: {loss.balance: [0.1]}\n", "no config called 'absent'"),
         ("question: Q\nbase: small\n", "needs a cell that differs"),
         ("question: Q\nbase: small\ngrid: {loss.mask: [{dice: 1}]}\n", "has no short name"),
         ("question: Q\nbase: small\ngrid: {loss.balanse: [0.1]}\n", "Did you mean loss.balance"),
@@ -69,6 +94,9 @@ def test_tiny_replaces_what_it_names(configs):
         ("question: Q\nbase: small\ncells: {more folds: {split.folds: 9}}\n", "which all cells of a study share"),
         ("question: Q\nbase: small\ntiny: {bass: x}\ncells: {a: {task: mask}}\n", "unknown key 'bass'"),
         ("base: small\n", "question"),
+        ("question: Q\nbase: s\ncells: {a: {task: mask}}\n", "no config called 's'"),
+        ("question: Q\nbase: small\ncells: {small: {task: mask}}\n", "as the base is"),
+        ("question: Q\nbase: small\ngrid: {loss.balance: {a: 0.1}}\ncells: {a: {task: mask}}\n", "two cells are called 'a'"),
     ],
 )
 def test_what_is_wrong_with_a_study_is_said(configs, text, said):
@@ -84,7 +112,7 @@ def test_every_ready_made_study_names_only_what_exists(file):
     for tiny in (False, True):
         config = load(file, tiny=tiny)
         check(config)
-        assert len(config.cells) >= 3 and len({c.name for c in config.members}) == len(config.members)
+        assert len(config.cells) >= 2 and len({c.name for c in config.members}) == len(config.members)
 
 
 def test_a_study_from_images_to_the_table(configs, demo, capfd):
@@ -166,3 +194,10 @@ def test_per_image_answers_give_every_pixel_count_back():
     table = pd.DataFrame({"id": list("edcba"), "label": "x"}).assign(dice=metrics.dice(*counts)[::-1].round(6), area=(counts[0] + counts[1])[::-1], true_area=(counts[0] + counts[2])[::-1])
     images = Answers.read(table, index, ["x"]).images
     assert all(np.allclose(images[name], values) for name, values in metrics.per_image(counts).items())
+
+
+def test_a_luckier_seed_is_not_a_better_cell():
+    """Two seeds of each, one of them lucky in the cell: seeds are drawn like images."""
+    base, groups = np.full(50, 0.5), np.arange(50)
+    found = paired([answered(base, groups), answered(base, groups)], [answered(base, groups), answered(base + 0.2, groups)], {"dice": 1.0}, 300)["dice"]
+    assert found.value == pytest.approx(0.1) and found.low == 0 and found.verdict == "no evidence"

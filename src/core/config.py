@@ -101,37 +101,53 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     """Every cell is the base with some settings changed: an experiment with a name of its own, made of the base's and the cell's; a cell that changes
     nothing is the base itself, and one that changes only how predictions are evaluated is an ensemble of the base alone. All decide by the untuned decision,
     unless the study lists other values: a tuned one would add its own chance to every difference."""
-    study = _validate(Study, tree, file)
-    study = _validate(Study, tree | study.tiny, file) if tiny else study
-    base_file = next((d / f"{study.base}.yaml" for d in (file.parent, file.parent.parent) if (d / f"{study.base}.yaml").is_file()), file.parent / f"{study.base}.yaml")
-    own = f"{base_file.stem}-{file.stem}"
+    full = _validate(Study, tree, file)
+    study = _validate(Study, tree | full.tiny, file) if tiny else full
+    base_file = next((f for d in (file.parent, file.parent.parent) if (f := d / f"{study.base}.yaml").is_file() and f.resolve() != file.resolve()), None)
+    if base_file is None:
+        raise InputError(f"no config called '{study.base}' beside this study or above", file, nearest(study.base, [f.stem for f in file.parent.parent.glob("*.yaml") if f.name != COMPETITION]))
+    own = f"{base_file.stem}-{file.stem}" + ("_tiny" if tiny and study.base == full.base else "")  # the two sizes of a study must not take each other's places
     alters = any(key.split(".")[0] in Experiment.model_fields for key in study.set)
     of_all = {k: v for k, v in study.set.items() if k.split(".")[0] not in Evaluation.model_fields}
 
-    def load_cell(settings: dict[str, Any], seed: int) -> Config:
-        found = load(base_file, [*untuned, *_typed(of_all), *overrides, *_typed(settings | {"train.seed": seed})])
+    def load_cell(common: dict[str, Any], settings: dict[str, Any]) -> Config:
+        found = load(base_file, [*untuned, *_typed(common), *overrides, *_typed(settings)])
         if found.experiment is None:
             raise InputError(f"the base of a study is an experiment, and {study.base} is not", file)
         return found
 
     untuned: list[str] = []
-    untuned = _typed({f"evaluate.{name}": tried[:1] for name, tried in load_cell({}, 0).competition.evaluate if isinstance(tried, list)})
-    bases = {seed: load_cell({}, seed) for seed in study.seeds}
+    plain = load_cell(of_all, {})
+    untuned = _typed({f"evaluate.{name}": tried[:1] for name, tried in plain.competition.evaluate if isinstance(tried, list)})
+    own_seed = plain.experiment.train.seed
+    seeds = study.seeds or [own_seed]
+    if study.seeds and any(_parse_override(t)[0] == "train.seed" for t in overrides):
+        raise InputError("this study has its own seeds", "--set train.seed", f"Change seeds: in {file}")
+
+    def named(name: str, seed: int) -> str:
+        return name if seed == own_seed else f"{name}-seed{seed}"
+
+    bases = {seed: load_cell(of_all, {"train.seed": seed}) for seed in seeds}
     for seed, base in bases.items():
-        base.name = _with_seed(own if alters else base_file.stem, seed, study)  # studies that set nothing for all their cells share the base's training
+        base.name = named(own if alters else base_file.stem, seed)  # studies that set nothing for all their cells share the base's training
 
     def cell(label: str, settings: dict[str, Any], seed: int) -> Config:
-        made, base = load_cell(study.set | settings, seed), bases[seed]
-        made.name = _with_seed(f"{own}-{re.sub(r'[^a-zA-Z0-9_.+]+', '_', label)}" if label else own, seed, study)
+        made, base = load_cell(study.set, {"train.seed": seed} | settings), bases[seed]
+        made.name = named(f"{own}-{re.sub(r'[^a-zA-Z0-9_.+]+', '_', label)}" if label else own + ("-decided" if alters else ""), seed)
         if apart := [k for k in Competition.model_fields if k not in Evaluation.model_fields and getattr(made.competition, k) != getattr(base.competition, k)]:
             raise InputError(f"cell '{label}' changes '{apart[0]}', which all cells of a study share", file, "Put it under set:")
         if made.experiment != base.experiment:
             return made
         return base if made.competition == base.competition else Config(made.name, file, made.competition, ensemble=Ensemble(members=[base.name]), members=[base])
 
-    first = {seed: cell("", {}, seed) for seed in study.seeds}
-    cells = {label: [cell(label, settings, seed) for seed in study.seeds] for label, settings in [*_combinations(study.grid, file), *study.cells.items()]}
-    same = next((label for label, made in cells.items() if made[0].name == first[study.seeds[0]].name), None)
+    first, asked = {seed: cell("", {}, seed) for seed in seeds}, [*_combinations(study.grid, file), *study.cells.items()]
+    labels = [label for label, _ in asked]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise InputError(f"two cells are called '{twice}'", file, "Give one of them another name")
+    cells = {label: [cell(label, settings, seed) for seed in seeds] for label, settings in asked}
+    same = next((label for label, made in cells.items() if made[0].name == first[seeds[0]].name), None)
+    if not same and study.base in cells:
+        raise InputError(f"a cell is called '{study.base}', as the base is", file, "Give it another name")
     cells = {same or study.base: list(first.values())} | {label: made for label, made in cells.items() if label != same}
     names = [c.name for made in cells.values() for c in made]
     if len(cells) < 2:
@@ -142,13 +158,9 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     return Config(name, file, members[0].competition, members=members, study=study, cells=cells)
 
 
-def _with_seed(name: str, seed: int, study: Study) -> str:
-    return name if seed == study.seeds[0] else f"{name}-seed{seed}"
-
-
 def _typed(settings: dict[str, Any]) -> list[str]:
     """As one would type them after --set."""
-    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return [f"{key}={yaml.safe_dump([value], default_flow_style=True, width=10**9).strip()[1:-1]}" for key, value in settings.items()]
 
 
 def _combinations(grid: dict[str, list | dict], file: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -35,7 +35,7 @@ class State:
         return self.kind == "done"
 
 
-@dataclass
+@dataclass(eq=False)  # by identity: a plan compares thousands of them
 class Job:
     """One unit of work: a stage for one experiment, ensemble or fold."""
 

@@ -136,5 +136,9 @@ def rate(step: int, total: int, warmup: float, schedule: str = "cosine") -> floa
 
 def optimiser_for(groups: list[dict], settings: Train = Train()) -> torch.optim.Optimizer:
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=True)
+        optimiser = torch.optim.SGD(groups, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=True)
+        if settings.momentum:  # torch leaves it unset where the first step is left out, and cannot step parameters with and without it together
+            for p in (p for group in groups for p in group["params"]):
+                optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return optimiser
     return torch.optim.AdamW(groups, fused=True)

@@ -107,7 +107,7 @@ def draw_curves(path: Path, history: list[dict]) -> None:
     for name in ("score", "dice", "accuracy", "macro_f1"):
         if name in history[0]:
             right.plot(epochs, [row[name] for row in history], marker=dot, label=name.replace("_", " "))
-    left.set(title="training loss", xlabel="epoch", ylim=(0, None))
+    left.set(title="training loss", xlabel="epoch", ylim=(min(0, *(row["loss"] for row in history)), None))  # a learned balance can go below 0
     right.set(title="validation", xlabel="epoch", ylim=(None, 1))
     for axes in (left, right):
         axes.legend(frameon=False)

@@ -143,6 +143,12 @@ class Train(Strict):
     patience: int = Field(0, ge=0)  # epochs without a better score before it stops; 0: off
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _freezing(self):
+        if self.unfreeze_at is not None and self.freeze == "none":
+            raise ValueError("train.unfreeze_at needs train.freeze: nothing is frozen")
+        return self
+
 
 class Predict(Strict):
     views: list[str] = Field(["identity", "hflip"], min_length=1)
@@ -173,7 +179,7 @@ class StudySize(Strict):
     set: dict[str, Any] = {}  # settings of all cells, the base's too
     grid: dict[str, list[Any] | dict[str, Any]] = {}  # key -> its values, or name -> value; the cells are all combinations
     cells: dict[str, dict[str, Any]] = {}  # more cells: name -> {key: value, …}
-    seeds: list[int] = Field([0], min_length=1)
+    seeds: list[int] = []  # default: the base's own
 
 
 class Study(StudySize):

@@ -47,9 +47,10 @@ def sample_of(config: Config, paths: Paths) -> Path:
 
 
 def unanswered(config: Config, paths: Paths) -> str:
-    """The column that the sample asks for and this experiment, of one task, does not answer; ''."""
-    task, submission = config.experiment.task if config.experiment else "both", config.competition.submission
-    column = {"both": None, "mask": submission.label, "class": submission.rle}[task]
+    """The column that the sample asks for and this experiment, or all of an ensemble's, does not answer; ''."""
+    submission, tasks = config.competition.submission, {c.experiment.task for c in config.experiments}
+    known = config.experiment or len(config.experiments) == len(config.ensemble.members)  # a team mate's predictions may answer anything
+    column = {"mask": submission.label, "class": submission.rle}.get(tasks.pop()) if known and len(tasks) == 1 else None
     with open(sample_of(config, paths), newline="", encoding="utf-8-sig", errors="replace") as lines:
         return column if column in next(csv.reader(lines), []) else ""
 

@@ -6,6 +6,7 @@ No vertical flips: the probe is at the top, what lies below is deeper, and shado
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Callable
 
 from src.core.console import InputError, nearest
@@ -138,7 +139,11 @@ def mix(settings: Train) -> Callable | None:
     """What Images does to a whole batch; None for nothing."""
     if settings.mix == "none":
         return None
-    return lambda images, masks, labels, random: MIXES[settings.mix](images, masks, labels, random) if random.uniform() < settings.mix_share else (images, masks, labels)
+    return partial(_sometimes, name=settings.mix, share=settings.mix_share)  # not a lambda: it must reach other processes
+
+
+def _sometimes(images: np.ndarray, masks: np.ndarray, labels: np.ndarray, random: np.random.Generator, name: str, share: float):
+    return MIXES[name](images, masks, labels, random) if random.uniform() < share else (images, masks, labels)
 
 
 def check(settings: Train) -> None:

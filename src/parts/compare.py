@@ -61,16 +61,17 @@ class Difference:
 def paired(base: list[Answers], cell: list[Answers], weights: dict[str, float], times: int) -> dict[str, Difference]:
     """Each metric of the score that both answer, and the score where they answer all of it. One Answers for each seed, averaged.
 
-    Paired cluster bootstrap: every resample draws duplicate groups, and asks both about the same images (Efron & Tibshirani 1993, ch. 8)."""
+    Paired cluster bootstrap: every resample draws duplicate groups and seeds, and asks both about the same images (Efron & Tibshirani 1993, ch. 8)."""
     shared = [m for m in weights if all(a.has(m) for a in (*base, *cell))]
     if not shared:
         return {}
 
-    def differences(rows) -> list[float]:
-        found = [np.mean([a.value(m, rows) for a in cell]) - np.mean([a.value(m, rows) for a in base]) for m in shared]
+    def differences(rows, of_cell: list[Answers] = cell, of_base: list[Answers] = base) -> list[float]:
+        found = [np.mean([a.value(m, rows) for a in of_cell]) - np.mean([a.value(m, rows) for a in of_base]) for m in shared]
         whole = [sum(weights[m] * d for m, d in zip(shared, found))] if len(shared) == len(weights) else []
         return [*whole, *found]
 
     names = [*(["score"] if len(shared) == len(weights) else []), *shared]
-    samples = np.array([differences(rows) for rows in bootstrap(base[0].groups, times)])
+    random = np.random.default_rng(0)
+    samples = np.array([differences(rows, *([of[i] for i in random.integers(0, len(of), len(of))] for of in (cell, base))) for rows in bootstrap(base[0].groups, times)])
     return {name: Difference(value, *interval(column)) for name, value, column in zip(names, differences(slice(None)), samples.T)}

@@ -28,7 +28,17 @@ def numbers(predictions: Predictions, truths: Iterable[np.ndarray] | None, label
     A class without pixels, neither true nor predicted, counts 1; in lecture_dice, otherwise the same as lecture_f1, it counts 0.
     Means are correctly rounded (fmean), so that no order of summation changes a bit.
     """
-    found: dict[str, list[float]] = {}
+    return mean(by_fold(predictions, truths, labels, folds))
+
+
+def mean(folds: dict[int, dict[str, float]]) -> dict[str, float]:
+    """Over folds, each its own hold-out."""
+    return {name: fmean(each[name] for each in folds.values()) for name in next(iter(folds.values()))}
+
+
+def by_fold(predictions: Predictions, truths: Iterable[np.ndarray] | None, labels: np.ndarray, folds: np.ndarray) -> dict[int, dict[str, float]]:
+    """The same of each fold by itself."""
+    found: dict[int, dict[str, float]] = {}
     pixel_counts = None
     if predictions.mask is not None:
         said = (prob.astype(np.float32) > CUT for prob in predictions.mask)
@@ -44,9 +54,8 @@ def numbers(predictions: Predictions, truths: Iterable[np.ndarray] | None, label
                 of_batch |= {"lecture_accuracy": metrics.accuracy(truth, decided, probs), "lecture_macro_f1": metrics.macro_f1(truth, decided, probs)}
             for name, value in of_batch.items():
                 each.setdefault(name, []).append(value)
-        for name, values in each.items():
-            found.setdefault(name, []).append(fmean(values))
-    return {name: fmean(values) for name, values in found.items()}
+        found[int(fold)] = {name: fmean(values) for name, values in each.items()}
+    return found
 
 
 def batches(rows: np.ndarray) -> Iterator[np.ndarray]:

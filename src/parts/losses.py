@@ -157,8 +157,9 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor, classes: Frequenci
 
 
 def label_focal(logits: torch.Tensor, target: torch.Tensor, classes: Frequencies, settings: Loss) -> torch.Tensor:
-    """(1 − p_t)^γ · cross-entropy over classes, the class weights being its α (Lin et al., 2017, eq. 5)."""
+    """(1 − p_t)^γ · cross-entropy over classes, the class weights being its α (Lin et al., 2017, eq. 5), of shares smoothed by loss.label_smoothing."""
     log_p = F.log_softmax(logits, 1)
+    target = (1 - settings.label_smoothing) * target + settings.label_smoothing / target.shape[1]
     return _weighted(_focus(-log_p, settings) * -log_p, target, classes)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from itertools import islice
+from typing import Callable
 
 import torch
 from torch import nn
@@ -216,6 +217,18 @@ def try_out(net: Network, classes: int) -> None:
         if net.task in ("both", {"mask": "mask", "label": "class"}[name]) and (name not in output or output[name].shape != shape):
             given = f"of shape {tuple(output[name].shape)} instead of {shape}" if name in output else f"not there, the network gives {', '.join(output) or 'nothing'}"
             raise InputError(f"the answer '{name}' is {given}", f"task: {net.task}", "Change the network, or the task to mask or class")
+
+
+def try_views(net: Network, views: dict[str, Callable[[torch.Tensor], torch.Tensor]], settings: Model) -> None:
+    """One blank image in each view that predict will use: better told now than after the training. Raises InputError."""
+    device = net.mean.device
+    for name, view in views.items():
+        try:
+            with torch.no_grad():
+                net.eval()(view(torch.zeros(1, 1, net.image_size, net.image_size, dtype=torch.uint8, device=device)))
+        except REFUSALS as error:
+            raise InputError(f"{title(settings)} cannot take the view {name}: {reason(error)}", "predict.views", "Leave it out") from error
+    net.train()
 
 
 def sizes_that_work(experiment: Experiment, classes: int) -> list[int]:
