@@ -103,12 +103,12 @@ def table_cells(rows: list[dict], against: dict[str, dict[str, Difference]]) -> 
     lecture = [n for n in dict.fromkeys(k for r in rows for k in r) if n.startswith("lecture_") and not n.endswith("_sd")]
     compared = list(dict.fromkeys(n for found in against.values() for n in found))
     speed = ["seconds_per_epoch"] if any("seconds_per_epoch" in r for r in rows) else []
-    lines = [["cell", *honest, *(f"Δ {n}" for n in compared), *(n.replace("lecture_", "lecture ") for n in lecture), *("s/epoch" for _ in speed)]]
+    lines = [["cell", *(f"Δ {n}" for n in compared), *honest, *(n.replace("lecture_", "lecture ") for n in lecture), *("s/epoch" for _ in speed)]]
     for row in rows:
         found = against.get(row["cell"], {})
         values = [spread(row, n) for n in honest]
         deltas = [difference(found[n]) if n in found else "base" if row["cell"] not in against else "" for n in compared]
-        lines.append([row["cell"], *values, *deltas, *(spread(row, n) for n in lecture), *(f"{row[n]:.1f}" if n in row else "" for n in speed)])
+        lines.append([row["cell"], *deltas, *values, *(spread(row, n) for n in lecture), *(f"{row[n]:.1f}" if n in row else "" for n in speed)])
     return lines
 
 
@@ -116,7 +116,7 @@ def spread(row: dict, name: str) -> str:
     if name not in row:
         return ""
     digits = 1 if name in LOWER_IS_BETTER else 3 if name.startswith("lecture_") else 4
-    return f"{row[name]:.{digits}f}" + ("" if np.isnan(row[f"{name}_sd"]) else f" ± {row[f'{name}_sd']:.{max(1, digits - 1)}f}")
+    return f"{row[name]:.{digits}f}" + ("" if np.isnan(row[f"{name}_sd"]) else f" ± {row[f'{name}_sd']:.{min(3, digits)}f}")
 
 
 def difference(d: Difference) -> str:

@@ -21,7 +21,7 @@ td small { display: block; font-weight: 400; color: var(--soft) }
 .pair { display: flex; flex-wrap: wrap; gap: 1rem }
 .pair img { flex: 1 1 20rem; min-width: 0; max-width: min(100%, 30rem); height: auto; background: #fff; border-radius: 6px }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .9rem }
-figure { margin: 0 } figure img { width: 100%; height: auto; border-radius: 4px; display: block }
+img { max-width: 100% } figure { margin: 0 } figure img { width: 100%; height: auto; border-radius: 4px; display: block }
 figcaption { font-size: .78rem; line-height: 1.35; margin-top: .25rem; overflow-wrap: anywhere }
 @media (max-width: 34rem) { table { font-size: .8rem } th, td { padding-right: .5rem } .grid { grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)) } }
 """
