@@ -36,7 +36,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = Parser("./run.sh", formatter_class=argparse.RawDescriptionHelpFormatter, usage="\n" + USAGE, add_help=True, allow_abbrev=False,
                     description="From a folder of medical images to the best submission that this machine can train.")
     parser.add_argument("stage", nargs="?", default="all", metavar="STAGE", help="one of the words above; none: all stages")
-    parser.add_argument("--config", type=Path, metavar="F", help="an experiment or an ensemble (default: configs/ensemble.yaml)")
+    parser.add_argument("--config", type=Path, metavar="F", help="an experiment, an ensemble or a study (default: configs/ensemble.yaml)")
     parser.add_argument("--fold", type=int, metavar="K", help="with train: only this fold")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="override a setting, e.g. train.epochs=30; repeatable")
     parser.add_argument("--data", type=Path, metavar="DIR", help="the images (default: input/)")

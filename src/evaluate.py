@@ -78,8 +78,9 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         facts |= {"score": results["honest"]["score"], "summary": summary(results["honest"])}
     tell(data, results, tuned, name, paths)
     for member in config.members:
-        alone = (read_json(paths.metrics(member.name)) if paths.metrics(member.name).is_file() else {}).get("honest", {}).get("score", 0)
-        if alone > results["honest"]["score"] and len(config.members) > 1:  # of one alone, only the decision differs: that is a cell of a study
+        found = (read_json(paths.metrics(member.name)) if paths.metrics(member.name).is_file() else {}).get("honest", {})
+        whole = all(name in found.get("metrics", {}) for name in competition.score)  # of one answer alone it would be another score
+        if whole and (alone := found["score"]) > results["honest"]["score"] and len(config.members) > 1:  # of one alone, only the decision differs: that is a cell of a study
             warn(f"{member.name} alone scores {alone:.4f}, more than this ensemble: {command('submit', '--config', short(member.file.resolve()))}")
 
 

@@ -57,7 +57,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         with replacing(html) as temporary:
             temporary.write_text(page.page(f"study {config.name}", parts), encoding="utf-8")
         facts["summary"] = f"{len(config.cells)} cells against {base}: " + (", ".join(f"{label} {d['score'].verdict}" for label, d in against.items() if "score" in d) or "see the table")
-    say(text)
+    say(short_table(rows, against))
 
 
 def read_answers(cell: Config, index: pd.DataFrame, paths: Paths) -> Answers:
@@ -101,6 +101,7 @@ def table_cells(rows: list[dict], against: dict[str, dict[str, Difference]]) -> 
     """Head and rows, as text: the table that is printed, written and shown."""
     honest = [n for n in HONEST if any(n in r for r in rows)]
     lecture = [n for n in dict.fromkeys(k for r in rows for k in r) if n.startswith("lecture_") and not n.endswith("_sd")]
+    lecture = [n for n in lecture if len({r.get(n) for r in rows}) > 1]  # it knows no decisions: a study of these changes nothing there
     compared = list(dict.fromkeys(n for found in against.values() for n in found))
     speed = ["seconds_per_epoch"] if any("seconds_per_epoch" in r for r in rows) else []
     lines = [["cell", *(f"Δ {n}" for n in compared), *honest, *(n.replace("lecture_", "lecture ") for n in lecture), *("s/epoch" for _ in speed)]]
@@ -110,6 +111,16 @@ def table_cells(rows: list[dict], against: dict[str, dict[str, Difference]]) -> 
         deltas = [difference(found[n]) if n in found else "base" if row["cell"] not in against else "" for n in compared]
         lines.append([row["cell"], *deltas, *values, *(spread(row, n) for n in lecture), *(f"{row[n]:.1f}" if n in row else "" for n in speed)])
     return lines
+
+
+def short_table(rows: list[dict], against: dict[str, dict[str, Difference]]) -> str:
+    """For the console: the score and the differences."""
+    lines = []
+    for row in rows:
+        score = f"score {row['score']:.4f}" if "score" in row else ""
+        told = [f"{n} {difference(d)}" for n, d in against.get(row["cell"], {}).items()] or ["base"] * (row["cell"] not in against)
+        lines.append(f"  {row['cell']:<24.24} {score:<13} {'   '.join(told)}".rstrip())
+    return "\n".join(lines)
 
 
 def spread(row: dict, name: str) -> str:

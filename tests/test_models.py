@@ -17,6 +17,7 @@ from src.parts import losses, models
 from src.parts.check import check
 from src.parts.fitted import FITTED
 from src.parts.heads import HEADS
+from src.parts.transfer import behind, encoder_stages
 
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.name != "competition.yaml")
 ALIKE = losses.Frequencies(torch.tensor([1.0, 1.0, 1.0]) / 3)
@@ -94,7 +95,7 @@ def test_every_network_learns_and_comes_back(arch):
     assert not any(isinstance(m, nn.Dropout3d) for m in net.modules()), "it drops whole images"
     if not hasattr(net.body, "fit"):  # tests/test_fitted.py lets those learn
         output = step(net.train(), torch.bfloat16)
-        mask, label = models.behind(output["mask"]), models.behind(output["label"])
+        mask, label = behind(output["mask"]), behind(output["label"])
         grown = {id(p) for p in net.parameters() if p.grad is not None and p.grad.any()}
         assert mask - label & grown and label - mask & grown, "both answers have parts of their own, and they learn"
         assert mask & label & grown, "and they share some"
@@ -143,7 +144,7 @@ def test_every_head_and_every_task(head, arch):
         assert set(output) - {"deep"} == {answer} and set(answers(net)) == {answer} and ("deep" in output) == (arch == "dynunet" and task == "mask")
         assert sum(p.numel() for p in net.parameters()) < sum(p.numel() for p in whole.parameters())
         if arch == "unet":
-            assert models.behind(output[answer]) == {id(p) for p in net.parameters()}, "nothing is left that is of no use"
+            assert behind(output[answer]) == {id(p) for p in net.parameters()}, "nothing is left that is of no use"
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda p: p.stem)
@@ -285,7 +286,7 @@ def test_what_never_was_trainable_stays_so():
 def test_stages_are_the_feature_maps_in_order(arch, encoder, stages, first):
     net = built(experiment(arch, encoder=encoder))
     training = {m: m.training for m in net.modules()}
-    found = models.encoder_stages(net.body.encoder, 64)
+    found = encoder_stages(net.body.encoder, 64)
     assert len(found) == stages and all(a < b for a, b in zip(found, found[1:])), "each rests on the one before"
     assert first is None or found[0] == {k for k, _ in net.body.encoder.named_parameters() if k.startswith(first)}
     assert training == {m: m.training for m in net.modules()} and all(p.requires_grad for p in net.parameters())

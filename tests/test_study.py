@@ -78,6 +78,13 @@ def test_all_decide_untuned_unless_the_study_lists_values(configs):
     assert grids == {"small": ([0.5], ["no"]), "low": ([0.5, 0.1], ["no"]), "masks": ([0.5], ["no"])}
 
 
+def test_a_section_changes_only_what_it_names(configs):
+    """As every experiment is written; what stands in the base stays."""
+    config = study(configs, "question: Q\nbase: small\ncells: {slow: {train: {lr: 0.0001}, loss: {mask: {bce: 1}}}}\n")
+    slow = config.cells["slow"][0].experiment
+    assert (slow.train.lr, slow.train.epochs, slow.loss.mask) == (1e-4, 1, {"bce": 1})
+
+
 def test_tiny_replaces_what_it_names(configs):
     text = "question: Q\nbase: small\ngrid: {loss.balance: [0.1, 0.2]}\ntiny: {grid: {loss.balance: [0.4]}}\n"
     assert list(study(configs, text, tiny=True).cells) == ["small", "balance 0.4"] and study(configs, text, tiny=True).name == "s_tiny"
@@ -94,6 +101,9 @@ def test_tiny_replaces_what_it_names(configs):
         ("question: Q\nbase: small\ncells: {more folds: {split.folds: 9}}\n", "which all cells of a study share"),
         ("question: Q\nbase: small\ntiny: {bass: x}\ncells: {a: {task: mask}}\n", "unknown key 'bass'"),
         ("base: small\n", "question"),
+        ("question: Q\ngrid: {loss.balance: [0.1]}\n", "base"),
+        ("question: Q\nbase: small\ncells: {other: {score.dice: 1.0}}\n", "changes 'score'"),
+        ("question: Q\nbase: small\ncells: {odd: {image_size: 100}}\n", "See cell 'odd'"),
         ("question: Q\nbase: s\ncells: {a: {task: mask}}\n", "no config called 's'"),
         ("question: Q\nbase: small\ncells: {small: {task: mask}}\n", "as the base is"),
         ("question: Q\nbase: small\ngrid: {loss.balance: {a: 0.1}}\ncells: {a: {task: mask}}\n", "two cells are called 'a'"),
@@ -128,7 +138,7 @@ def test_a_study_from_images_to_the_table(configs, demo, capfd):
     paths = Paths(home, demo).studies(load(configs / "studies" / "balance.yaml").competition.split)
     table = pd.read_csv(paths.study("balance", "table.csv"))
     assert list(table.cell) == ["balance 0.7", "balance 0.2"] and table.dice_verdict.isin(["better", "worse", "no evidence"])[1]
-    assert "| balance 0.2 |" in said and "| balance 0.2 |" in paths.study("balance", "table.md").read_text()
+    assert "  balance 0.2  " in said and "| balance 0.2 |" in paths.study("balance", "table.md").read_text()
     assert paths.study("balance", "plot.png").read_bytes()[:4] == b"\x89PNG" and "under every cell" in paths.study("balance", "report.html").read_text()
     assert not (home / "artifacts" / "folds.csv").exists() and not list(home.rglob("submissions/*.csv")), "a study leaves the main work alone"
 

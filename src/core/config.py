@@ -54,11 +54,12 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
     for anything wrong."""
     file = Path(file)
     if not file.exists():  # a name alone is one of the project's
-        file = next((f for f in (file.with_name(f"{file.name}.yaml"), CONFIGS / file.name, CONFIGS / f"{file.name}.yaml") if f.is_file()), file)
+        places = (file.parent, CONFIGS, CONFIGS / "studies")
+        file = next((f for d in places for f in (d / file.name, d / f"{file.name}.yaml") if f.is_file()), file)
     if file.name == COMPETITION:
         raise InputError("this describes the competition, it is no experiment", file, "Name one of the others, for example configs/cpu.yaml")
     tree = read_yaml(file)
-    if "base" in tree:
+    if "base" in tree or "question" in tree:
         return _load_study(file, tree, list(overrides), tiny)
     if tiny:
         raise InputError("only a study has a tiny size", file, "Leave out --tiny")
@@ -103,15 +104,20 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     unless the study lists other values: a tuned one would add its own chance to every difference."""
     full = _validate(Study, tree, file)
     study = _validate(Study, tree | full.tiny, file) if tiny else full
-    base_file = next((f for d in (file.parent, file.parent.parent) if (f := d / f"{study.base}.yaml").is_file() and f.resolve() != file.resolve()), None)
+    base_file = next((f for d in (file.parent, file.parent.parent, CONFIGS) if (f := d / f"{study.base}.yaml").is_file() and f.resolve() != file.resolve()), None)
     if base_file is None:
-        raise InputError(f"no config called '{study.base}' beside this study or above", file, nearest(study.base, [f.stem for f in file.parent.parent.glob("*.yaml") if f.name != COMPETITION]))
+        there = [f.stem for d in (file.parent, file.parent.parent, CONFIGS) for f in d.glob("*.yaml") if f.name != COMPETITION and f.resolve() != file.resolve()]
+        raise InputError(f"no config called '{study.base}' beside this study, above it or in configs/", file, nearest(study.base, dict.fromkeys(there)))
     own = f"{base_file.stem}-{file.stem}" + ("_tiny" if tiny and study.base == full.base else "")  # the two sizes of a study must not take each other's places
     alters = any(key.split(".")[0] in Experiment.model_fields for key in study.set)
     of_all = {k: v for k, v in study.set.items() if k.split(".")[0] not in Evaluation.model_fields}
 
-    def load_cell(common: dict[str, Any], settings: dict[str, Any]) -> Config:
-        found = load(base_file, [*untuned, *_typed(common), *overrides, *_typed(settings)])
+    def load_cell(common: dict[str, Any], settings: dict[str, Any], label: str = "") -> Config:
+        load(base_file, overrides)  # what is wrong with these was typed
+        try:
+            found = load(base_file, [*untuned, *_typed(common), *overrides, *_typed(settings)])
+        except InputError as error:
+            raise InputError(str(error).replace("(--set ", "("), file, f"See cell '{label}'" if label else "See set:") from None
         if found.experiment is None:
             raise InputError(f"the base of a study is an experiment, and {study.base} is not", file)
         return found
@@ -132,10 +138,12 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
         base.name = named(own if alters else base_file.stem, seed)  # studies that set nothing for all their cells share the base's training
 
     def cell(label: str, settings: dict[str, Any], seed: int) -> Config:
-        made, base = load_cell(study.set, {"train.seed": seed} | settings), bases[seed]
+        made, base = load_cell(study.set, {"train.seed": seed} | settings, label), bases[seed]
         made.name = named(f"{own}-{re.sub(r'[^a-zA-Z0-9_.+]+', '_', label)}" if label else own + ("-decided" if alters else ""), seed)
         if apart := [k for k in Competition.model_fields if k not in Evaluation.model_fields and getattr(made.competition, k) != getattr(base.competition, k)]:
             raise InputError(f"cell '{label}' changes '{apart[0]}', which all cells of a study share", file, "Put it under set:")
+        if any(key.split(".")[0] == "score" for key in settings):
+            raise InputError(f"cell '{label}' changes 'score', which all cells of a study share", file, "Put it under set:")
         if made.experiment != base.experiment:
             return made
         return base if made.competition == base.competition else Config(made.name, file, made.competition, ensemble=Ensemble(members=[base.name]), members=[base])
@@ -225,6 +233,13 @@ def _set(tree: dict, model: type[BaseModel], key: str, value: Any) -> None:
         field_ = getattr(parent, "model_fields", {}).get(words[1])
         if len(words) > 2 and field_ is not None and isinstance(field_.default, dict):
             tree.setdefault(words[0], {}).setdefault(words[1], dict(field_.default))
+    section = model
+    for word in words:
+        section = getattr(getattr(section, "model_fields", {}).get(word), "annotation", None)
+    if isinstance(value, dict) and isinstance(section, type) and issubclass(section, BaseModel):  # a section: what it does not name stays as it is
+        for name, inner in value.items():
+            _set(tree, model, f"{key}.{name}", inner)
+        return
     for word in words[:-1]:
         tree = tree.setdefault(word, {})
         if not isinstance(tree, dict):

@@ -15,3 +15,7 @@ def check(config: Config) -> None:
         augment.check(experiment.train)
         sampling.check(experiment.train)
         tta.check(experiment.predict.views)
+    if config.study:  # hours may lie between its first cell and its last
+        tried = {str((e.model, e.task, e.image_size, e.train.freeze)): e for e in (c.experiment for c in config.experiments)}
+        for experiment in tried.values():
+            models.tried(experiment, len(config.competition.data.classes))

@@ -73,5 +73,6 @@ def paired(base: list[Answers], cell: list[Answers], weights: dict[str, float], 
 
     names = [*(["score"] if len(shared) == len(weights) else []), *shared]
     random = np.random.default_rng(0)
-    samples = np.array([differences(rows, *([of[i] for i in random.integers(0, len(of), len(of))] for of in (cell, base))) for rows in bootstrap(base[0].groups, times)])
+    drawn = (random.integers(0, len(cell), len(cell)) for _ in range(times))  # the same seeds of both, as the same images
+    samples = np.array([differences(rows, *([of[i] for i in seeds] for of in (cell, base))) for rows, seeds in zip(bootstrap(base[0].groups, times), drawn)])
     return {name: Difference(value, *interval(column)) for name, value, column in zip(names, differences(slice(None)), samples.T)}

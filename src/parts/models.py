@@ -20,6 +20,7 @@ from src.core.settings import Experiment, Model, Train
 from src.parts.fitted import FITTED
 from src.parts.heads import HEADS
 from src.parts.monai_networks import MONAI
+from src.parts.transfer import encoder_stages
 
 SMP = ["unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet", "segformer", "dpt"]
 
@@ -153,39 +154,6 @@ class Network(nn.Module):
         return [{"params": ps, "base_lr": encoder_lr if inside else lr, "lr": 0.0, "weight_decay": weight_decay if decay else 0.0} for (inside, decay), ps in groups.items()]
 
 
-def encoder_stages(encoder: nn.Module, image_size: int) -> list[set[str]]:
-    """For each feature map that comes out of an encoder, in order, the names of the parameters it was made with, by the graph that autograd keeps.
-    A map made with none is no stage: smp hands on the image itself, and an empty map where a transformer has no such resolution."""
-    names = {id(p): name for name, p in encoder.named_parameters()}
-    trainable = {p: p.requires_grad for p in encoder.parameters()}
-    training = {module: module.training for module in encoder.modules()}
-    encoder.eval()
-    for p in trainable:
-        p.requires_grad_(True)
-    with torch.enable_grad():
-        features = encoder(torch.zeros(1, 3, image_size, image_size, device=next(iter(trainable)).device))
-    for p, was in trainable.items():
-        p.requires_grad_(was)
-    for module, was in training.items():
-        module.training = was
-    if isinstance(features, (tuple, list)) and isinstance(features[0], (tuple, list)):
-        features = features[0]  # a ViT's, beside its class tokens
-    used = [{names[p] for p in behind(f) if p in names} for f in (features if isinstance(features, (tuple, list)) else [features])]
-    return [names for names in used if names]
-
-
-def behind(output: torch.Tensor) -> set[int]:
-    """The ids of the trainable parameters that a tensor was computed with."""
-    found, seen, todo = set(), set(), [output.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            found |= {id(node.variable)} if hasattr(node, "variable") else set()
-            todo += [before for before, _ in node.next_functions]
-    return found
-
-
 # ------------------------------------------------------------------------------------------------------------------------ building
 
 REFUSALS = (TypeError, ValueError, KeyError, IndexError, NotImplementedError, AssertionError, RuntimeError, AttributeError)  # what smp, timm and MONAI say no with
@@ -250,11 +218,31 @@ def build(experiment: Experiment, classes: int, pretrained: bool) -> Network:
     """The network of an experiment; `pretrained=False` (predict, resume) never asks for weights, and does without the trial of a new network: one blank
     image, and the parts that train.freeze names. Raises InputError for what cannot be built."""
     settings = experiment.model
-    body = None
+    net = tried(experiment, classes, trial=pretrained)  # before a download, which a mistake in the settings would waste
+    weights = settings.encoder_weights if pretrained and settings.encoder_weights != "none" and hasattr(net.body, "encoder") else None
+    if weights is None:
+        return net
+    file = find_weights(settings.encoder, weights, settings.weights_dir)
+    if file:
+        body, (mean, std) = net.body, load_encoder(net.body.encoder, file)
+    else:
+        quiet_hub()
+        say(f"  encoder: {settings.encoder}.pth is not in {settings.weights_dir}/, downloading (without a network this takes half a minute to fail)")
+        try:
+            body = make(experiment, classes, weights)
+            mean, std = downloaded_statistics(settings.encoder)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:  # the hub's errors are OSErrors, safetensors', timm's and smp's are the others
+            raise download_failed(settings.encoder, settings.weights_dir, error) from error
+    return Network(body, mean, std, experiment)
+
+
+def tried(experiment: Experiment, classes: int, trial: bool = True) -> Network:
+    """The network from random weights, after the trial. Raises InputError for what cannot be built, or not at this size, or not frozen so."""
+    settings, body = experiment.model, None
     try:
-        body = make(experiment, classes)  # before a download, which a mistake in the settings would waste
+        body = make(experiment, classes)
         net = Network(body, *IMAGENET, experiment)
-        if not pretrained:
+        if not trial:
             return net
         try_out(net, classes)
     except ImportError as error:
@@ -267,21 +255,7 @@ def build(experiment: Experiment, classes: int, pretrained: bool) -> Network:
                          f"These would do: {', '.join(map(str, sizes))}" if sizes else "Try another encoder or other model.options") from error
     if experiment.train.freeze != "none":
         net.freezable(experiment.train.freeze)
-    weights = settings.encoder_weights if settings.encoder_weights != "none" and hasattr(body, "encoder") else None
-    if weights is None:
-        return net
-    file = find_weights(settings.encoder, weights, settings.weights_dir)
-    if file:
-        mean, std = load_encoder(body.encoder, file)
-    else:
-        quiet_hub()
-        say(f"  encoder: {settings.encoder}.pth is not in {settings.weights_dir}/, downloading (without a network this takes half a minute to fail)")
-        try:
-            body = make(experiment, classes, weights)
-            mean, std = downloaded_statistics(settings.encoder)
-        except (OSError, RuntimeError, ValueError, KeyError) as error:  # the hub's errors are OSErrors, safetensors', timm's and smp's are the others
-            raise download_failed(settings.encoder, settings.weights_dir, error) from error
-    return Network(body, mean, std, experiment)
+    return net
 
 
 def check(experiment: Experiment) -> None:
