@@ -21,7 +21,7 @@ from src.parts import metrics, search
 from src.parts.postprocess import Decision, apply, stretch
 
 CLASSES = ["benign", "malignant", "normal"]
-FEW = {"threshold": [0.5, 0.3, 0.7], "min_area": [0.0, 0.01, 0.05], "empty_above": [1.0, 0.3, 0.6], "bootstrap": 100}
+FEW = {"threshold": [0.5, 0.3, 0.7], "min_area": [0.0, 0.01, 0.05], "empty_above": [1.0, 0.3, 0.6], "fill_holes": [False, True], "agree": ["no", "mask", "label"], "bootstrap": 100}
 
 
 def world(home: Path, n: int = 15, tests: int = 0, size: int = 32, seed: int = 0, folds: int = 3):

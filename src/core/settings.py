@@ -59,15 +59,16 @@ class Split(Strict):
 
 
 class Evaluate(Strict):
-    """The grid of decisions tried on out-of-fold predictions; the first value of each is the untuned decision."""
-    threshold: list[Share] = Field([0.5, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.55, 0.6, 0.65, 0.7, 0.75], min_length=1)
-    min_area: list[Share] = Field([0.0, 0.001, 0.002, 0.004, 0.008, 0.016], min_length=1)  # share of the image's area: smaller parts are dropped
+    """The grid of decisions tried on out-of-fold predictions; the first value of each is the untuned decision. By default only that is searched which
+    gained leave-one-fold-out (docs/results.md): on some hundred images every further list finds more chance than truth."""
+    threshold: list[Share] = Field([0.5], min_length=1)
+    min_area: list[Share] = Field([0.0], min_length=1)  # share of the image's area: smaller parts are dropped
     empty_above: list[Share] = Field([1.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1)  # the mask is emptied where P(empty class) exceeds this
     smooth: list[Share] = Field([0.0], min_length=1)  # window of a majority filter, as a share of the image's side
-    fill_holes: list[bool] = Field([False, True], min_length=1)
+    fill_holes: list[bool] = Field([False], min_length=1)
     convex: list[bool] = Field([False], min_length=1)  # every part becomes its convex hull
     largest: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)  # only the largest so many parts stay; 0: all
-    agree: list[Literal["no", "mask", "label"]] = Field(["no", "mask", "label"], min_length=1)  # which answer gives way where mask and class contradict each other
+    agree: list[Literal["no", "mask", "label"]] = Field(["no"], min_length=1)  # which answer gives way where mask and class contradict each other
     bootstrap: int = Field(1000, ge=100)
 
 
