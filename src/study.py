@@ -18,7 +18,7 @@ import pandas as pd
 
 from src.core import page, pictures
 from src.core.config import Config
-from src.core.console import header, say, short, warn
+from src.core.console import header, say, warn
 from src.core.freshness import Job, read_json, replacing
 from src.core.images import read_image
 from src.core.paths import Paths

@@ -113,7 +113,6 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     of_all = {k: v for k, v in study.set.items() if k.split(".")[0] not in Evaluation.model_fields}
 
     def load_cell(common: dict[str, Any], settings: dict[str, Any], label: str = "") -> Config:
-        load(base_file, overrides)  # what is wrong with these was typed
         try:
             found = load(base_file, [*untuned, *_typed(common), *overrides, *_typed(settings)])
         except InputError as error:
@@ -122,6 +121,7 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
             raise InputError(f"the base of a study is an experiment, and {study.base} is not", file)
         return found
 
+    load(base_file, overrides)  # what is wrong with these was typed, and is said so; what is wrong below stands in the study
     untuned: list[str] = []
     plain = load_cell(of_all, {})
     untuned = _typed({f"evaluate.{name}": tried[:1] for name, tried in plain.competition.evaluate if isinstance(tried, list)})
@@ -252,7 +252,7 @@ def _validate(model: type[Strict], tree: dict, file: Path, overrides: list[str] 
         return model.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
+        where = ".".join(p for p in map(str, first["loc"]) if "[" not in p and not p.startswith("constrained-"))  # without the names of a union's branches
         typed = [t for t in overrides if where.startswith(t.partition("=")[0].strip())]
         file = f"--set {typed[-1]}" if typed else file
         if first["type"] == "extra_forbidden":
