@@ -11,47 +11,12 @@ import traceback
 from pathlib import Path
 
 from src.core import console
+from src.core.cli import DEMO_SETTINGS, TOOLS, bare, parse
 from src.core.config import Config, load
-from src.core.console import InputError, StageError, Stopped, command, duration, nearest, say, short
-from src.core.freshness import Fingerprints, Job
-from src.core.paths import CONFIGS, ROOT, Paths
-from src.core.stages import STAGES, data_files, has_test, member_folder, plan, sample_of, unanswered
-
-USAGE = """  ./run.sh                                 everything not yet done, for configs/ensemble.yaml
-  ./run.sh --config configs/cpu.yaml       the same for one experiment
-  ./run.sh demo                            the same on generated images, on a CPU, in minutes, under artifacts/demo
-  ./run.sh STAGE --config F [--fold K]     one stage: """ + ", ".join(STAGES) + """
-  ./run.sh study --config F [--tiny]       every cell of a study and the table that compares them: configs/studies/
-  ./run.sh status                          what is done, stale (and why) or missing, and the next command
-  ./run.sh test [pytest arguments]         the test suite"""
-DEMO_SETTINGS = ["split.folds=3"]  # the demo's time goes with the number of folds
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise InputError(message, "command line", "./run.sh --help shows the usage")
-
-
-def parse(words: list[str]) -> argparse.Namespace:
-    parser = Parser("./run.sh", formatter_class=argparse.RawDescriptionHelpFormatter, usage="\n" + USAGE, add_help=True, allow_abbrev=False,
-                    description="From a folder of medical images to the best submission that this machine can train.")
-    parser.add_argument("stage", nargs="?", default="all", metavar="STAGE", help="one of the words above; none: all stages")
-    parser.add_argument("--config", type=Path, metavar="F", help="an experiment, an ensemble or a study (default: configs/ensemble.yaml)")
-    parser.add_argument("--fold", type=int, metavar="K", help="with train: only this fold")
-    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="override a setting, e.g. train.epochs=30; repeatable")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the images (default: input/)")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="where artifacts/ and submissions/ go (default: the project's folder)")
-    parser.add_argument("--tiny", action="store_true", help="with study: the size that two cores can train")
-    parser.add_argument("--force", action="store_true", help="redo although up to date; the old result moves to artifacts/old/")
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error came up")
-    given = parser.parse_args(words)
-    known = [*STAGES, "all", "study", "demo", "status", "test"]
-    if given.stage not in known:
-        raise InputError(f"unknown stage '{given.stage}'", "command line", nearest(given.stage, known))
-    if given.fold is not None and given.stage != "train":
-        raise InputError("--fold goes with train", "command line", "./run.sh train --fold K")
-    return given
-
+from src.core.console import InputError, StageError, Stopped, command, duration, say, short
+from src.core.freshness import Fingerprints, Job, read_json
+from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder
+from src.core.stages import data_files, has_test, member_folder, plan, sample_of, unanswered
 
 def main(words: list[str]) -> int:
     words = sorted(words, key=lambda w: w != "test") if words[:1] == ["--traceback"] else words
@@ -69,9 +34,9 @@ def main(words: list[str]) -> int:
     except StageError as error:
         return _fail(f"error: {error}", 1, show)
     except Stopped as stopped:
-        return _fail(f"stopped: {stopped}. Go on with: {command(*_bare(words))}", 130, show)
+        return _fail(f"stopped: {stopped}. Go on with: {command(*bare(words))}", 130, show)
     except KeyboardInterrupt:
-        return _fail(f"\nstopped. What was finished is kept; go on with: {command(*_bare(words))}", 130, show)
+        return _fail(f"\nstopped. What was finished is kept; go on with: {command(*bare(words))}", 130, show)
     except PermissionError as error:
         return _fail(f"error: no permission to write or read ({error.filename}). Name another folder with --work or --data", 2, show)
     except BrokenPipeError:  # … | head
@@ -82,43 +47,60 @@ def main(words: list[str]) -> int:
 
 
 def work(given: argparse.Namespace) -> int:
-    demo = given.stage == "demo"
+    demo, tool = given.stage == "demo", given.stage in TOOLS
+    if demo and (given.data or given.config):
+        raise InputError("demo makes its own images and has its own config", "command line", "Leave out --data and --config")
+    if given.bundle:
+        given.config = _of_bundle(given)
     file = given.config or CONFIGS / ("demo.yaml" if demo else "ensemble.yaml")
-    home = (given.work or ROOT).expanduser().resolve()
-    paths = Paths(home, given.data.expanduser().resolve() if given.data else ROOT / "input")
     if demo:
-        if given.data or given.config:
-            raise InputError("demo makes its own images and has its own config", "command line", "Leave out --data and --config")
-        paths = paths.demo()
         given.sets = DEMO_SETTINGS + given.sets
-    elif not paths.data.is_dir():
-        raise InputError("no such folder", f"--data {given.data or short(paths.data)}", "Put the images there, as input/README.md says, or try ./run.sh demo")
     config = load(file, given.sets, given.tiny)
+    home = (given.work or ROOT).expanduser().resolve()
+    paths = Paths(home, given.data.expanduser().resolve() if given.data else INPUT if given.stage == "fetch" else contest_folder(config.competition.slug))
+    if demo:
+        paths = paths.demo()
+    elif not paths.data.is_dir() and given.stage not in ("fetch", "submissions"):
+        todo = f"Bring it with {command('fetch', '--competition', config.competition.slug)}" if config.competition.slug and not given.data else "Put the images there, as input/README.md says, or try ./run.sh demo"
+        raise InputError("no such folder", f"--data {given.data or short(paths.data)}", todo)
     _remember(given, file, demo)
     if config.study:
         paths = paths.studies(config.competition.split)
         if given.stage not in ("study", "all", "status"):
-            raise InputError(f"{given.stage} is a stage of one experiment, and this is a study of several", short(config.file), f"Run it whole: {command('study')}")
+            raise InputError(f"{given.stage} is for one experiment or ensemble, and this is a study of several", short(config.file), f"Run it whole: {command('study')}")
     elif given.stage == "study":
         raise InputError("this is no study: it names no base", short(config.file), "See configs/studies/, for example --config configs/studies/lambda.yaml")
     if demo:
         importlib.import_module("src.demo_data").make(paths.data)
     if given.stage == "status":
         return status(config, paths)
+    if tool:
+        return importlib.import_module(f"src.{given.stage}").run(given, config, paths)
     try:
         paths.artifacts.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"this folder cannot be made: {error.strerror}", short(paths.artifacts), "Name another one with --work") from None
     stage = None if given.stage in ("all", "demo", "study") else given.stage
-    ran = run_stages(config, paths, stage, given.fold, given.force)
+    ran = run_stages(config, paths, stage, given)
     Fingerprints.of(paths).save()
     if stage is None:
         say(("" if ran else "everything is up to date. ") + _last_line(config, paths))
-    return 0
+    return importlib.import_module("src.send").run(given, config, paths) if given.send else 0
 
 
-def run_stages(config: Config, paths: Paths, stage: str | None, fold: int | None, force: bool) -> int:
+def _of_bundle(given: argparse.Namespace) -> Path:
+    """The config that a bundle was made for."""
+    paths = Paths(given.bundle.expanduser().resolve(), given.data)
+    if given.config:
+        raise InputError("a bundle has its own config", "command line", "Leave out --config")
+    if not paths.manifest.is_file():
+        raise InputError("no bundle there", short(paths.manifest), "Make one with ./run.sh bundle, and name the folder that holds this file")
+    return paths.work / "configs" / f"{read_json(paths.manifest).get('name')}.yaml"
+
+
+def run_stages(config: Config, paths: Paths, stage: str | None, given: argparse.Namespace) -> int:
     """Run what is not done, in order; the plan is made anew after each job, since every job may change what follows. Returns how many ran."""
+    fold, force = given.fold, given.force
     handled: list[str] = []
     ran = 0
     checked = False
@@ -149,6 +131,11 @@ def run_stages(config: Config, paths: Paths, stage: str | None, fold: int | None
         if state.kind in ("stale", "damaged"):
             say(f"{job.title}: {state.why}" + ("; the old result moves to artifacts/old/" if state.kind == "stale" else ""))
         job.details["left"] = sum(j.stage == "train" for j in todo)
+        waiting = [j for j in todo if j.stage == "train"]
+        if job.stage == "train" and len(waiting) > 1 and (count := (side_by_side := importlib.import_module("src.parallel")).count(given.parallel)) > 1:
+            ran += side_by_side.run(waiting, config, paths, given, count)
+            handled += [j.title for j in waiting]
+            continue
         importlib.import_module(f"src.{job.stage}").run(job, config.owner(job.name), paths, force)
         handled += [j.title for j in jobs if j is job or j.stage == job.stage == "prepare"]  # prepare makes everything of its own in one pass
         ran += 1
@@ -255,19 +242,6 @@ def _last_line(config: Config, paths: Paths) -> str:
     lacks = "no test set" if not has_test(paths) else "no sample_submission.csv" if not sample else f"the sample asks for '{column}'" if (column := unanswered(config, paths)) else ""
     found += [f"{lacks}, so no submission"] if lacks else [f"submission: {short(table)}"] if table.is_file() else []
     return "   ".join(found)
-
-
-def _bare(words: list[str]) -> list[str]:
-    """The command line less what `command` repeats by itself."""
-    kept, skip = [], False
-    for word in words:
-        if word == "--tiny":
-            continue
-        if skip or word.split("=")[0] in ("--set", "--data", "--work", "--config"):
-            skip = not skip and "=" not in word
-            continue
-        kept.append(word)
-    return kept
 
 
 def _terminated(*_) -> None:

@@ -24,10 +24,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from src.core import dataset, duplicates, rle
+from src.core import dataset, detect, duplicates, rle
 from src.core.config import Config
 from src.core.console import InputError, StageError, Stopped, command, header, listing, progress, say, short, warn
 from src.core.dataset import Item, Problems
@@ -83,7 +84,8 @@ def run(job: Job | None, config: Config, paths: Paths, force: bool = False) -> b
     with ExitStack() as cleanup:
         finish = {job.name: cleanup.enter_context(ExitStack()) for job in stores}
         made = [] if problems and not skip else [_open_store(job, items, config, finish[job.name]) for job in stores]
-        seen = _pass_over_files(items, made, config, paths)
+        runs = _run_lengths(items, config)
+        seen = _pass_over_files(items, made, config, paths, runs)
         for kind, name in (p for s in seen for p in s.problems):
             problems.add(kind, name)
         if problems:
@@ -97,7 +99,7 @@ def run(job: Job | None, config: Config, paths: Paths, force: bool = False) -> b
         if new_index:
             facts: dict = {}
             with index_job.running(facts, force):
-                facts |= _write_index([items[i] for i in good], [seen[i] for i in good], problems, config, paths)
+                facts |= _write_index([items[i] for i in good], [seen[i] for i in good], problems, config, paths, runs)
                 facts["seconds"] = round(time.time() - started, 1)
         for job in _jobs(config, paths)[1:]:  # asked for anew: a store's record names the rows of the index, which only now is there
             if job.name in finish:
@@ -116,6 +118,19 @@ def _items_of_index(items: list[Item], paths: Paths) -> list[Item]:
     if absent := [r.id for r in rows.itertuples() if (r.set, r.id) not in there]:
         raise InputError(f"images of the index are gone: {listing(absent)}", short(paths.data), f"Run {command('prepare', '--force')}")
     return [there[r.set, r.id] for r in rows.itertuples()]
+
+
+def _run_lengths(items: list[Item], config: Config) -> dict[str, Any] | None:
+    """How the run lengths of the train table count; None where masks are files."""
+    having = [i for i in items if i.runs]
+    if not having:
+        return None
+    runs = detect.detect([i.runs for i in having], [i.image for i in having], config.competition.submission, any(len(i.runs) > 1 for i in having))
+    size = f", masks of {runs['size'][0]}x{runs['size'][1]}" if runs["size"] else ""
+    say(f"run lengths of {config.competition.data.table}: by {runs['order']}, first pixel {runs['first']}, {'relative' if runs['relative'] else 'absolute'} starts{size} ({runs['why']})")
+    if runs["assumed"]:
+        warn(f"{listing(runs['assumed'])} of the run lengths cannot be known from the data and is assumed, as usual; submission.{runs['assumed'][0]} in competition.yaml sets it")
+    return runs
 
 
 # ---------------------------------------------------------------------------------------------------------------- the pass over the files
@@ -137,11 +152,11 @@ def _open_store(job: Job, items: list[Item], config: Config, stack: ExitStack) -
     return store
 
 
-def _pass_over_files(items: list[Item], stores: list[Store], config: Config, paths: Paths) -> list[Seen]:
+def _pass_over_files(items: list[Item], stores: list[Store], config: Config, paths: Paths, runs: dict[str, Any] | None) -> list[Seen]:
     """Check and decode every file once, on all cores; the workers write their rows into the stores' files themselves."""
     first_test = sum(i.part == "train" for i in items)
     rows = [number - (first_test if item.part == "test" else 0) for number, item in enumerate(items)]
-    work = partial(_work, stores=stores, config=config, data=paths.data)
+    work = partial(_work, stores=stores, config=config, data=paths.data, runs=runs)
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     seen: list[Seen | None] = [None] * len(items)
     pool = ProcessPoolExecutor(_cores(), context, _start_worker, (os.getpid(),))
@@ -161,10 +176,10 @@ def _pass_over_files(items: list[Item], stores: list[Store], config: Config, pat
     return seen
 
 
-def _work(items: list[Item], rows: list[int], stores: list[Store], config: Config, data: Path) -> list[Seen]:
+def _work(items: list[Item], rows: list[int], stores: list[Store], config: Config, data: Path, runs: dict[str, Any] | None) -> list[Seen]:
     cfg, seen = config.competition.data, []
     for item, row in zip(items, rows):
-        image, mask, problems = dataset.load(item, data, cfg.channels, cfg.empty_class, config.competition.submission)
+        image, mask, problems = dataset.load(item, data, cfg.channels, cfg.empty_class, runs)
         if image is None:
             seen.append(Seen(problems))
             continue
@@ -233,7 +248,7 @@ def _complain(problems: Problems, skip: bool, paths: Paths) -> None:
 # ------------------------------------------------------------------------------------------------------------------------ what is written
 
 
-def _write_index(items: list[Item], seen: list[Seen], problems: Problems, config: Config, paths: Paths) -> dict:
+def _write_index(items: list[Item], seen: list[Seen], problems: Problems, config: Config, paths: Paths, runs: dict[str, Any] | None) -> dict:
     """index.csv, truth.npz and report.json; returns the report's counts."""
     cfg = config.competition.data
     n_train = sum(i.part == "train" for i in items)
@@ -248,7 +263,7 @@ def _write_index(items: list[Item], seen: list[Seen], problems: Problems, config
             table.writerow([item.id, item.part, item.label, image, len(item.masks) or len(item.runs), s.height, s.width, area, g])
     train = seen[:n_train]
     rle.Truth.build([i.id for i in items[:n_train]], [(s.height, s.width) for s in train], [s.runs for s in train]).save(paths.truth)
-    report = _report(items, train, pairs, group, problems, cfg.classes)
+    report = _report(items, train, pairs, group, problems, cfg.classes) | {"runs": runs}
     write_json(paths.report, report)
     counts = report["counts"]
     classes = ", ".join(f"{n} {c}" for c, n in report["classes"].items())

@@ -15,6 +15,7 @@ from src.core.console import InputError, StageError
 from src.core.paths import Paths
 from src.core.rle import decode
 from src.core.stages import evaluate_job, submit_job
+from src.parts import answers
 from src.parts.postprocess import Decision, apply
 
 
@@ -77,17 +78,21 @@ def test_columns_in_another_order_with_other_names_and_fewer(ready):
     rows = run(ready, submission=names)
     assert list(rows[0]) == ["mask", "image", "class"] and [r["image"] for r in rows] == ids
     write_table(ready.data / "sample_submission.csv", ["image", "class"], [[i, ""] for i in ids[:3]])
-    assert [list(r) for r in run(ready, submission=names)] == [["image", "class"]] * 3
+    with pytest.raises(InputError, match="no column mask; there are image, class.*submission.rle"):
+        run(ready, submission=names)
+    assert [list(r) for r in run(ready)] == [["image", "class"]] * 3
 
 
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
         ("id,label,rle,usage\ni15,normal,-1,x\n", "column 'usage' is not known"),
-        ("id,diagnosis,rle\ni15,normal,-1\n", "column 'diagnosis' is not known.*label: diagnosis"),
+        ("id,finding,rle\ni15,?,-1\n", "column 'finding' is not known.*label: finding"),
+        ("id,label,rle\ni15,healthy,-1\n", "column 'label' holds healthy, which is no class.*submission.labels"),
+        ("id,label,class,rle\ni15,normal,normal,-1\n", "columns 'label' and 'class' both look like a class"),
         ("", "is empty"),
         ("id,label,rle\n", "has no rows"),
-        ("id\ni15\n", "Expected id with label, rle or both"),
+        ("id\ni15\n", "the columns are id.*Expected"),
         ("id,label,rle\ni15,normal\n", "line 2 has 2 cells instead of 3"),
         ("id,label,rle\ni15,normal,-1\ni15,normal,-1\n", "the same id twice: i15"),
         ("id,label,rle\ni15,normal,-1\nwho,normal,-1\n", "1 ids have no test image: who"),
@@ -132,7 +137,7 @@ def test_no_test_set(tmp_path):
 
 
 def test_a_file_that_does_not_decode_to_what_was_meant_is_refused(ready, monkeypatch):
-    monkeypatch.setattr(submit, "encode", lambda mask, order, first, empty: "1 7")
+    monkeypatch.setattr(answers, "encode", lambda mask, *dialect: "1 7")
     with pytest.raises(StageError, match="do not decode"):
         run(ready)
     assert not ready.submission("exp").exists() and not list(ready.submissions.glob(".*"))

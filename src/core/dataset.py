@@ -9,16 +9,20 @@ import csv
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from src.core import rle
-from src.core.settings import Competition, Submission
-from src.core.console import InputError, listing, nearest, short, warn
-from src.core.images import read_image, read_mask
-from src.core.stages import IMAGE_SUFFIXES, data_files
+from src.core.console import InputError, listing, nearest, say, short, warn
+from src.core.form import sample_file
+from src.core.images import read_image, read_mask, scaled
+from src.core.sample import IMAGE_SUFFIXES, find_id, image_of, is_runs, match_rows, read_sample, role
+from src.core.settings import Competition
+from src.core.stages import data_files
 
 SHOWN = 50  # file names in one line of problems
+EMPTY_RUNS = {"", "-1", "-", "nan", "none"}  # what tables write for a mask without lesion
 
 # everything that can be wrong: one, several
 KINDS = {
@@ -90,12 +94,6 @@ def find(data: Path, competition: Competition, problems: Problems) -> list[Item]
     return _once(train, data, problems) + _test_items(data, test, competition, problems)
 
 
-def plain_id(text: str) -> str:
-    """The id of an image as tables may spell it: x.png is x."""
-    text = text.strip()
-    return text[: -len(Path(text).suffix)] if Path(text).suffix.lower() in IMAGE_SUFFIXES else text
-
-
 def natural(text: str) -> list:
     """A sort key by which x2 comes before x10."""
     return [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", text)]
@@ -135,22 +133,24 @@ def _from_folders(data: Path, found: list[tuple[Path, str, str]], competition: C
 
 
 def _from_table(data: Path, files: dict[Path, str], competition: Competition, problems: Problems) -> list[Item]:
-    cfg, columns = competition.data, competition.data.table_columns
+    cfg = competition.data
     rows, names = read_table(data / cfg.table)
-    if absent := [columns[c] for c in ("id", "label") if columns[c] not in names]:
-        raise InputError(f"no column {', '.join(absent)}; there are {', '.join(names)}", short(data / cfg.table), "Name them by data.table_columns")
     images = _by_id(files, cfg.table_images)
+    columns = _columns(data / cfg.table, rows, names, images, competition)
     masks: dict[str, list[Path]] = {}
     for stem, its in _by_id(files, cfg.table_masks).items():
         owner, is_mask, _ = stem.rpartition(cfg.mask_suffix)
         masks.setdefault(owner if is_mask and owner else stem, []).extend(its)
-    has_runs = columns["rle"] in names
+    has_runs = "rle" in columns
     items: dict[str, Item] = {}
-    twice = []
+    twice, in_table = [], set()
     for row in rows:
-        id, label = plain_id(row[columns["id"]]), row[columns["label"]].strip()
-        run = row[columns["rle"]].strip() if has_runs else ""
-        run = "" if run.lower() in (competition.submission.empty, "nan") else run
+        text = row[columns["id"]].strip()
+        found = find_id(text, images)
+        id, run = found[1] if found else text, row[columns["rle"]].strip() if has_runs else ""
+        run = "" if not is_runs(run) and (run.lower() in EMPTY_RUNS or run == competition.submission.empty) else run
+        label = row[columns["label"]].strip() if "label" in columns else next(c for c in cfg.classes if (c == cfg.empty_class) != bool(run))
+        in_table.add(id)
         if id in items:
             if has_runs and run and items[id].label == label:
                 items[id].runs.append(run)  # one row a lesion
@@ -163,7 +163,6 @@ def _from_table(data: Path, files: dict[Path, str], competition: Competition, pr
         else:
             items[id] = Item(id, "train", label, images[id][0], [] if has_runs else sorted(masks.get(id, [])), [run] if run else [])
             twice += [Item(id, "train", label, other) for other in images[id][1:]]
-    in_table = {plain_id(row[columns["id"]]) for row in rows}
     if not has_runs:
         for id in sorted(masks.keys() - in_table, key=natural):
             for file in masks[id]:
@@ -173,6 +172,28 @@ def _from_table(data: Path, files: dict[Path, str], competition: Competition, pr
     if extra := sorted(images.keys() - in_table, key=natural):
         warn(f"{len(extra)} images are not in {cfg.table} and stay unused: {listing(extra)}")
     return sorted([*items.values(), *twice], key=lambda i: natural(i.id))
+
+
+def _columns(file: Path, rows: list[dict[str, str]], names: list[str], images: dict[str, list[Path]], competition: Competition) -> dict[str, str]:
+    """id, label and rle -> their columns: as data.table_columns has it, or else by what is in them. Without labels, an image without a mask is of the empty
+    class, where there are two classes."""
+    cfg = competition.data
+    columns = {what: name for what, name in cfg.table_columns.items() if name in names}
+    if "id" not in columns:
+        hits = {n: sum(find_id(row[n].strip(), images) is not None for row in rows[:200]) for n in names}
+        columns |= {"id": max(hits, key=hits.get)} if max(hits.values(), default=0) else {}
+    for name in names:
+        kind = role(name, [row[name].strip() for row in rows], cfg.classes)
+        if name not in columns.values() and kind in ("label", "rle"):
+            columns.setdefault(kind, name)
+    unlabelled = "rle" in columns and len(cfg.classes) == 2 and cfg.empty_class
+    if absent := [cfg.table_columns.get(c, c) for c in ("id", "label") if c not in columns and not (c == "label" and unlabelled)]:
+        raise InputError(f"no column {', '.join(absent)}; there are {', '.join(names)}", short(file), "Name them by data.table_columns")
+    if guessed := {what: name for what, name in columns.items() if cfg.table_columns.get(what) != name}:
+        say(f"  inferred of {file.name}: " + ", ".join(f"{what} {name}" for what, name in guessed.items()))
+    if "label" not in columns:
+        say(f"  inferred of {file.name}: an image without run lengths is {cfg.empty_class}")
+    return columns
 
 
 def _by_id(files: dict[Path, str], patterns: list[str]) -> dict[str, list[Path]]:
@@ -199,7 +220,7 @@ def _once(items: list[Item], data: Path, problems: Problems) -> list[Item]:
 
 
 def _test_items(data: Path, files: dict[Path, str], competition: Competition, problems: Problems) -> list[Item]:
-    suffix, sample = competition.data.mask_suffix, data / competition.data.sample_submission
+    suffix, sample = competition.data.mask_suffix, sample_file(competition, data)
     stems = set(files.values())
     items = [Item(id, "test", "", f) for f, id in files.items() if id.rpartition(suffix)[0] not in stems]  # masks beside test images are not for us
     items = sorted(_once(items, data, problems), key=lambda i: natural(i.id))
@@ -207,13 +228,9 @@ def _test_items(data: Path, files: dict[Path, str], competition: Competition, pr
         if items:
             warn(f"there are {len(items)} test images, but no {sample.name}: everything but the submission works")
         return items
-    rows, names = read_table(sample)
-    if competition.submission.id not in names:
-        raise InputError(f"no column {competition.submission.id}; there are {', '.join(names)}", short(sample), "Name it by submission.id in competition.yaml")
-    wanted = [plain_id(row[competition.submission.id]) for row in rows]
-    for id in sorted({w for w in wanted if wanted.count(w) > 1}) if len(set(wanted)) < len(wanted) else []:
-        problems.add("twice", f"{id} ({sample.name})")
-    there, order = {i.id: i for i in items}, dict.fromkeys(wanted)
+    found = read_sample(sample, competition.submission)
+    column, name, rows = match_rows(found, competition.submission, stems)
+    there, order = {i.id: i for i in items}, dict.fromkeys(image_of(row, found, column, name) for row in rows)
     for id in order:
         if id not in stems:
             problems.add("sample_only", id)
@@ -236,8 +253,9 @@ def read_table(file: Path) -> tuple[list[dict[str, str]], list[str]]:
 Loaded = tuple[np.ndarray | None, np.ndarray | None, list[tuple[str, str]]]
 
 
-def load(item: Item, data: Path, channels: int, empty_class: str | None, dialect: Submission) -> Loaded:
-    """(image, mask (H,W) bool, problems as (kind, file)); image and mask are None where there is a problem, the mask of a test image is all False."""
+def load(item: Item, data: Path, channels: int, empty_class: str | None, runs: dict[str, Any] | None = None) -> Loaded:
+    """(image, mask (H,W) bool, problems as (kind, file)); image and mask are None where there is a problem, the mask of a test image is all False.
+    runs: how run lengths of the train table count, as detect.py found it."""
     wrong: list[tuple[str, str]] = []
     image, name = None, str(item.image.relative_to(data))
     try:
@@ -260,7 +278,8 @@ def load(item: Item, data: Path, channels: int, empty_class: str | None, dialect
             union |= mask
     for text in item.runs if union is not None else []:
         try:
-            union |= rle.decode(text, *union.shape, dialect.order, dialect.first, dialect.empty)
+            drawn = rle.decode(text, *(runs["size"] or union.shape), runs["order"], runs["first"], relative=runs["relative"])
+            union |= drawn if drawn.shape == union.shape else scaled(drawn.astype(np.float32), *union.shape) > 0.5
         except ValueError as error:
             wrong.append(("runs", f"{item.id} ({error})"))
     if not wrong and item.part == "train":

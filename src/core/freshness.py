@@ -213,14 +213,29 @@ def rows_fingerprint(index: Path, part: str) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _rows_digest(index: Path, part: str, *_) -> str:
+def _rows_digest(index: Path, part: str, *stat) -> str:
+    rows = [[v for k, v in row.items() if k != "image"] for row in _rows(index, *stat) if row["set"] == part]
+    return _digest(json.dumps(rows).encode()) if rows else ""
+
+
+@functools.lru_cache(maxsize=4)
+def _rows(index: Path, *_) -> list[dict[str, str]]:
     """Size and time make a changed file another question: a plan asks dozens of times."""
     try:
-        with open(index, newline="") as lines:
-            rows = [[v for k, v in row.items() if k != "image"] for row in csv.DictReader(lines) if row["set"] == part]
-    except (OSError, KeyError, UnicodeDecodeError):
-        return ""
-    return _digest(json.dumps(rows).encode()) if rows else ""
+        with open(index, newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        return rows if all({"id", "set"} <= row.keys() for row in rows) else []
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def index_ids(index: Path, part: str) -> list[str]:
+    """The ids of the index's train or test rows; none where there is no index yet."""
+    try:
+        stat = index.stat()
+    except OSError:
+        return []
+    return [row["id"] for row in _rows(index, stat.st_size, stat.st_mtime_ns) if row["set"] == part]
 
 
 def write_json(path: Path, content: Any) -> None:

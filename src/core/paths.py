@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
+INPUT = ROOT / "input"
 COMPETITION = "competition.yaml"
+FETCHED = "fetched.json"
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,39 @@ class Paths:
     def submission(self, name: str) -> Path:
         return self.submissions / f"{name}.csv"
 
+    def archive(self, name: str) -> Path:
+        """In place of the CSV where masks are handed in as PNG files."""
+        return self.submissions / f"{name}.zip"
+
+    # Kaggle
+    @property
+    def fetched(self) -> Path:
+        """In a contest's folder: which contest, and what was downloaded."""
+        return self.data / FETCHED
+
+    @property
+    def sent(self) -> Path:
+        return self.submissions / "log.csv"
+
+    @property
+    def sent_plot(self) -> Path:
+        return self.submissions / "log.png"
+
+    # bundle, export
+    def bundle(self, name: str) -> Path:
+        return self.artifacts / "bundles" / name
+
+    def bundle_zip(self, name: str) -> Path:
+        return self.artifacts / "bundles" / f"{name}.zip"
+
+    @property
+    def manifest(self) -> Path:
+        """Of a bundle, where that is `work`."""
+        return self.work / "bundle.json"
+
+    def onnx(self, experiment: str, fold: int) -> Path:
+        return self.fold(experiment, fold) / "model.onnx"
+
     # the record that a finished stage leaves
     def record(self, stage: str, name: str = "", fold: int | None = None) -> Path:
         return {
@@ -159,6 +194,14 @@ def filter_text(experiment: Experiment) -> str:
     """An experiment's filter in the name of its store: '' for none, 'clahe', 'clahe_clip4_tiles8'."""
     options = [f"{name}{value:g}" for name, value in sorted(experiment.filter_options.items())]
     return "" if experiment.filter == "none" else "_".join([experiment.filter, *options])
+
+
+def contest_folder(slug: str | None) -> Path:
+    """Where the images are when nobody says: the contest's folder in input/, else the only contest that was fetched, else input/ itself."""
+    if slug:
+        return INPUT / slug
+    own = [p for p in INPUT.iterdir() if p.name not in ("README.md", "weights") and not p.name.startswith(".")] if INPUT.is_dir() else []
+    return own[0] if len(own) == 1 and (own[0] / FETCHED).is_file() else INPUT
 
 
 def anchored(path: str) -> Path:

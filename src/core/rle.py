@@ -33,26 +33,38 @@ def from_runs(runs: np.ndarray, height: int, width: int, order: str = "column") 
     return flat.reshape((height, width), order="F" if order == "column" else "C")
 
 
-def encode(mask: np.ndarray, order: str = "column", first: int = 1, empty: str = "-1") -> str:
-    """mask (H,W) -> 'start length start length …', the first pixel being number `first`; `empty` for a mask without lesion."""
+def encode(mask: np.ndarray, order: str = "column", first: int = 1, empty: str = "-1", relative: bool = False) -> str:
+    """mask (H,W) -> 'start length start length …', the first pixel being number `first`; `empty` for a mask without lesion.
+    relative: every start but the first is counted from the end of the run before."""
     runs = to_runs(mask, order)
     if not len(runs):
         return empty
-    runs[:, 0] += first
+    if relative:
+        runs[1:, 0] -= runs.sum(1)[:-1]
+    runs[0 if relative else slice(None), 0] += first
     return " ".join(map(str, runs.ravel().tolist()))
 
 
-def decode(text: str, height: int, width: int, order: str = "column", first: int = 1, empty: str = "-1") -> np.ndarray:
-    """The inverse of `encode`: mask (H,W) bool. Raises ValueError for text that is no run lengths of such an image."""
-    text = str(text).strip()
-    if text in (empty, ""):
-        return np.zeros((height, width), dtype=bool)
+def parse(text: str, first: int = 1, relative: bool = False) -> np.ndarray:
+    """Text -> runs (n,2), 0-based and absolute. Raises ValueError for text that is no pairs of whole numbers."""
     words = text.split()
     if len(words) % 2 or not all(w.isdigit() for w in words):
         raise ValueError("expected pairs of whole numbers, start and length")
     runs = np.array(words, dtype=np.int64).reshape(-1, 2)
-    runs[:, 0] -= first
-    return from_runs(runs, height, width, order)
+    if relative:
+        runs[:1, 0] -= first
+        runs[:, 0] = np.cumsum(runs.sum(1)) - runs[:, 1]
+    else:
+        runs[:, 0] -= first
+    return runs
+
+
+def decode(text: str, height: int, width: int, order: str = "column", first: int = 1, empty: str = "-1", relative: bool = False) -> np.ndarray:
+    """The inverse of `encode`: mask (H,W) bool. Raises ValueError for text that is no run lengths of such an image."""
+    text = str(text).strip()
+    if text in (empty, ""):
+        return np.zeros((height, width), dtype=bool)
+    return from_runs(parse(text, first, relative), height, width, order)
 
 
 @dataclass

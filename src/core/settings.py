@@ -73,12 +73,26 @@ class Evaluate(Strict):
 
 
 class Submission(Strict):
-    id: str = "id"
-    label: str = "label"
-    rle: str = "rle"
-    order: Literal["column", "row"] = "column"  # column: top to bottom, then left to right
-    first: Literal[0, 1] = 1
-    empty: str = "-1"
+    """What is handed in. Whatever is absent here is inferred from sample_submission.csv and the data, and said."""
+    id: str | None = None  # the column of ids
+    name: str | None = None  # how a row's id is made of the image's: {id}, {id}.png, {id}_segmentation, test/{id}.png; {id}_{class} where a row is one image and class
+    key: str | None = None  # the column that names the class of a row: one row per image and class
+    label: str | None = None  # the column of the class
+    labels: dict[str, str] | None = None  # class -> what is written for it, here, in `key` and for {class}
+    probabilities: dict[str, str] | None = None  # class -> the column of its probability
+    rle: str | None = None  # the column of run lengths
+    order: Literal["column", "row"] | None = None  # column: top to bottom, then left to right
+    first: Literal[0, 1] | None = None  # the number of the first pixel
+    relative: bool | None = None  # starts are counted from the end of the run before
+    empty: str | None = None  # what stands for an empty mask
+    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None  # height, width that masks are handed in at; absent: each image's own
+    several: bool | None = None  # a row for every connected part of a mask
+    boxes: str | None = None  # the column of boxes around connected parts
+    box: str | None = None  # one box: words of label, confidence, xmin, ymin, xmax, ymax, width, height; pixels, xmax is the last column + 1
+    masks: str | None = None  # PNG files in a zip beside the table: masks/{id}.png
+    lesion: Annotated[int, Field(ge=1, le=255)] | None = None  # their value of a lesion
+    copied: list[str] | None = None  # columns taken over from the sample
+    delimiter: str | None = None
 
 
 class Evaluation(Strict):
@@ -88,6 +102,7 @@ class Evaluation(Strict):
 
 
 class Competition(Evaluation):
+    slug: str | None = None  # of the contest at Kaggle: the last word of its address
     data: Data = Data()
     split: Split = Split()
     submission: Submission = Submission()
@@ -154,6 +169,7 @@ class Train(Strict):
 class Predict(Strict):
     views: list[str] = Field(["identity", "hflip"], min_length=1)
     checkpoint: Literal["last", "best"] = "last"
+    weights: Literal["float16", "float32"] = "float32"  # float16: rounded to it, as `bundle` then ships them in half the bytes (docs/results.md: what it costs)
     batch_size: int | None = Field(None, ge=1)  # default: twice train.batch_size
 
 

@@ -2,16 +2,18 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 from pathlib import Path
 
 from src.core.config import Config
-from src.core.freshness import Job, folder_fingerprint, rows_fingerprint
+from src.core.form import Form, glance, infer, sample_file
+from src.core.freshness import Job, folder_fingerprint, index_ids, read_json, rows_fingerprint
 from src.core.paths import Paths, anchored, filter_text
+from src.core.sample import IMAGE_SUFFIXES
 
 STAGES = ["prepare", "split", "train", "predict", "ensemble", "evaluate", "submit"]  # study is all but the last of every cell, and the table
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"}
 
 
 def data_files(data: Path) -> list[Path]:
@@ -43,16 +45,29 @@ def plan(config: Config, paths: Paths) -> list[Job]:
 
 
 def sample_of(config: Config, paths: Paths) -> Path:
-    return paths.data / config.competition.data.sample_submission
+    return sample_file(config.competition, paths.data)
+
+
+def form_of(config: Config, paths: Paths) -> Form:
+    """The form of the submission, with all that prepare found out; raises InputError where the sample does not say it."""
+    return infer(sample_of(config, paths), config.competition, index_ids(paths.index, "test"), train_runs(paths))
+
+
+def train_runs(paths: Paths) -> dict | None:
+    """What prepare found out about the run lengths of the train table; None where there are none."""
+    return read_json(paths.report).get("runs") if paths.report.is_file() else None
+
+
+def glance_of(config: Config, paths: Paths) -> Form | None:
+    return glance(sample_of(config, paths), config.competition, index_ids(paths.index, "test"))
 
 
 def unanswered(config: Config, paths: Paths) -> str:
     """The column that the sample asks for and this experiment, or all of an ensemble's, does not answer; ''."""
-    submission, tasks = config.competition.submission, {c.experiment.task for c in config.experiments}
+    tasks = {c.experiment.task for c in config.experiments}
     known = config.experiment or len(config.experiments) == len(config.ensemble.members)  # a team mate's predictions may answer anything
-    column = {"mask": submission.label, "class": submission.rle}.get(tasks.pop()) if known and len(tasks) == 1 else None
-    with open(sample_of(config, paths), newline="", encoding="utf-8-sig", errors="replace") as lines:
-        return column if column in next(csv.reader(lines), []) else ""
+    lacks = {"mask": "label", "class": "mask"}.get(tasks.pop()) if known and len(tasks) == 1 else None
+    return form.asks.get(lacks, "") if lacks and (form := glance_of(config, paths)) else ""
 
 
 def has_test(paths: Paths) -> bool:
@@ -71,7 +86,7 @@ def folds(config: Config, paths: Paths) -> list[int]:
 
 def prepare_job(config: Config, paths: Paths) -> Job:
     data = folder_fingerprint(data_files(paths.data), paths.data, paths)
-    return Job("prepare", "", paths, paths.record("prepare"), config.keys("data", *(f"submission.{k}" for k in ("id", "order", "first", "empty"))), {"the data": data}, [paths.index, paths.report, paths.truth], sources=["src/prepare.py"])
+    return Job("prepare", "", paths, paths.record("prepare"), config.keys("data", *(f"submission.{k}" for k in ("id", "name", "order", "first", "relative", "empty", "size"))), {"the data": data}, [paths.index, paths.report, paths.truth], sources=["src/prepare.py"])
 
 
 def store_job(config: Config, paths: Paths) -> Job:
@@ -155,10 +170,12 @@ def evaluate_job(config: Config, paths: Paths) -> Job:
 
 def submit_job(config: Config, paths: Paths) -> Job:
     n = config.name
-    inputs = {"test.npz": paths.test(n), "decision.json": paths.decision(n), "metrics.json": paths.metrics(n), "the test images": rows_fingerprint(paths.index, "test"), "sample_submission.csv": sample_of(config, paths)}
-    made_by = {"test.npz": "ensemble" if config.ensemble else "predict", "decision.json": "evaluate", "metrics.json": "evaluate", "the test images": "prepare"}
-    return Job("submit", n, paths, paths.record("submit", n), config.keys("data.classes", "data.empty_class", "data.sample_submission", "submission"), inputs, [paths.submission(n)], made_by=made_by,
-               sources=["src/submit.py", "src/core/rle.py", "src/parts/postprocess.py"])
+    inputs = {"test.npz": paths.test(n), "decision.json": paths.decision(n), "metrics.json": paths.metrics(n), "the test images": rows_fingerprint(paths.index, "test"),
+              "sample_submission.csv": sample_of(config, paths), "the run lengths": json.dumps(train_runs(paths))}
+    made_by = {"test.npz": "ensemble" if config.ensemble else "predict", "decision.json": "evaluate", "metrics.json": "evaluate", "the test images": "prepare", "the run lengths": "prepare"}
+    output = paths.archive(n) if (form := glance_of(config, paths)) and form.masks else paths.submission(n)
+    return Job("submit", n, paths, paths.record("submit", n), config.keys("data.classes", "data.empty_class", "data.sample_submission", "submission"), inputs, [output], made_by=made_by,
+               sources=["src/submit.py", "src/core/form.py", "src/core/sample.py", "src/core/rle.py", "src/parts/answers.py", "src/parts/postprocess.py"])
 
 
 def study_job(config: Config, paths: Paths) -> Job:

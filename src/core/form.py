@@ -1,0 +1,264 @@
+"""The form of a submission: every field of `submission:` decided, by competition.yaml or by what the sample and the data show."""
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Iterable
+
+from src.core.console import InputError, listing, nearest, short
+from src.core.sample import Row, Sample, class_of, find_id, is_runs, match_rows, read_sample, role, spell
+from src.core.settings import Competition, Data, Submission
+
+BOX = "confidence xmin ymin xmax ymax"
+BOX_WORDS = {"label", "confidence", "xmin", "ymin", "xmax", "ymax", "width", "height"}
+
+
+@dataclass
+class Form:
+    """`submission:` with nothing left open. Columns are names in `sample.columns`; None: the sample does not ask for it."""
+
+    sample: Sample
+    rows: list[Row]
+    classes: list[str]
+    id: str
+    name: str
+    key: str | None = None
+    label: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    probabilities: dict[str, str] = field(default_factory=dict)
+    rle: str | None = None
+    order: str = "column"
+    first: int = 1
+    relative: bool = False
+    empty: str = ""
+    size: tuple[int, int] | None = None
+    several: bool = False
+    boxes: str | None = None
+    box: str = BOX
+    masks: str | None = None
+    lesion: int = 255
+    copied: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)  # what was inferred, and from what
+
+    @property
+    def asks(self) -> dict[str, str]:
+        """'mask' and 'label', as far as they are asked for -> what asks for them."""
+        mask = self.rle or self.boxes or self.masks
+        label = self.label or next(iter(self.probabilities.values()), None) or (self.key if len(self.keys) > 1 else None) or ("label" if self.boxes and "label" in self.box.split() else None)
+        return {k: v for k, v in (("mask", mask), ("label", label or (self.id if len(self.keys) > 1 else None))) if v}
+
+    @property
+    def images(self) -> list[str]:
+        """Those that are on disk, each once, in the order of the rows."""
+        return list(dict.fromkeys(r.image for r in self.rows if r.image is not None))
+
+    @property
+    def unknown(self) -> list[str]:
+        """What rows without an image on disk call it."""
+        at = self.sample.columns.index(self.id)
+        return [r.cells[at].strip() for r in self.rows if r.image is None]
+
+
+def infer(file: Path, competition: Competition, known: Iterable[str], runs: dict[str, Any] | None = None) -> Form:
+    """The form of the submission that `file` is a sample of. known: ids of the test images; runs: what the train table's run lengths show (detect.py).
+
+    Raises InputError for a sample that is damaged, a column that is not understood, and a setting that does not fit the sample.
+    """
+    given, data, sample = competition.submission, competition.data, read_sample(file, competition.submission)
+    column, name, rows = match_rows(sample, given, known)
+    form = Form(sample, rows, data.classes, column, name)
+    told = _Told(form, given)
+    told("id", column, f"name {name}")
+    _columns(form, told, given, data)
+    _keys(form, told, given, data)
+    if form.label:
+        shown = set(sample.column(form.label))
+        form.labels = _given_labels(given, data, sample) or spell(shown, data.classes, data.empty_class, whole=False) or {}
+        if not form.labels:
+            todo = f"Say what stands for each class: submission.labels: {{{data.classes[0]}: …}}, or probabilities: {{{data.classes[-1]}: {form.label}}}"
+            raise InputError(f"column '{form.label}' holds {listing(sorted(shown), 3)}, which is no class", short(file), todo)
+        if given.labels is None and list(form.labels) != list(form.labels.values()):
+            told("labels", ", ".join(f"{v} for {k}" for k, v in form.labels.items()))
+    if form.rle:
+        _runs(form, told, given, sample.column(form.rle), runs or {})
+    if form.boxes:
+        form.empty = given.empty or ""
+    if form.masks:
+        form.lesion = told.pick("lesion", given.lesion, sample.lesion or 255)
+    form.size = given.size or (tuple(runs["size"]) if runs and runs.get("size") else None)
+    if form.size and not given.size:
+        told("size", f"{form.size[0]}x{form.size[1]}", "as the train table's")
+    if not form.asks:
+        raise InputError(f"the columns are {', '.join(sample.columns)}", short(file), f"Expected {column} with a class, probabilities, run lengths or boxes; name them in competition.yaml under submission")
+    return form
+
+
+class _Told:
+    """What was inferred rather than given, in words."""
+
+    def __init__(self, form: Form, given: Submission):
+        self.form, self.given = form, given
+
+    def __call__(self, name: str, value: object, why: str = "") -> None:
+        if getattr(self.given, name) is None:
+            self.form.said.append(f"{name} {value}" + (f" ({why})" if why else ""))
+
+    def pick(self, name: str, given: Any, found: Any, why: str = "") -> Any:
+        if given is None:
+            self(name, ("no", "yes")[found] if isinstance(found, bool) else found if found != "" else "an empty cell", why)
+        return found if given is None else given
+
+
+def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
+    """What every other column asks for."""
+    sample = form.sample
+    form.copied = list(given.copied or [])
+    named = {v: k for k in ("key", "label", "rle", "boxes") if (v := getattr(given, k))} | {c: "probability" for c in (given.probabilities or {}).values()}
+    for setting, columns in (("copied", form.copied), ("probabilities", (given.probabilities or {}).values())):
+        if absent := [c for c in columns if c not in sample.columns]:
+            raise InputError(f"no column {absent[0]}; there are {', '.join(sample.columns)}", short(sample.file), f"Correct submission.{setting} in competition.yaml")
+    if strange := [c for c in given.probabilities or {} if c not in data.classes]:
+        raise InputError(f"submission.probabilities: '{strange[0]}' is no class", short(sample.file), nearest(strange[0], data.classes))
+    by_image: dict[str, list[int]] = {}
+    for i, value in enumerate(sample.column(form.id)):
+        by_image.setdefault(value, []).append(i)
+    repeated = len(by_image) < len(sample.raw)
+    taken: dict[str, str] = {}
+    for column in sample.columns:
+        if column == form.id or column in form.copied:
+            continue
+        cells = sample.column(column)
+        kind = named.get(column) or role(column, cells, data.classes)
+        if kind == "label" and not named.get(column) and repeated and spell(set(cells), data.classes, data.empty_class, whole=True) and all(len({cells[i] for i in its}) == len(its) for its in by_image.values()):
+            kind = "key"
+        if not kind and column.lower() in ("height", "width"):
+            form.copied.append(column)
+            told("copied", column)
+            continue
+        if not kind:
+            todo = f"Say in competition.yaml under submission what it is, for example label: {column}, rle: {column}, or copied: [{column}] to hand it in as it is"
+            raise InputError(f"column '{column}' is not known", short(sample.file), todo)
+        if kind == "probability":
+            cls = next((c for c, col in (given.probabilities or {}).items() if col == column), None) or class_of(column, data.classes)
+            if cls in form.probabilities:
+                raise InputError(f"columns '{form.probabilities[cls]}' and '{column}' both look like probabilities of {cls}", short(sample.file), "Name them: submission.probabilities")
+            form.probabilities[cls] = column
+            continue
+        if kind in taken:
+            raise InputError(f"columns '{taken[kind]}' and '{column}' both look like {dict(rle='run lengths', label='a class', key='the class of a row', boxes='boxes')[kind]}", short(sample.file), f"Name the right one: submission.{kind}, and the other one under submission.copied")
+        taken[kind] = column
+        setattr(form, kind, column)
+        told(kind, column)
+    if form.probabilities:
+        told("probabilities", ", ".join(f"{v} of {k}" for k, v in form.probabilities.items()))
+    form.masks = given.masks
+    if form.masks is None and sample.pngs:
+        form.masks = _png_name(form, sample)
+        told("masks", form.masks)
+    if form.masks and form.masks.count("{id}") != 1:
+        raise InputError(f"submission.masks is '{form.masks}'", short(sample.file), "It needs {id} once, for example masks/{id}.png")
+    if bad := [w for w in (given.box or BOX).split() if w not in BOX_WORDS]:
+        raise InputError(f"submission.box has the word '{bad[0]}'", short(sample.file), f"Known are {', '.join(sorted(BOX_WORDS))}")
+    words = (given.box or BOX).split()
+    if not ({"xmin", "ymin"} <= set(words) and {"xmax", "width"} & set(words) and {"ymax", "height"} & set(words)):
+        raise InputError(f"submission.box is '{' '.join(words)}'", short(sample.file), f"It needs xmin, ymin, and xmax or width, ymax or height, for example {BOX}")
+    form.box = " ".join(words)
+    if form.boxes:
+        told("box", form.box)
+
+
+def _png_name(form: Form, sample: Sample) -> str:
+    found = [find_id(n.removesuffix(".png"), set(form.images)) for n in sample.pngs]
+    if not any(found):
+        raise InputError(f"the PNG files of the zip are not named for test images, for example {sample.pngs[0]}", short(sample.file), "Say how: submission.masks, for example masks/{id}.png")
+    before, _, behind = next(f for f in found if f)
+    return before + "{id}" + behind + ".png"
+
+
+def _given_labels(given: Submission, data: Data, sample: Sample) -> dict[str, str] | None:
+    if given.labels is None:
+        return None
+    if strange := [c for c in given.labels if c not in data.classes]:
+        raise InputError(f"submission.labels: '{strange[0]}' is no class", short(sample.file), nearest(strange[0], data.classes))
+    return dict(given.labels)
+
+
+def _keys(form: Form, told: _Told, given: Submission, data: Data) -> None:
+    """The class that each row is about, where rows have one."""
+    sample = form.sample
+    if form.key:
+        at = sample.columns.index(form.key)
+        for row, cells in zip(form.rows, sample.cells):
+            row.key = cells[at]
+    shown = {r.key for r in form.rows if r.key is not None}
+    if not shown:
+        ids = sample.column(form.id)
+        if len(set(ids)) < len(ids):
+            if not form.rle or len(set(map(tuple, sample.cells))) < len(ids) or given.several is False:
+                raise InputError(f"the same id twice: {listing(sorted({i for i in ids if ids.count(i) > 1}))}", short(sample.file), "One row an image is expected; where every part of a mask has one: submission.several")
+            form.several = told.pick("several", given.several, True, "images have several rows")
+        return
+    form.keys = _given_labels(given, data, sample) or spell(shown, data.classes, data.empty_class, whole=True) or {}
+    back = {v: k for k, v in form.keys.items()}
+    if strange := sorted(shown - set(back)):
+        raise InputError(f"the rows' class {strange[0]} is no class", short(sample.file), f"Say what stands for each: submission.labels: {{{data.classes[0]}: {strange[0]}}}")
+    form.keys = {c: v for c, v in form.keys.items() if v in shown}
+    told("labels", ", ".join(f"{v} for {k}" for k, v in form.keys.items()), "a row for each")
+    for row in form.rows:
+        row.key = back.get(row.key)
+
+
+def _runs(form: Form, told: _Told, given: Submission, cells: list[str], found: dict[str, Any]) -> None:
+    """How masks are written: as given, as the train table's are, as the sample's are, or as Kaggle usually has it."""
+    runs = {c for c in cells if is_runs(c)}
+    tokens = sorted({c for c in cells if not is_runs(c)}, key=lambda t: (t == "", t))
+    tokens += sorted(c for c in runs if not any(map(int, c.split()[1::2])))  # '0 0' has no pixel: a way of writing nothing
+    if len([t for t in tokens if t]) > 1:
+        raise InputError(f"column '{form.rle}' holds {listing(tokens, 4)}", short(form.sample.file), "Say which of them stands for an empty mask: submission.empty")
+    starts = [int(w) for c in runs - set(tokens) for w in c.split()[::2]]
+    usual = {"order": ("column", "assumed, as usual: the sample does not show it"), "first": (1, "assumed, as usual"), "relative": (False, "")}
+    if starts and min(starts) == 0:
+        usual["first"] = (0, "the sample has a run from 0")
+    for name, (value, why) in usual.items():
+        if name in found:
+            value, why = found[name], "assumed: the train table leaves it open" if name in found.get("assumed", []) else "as the train table's"
+        value = told.pick(name, getattr(given, name), value, why) if name != "relative" or value or given.relative else bool(given.relative)
+        setattr(form, name, value)
+    empty = tokens[0] if tokens else found.get("empty", "")
+    form.empty = told.pick("empty", given.empty, empty, "" if tokens else "the sample has only dummies")
+    if not form.several and not form.keys:
+        several = bool(found.get("several")) if given.several is None else given.several
+        form.several = several
+        if several:
+            told("several", "yes", "as the train table has it")
+
+
+# ------------------------------------------------------------------------------------------------------------ before anything is prepared
+
+
+def sample_file(competition: Competition, data: Path) -> Path:
+    """The sample of the submission: the one named, else the only file of the data folder that is called something like it."""
+    named = data / competition.data.sample_submission
+    if named.is_file() or competition.data.sample_submission != Data().sample_submission or not data.is_dir():
+        return named
+    alike = [f for f in data.iterdir() if f.is_file() and "samplesub" in re.sub(r"[^a-z]", "", f.name.lower()) and f.suffix.lower() in (".csv", ".tsv", ".txt", ".zip")]
+    return alike[0] if len(alike) == 1 else named
+
+
+def glance(file: Path, competition: Competition, known: Iterable[str]) -> Form | None:
+    """The form before prepare has seen the train table; None where the sample is not there or not understood (submit says why)."""
+    if not file.is_file():
+        return None
+    stat = file.stat()
+    return _glance(file, stat.st_size, stat.st_mtime_ns, competition.model_dump_json(include={"data", "submission"}), tuple(known))
+
+
+@functools.lru_cache(maxsize=8)
+def _glance(file: Path, size: int, changed: int, settings: str, known: tuple[str, ...]) -> Form | None:
+    try:
+        return infer(file, Competition.model_validate_json(settings), known)
+    except InputError:
+        return None

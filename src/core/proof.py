@@ -1,0 +1,181 @@
+"""Is a file a submission in the form that the sample asks for? Shares no code with what writes it (parts/answers.py), so that it cannot share its faults."""
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable
+
+import numpy as np
+
+from src.core.console import InputError, command, listing, short
+from src.core.form import Form
+from src.core.sample import Row
+
+if TYPE_CHECKING:
+    from src.parts.answers import Answer
+
+NOTHING = {"", "nan", "none", "null", "na"}
+Fault = Callable[..., InputError]
+Cells = list[tuple[str, str, Row]]  # what stands there, the row's id, and the row of the sample that it answers
+
+
+def table_name(form: Form) -> str:
+    """Of the table inside of a zip."""
+    return form.sample.name if form.sample.name.lower().endswith((".csv", ".tsv", ".txt")) else "submission.csv"
+
+
+def check(file: Path, form: Form, sizes: dict[str, tuple[int, int]], meant: dict[str, "Answer"] | None = None) -> None:
+    """Raises InputError unless the file has the sample's header, ids, count and order, no empty cells, known labels, probabilities that add up to 1, and
+    runs (boxes, PNG files) that are sorted, apart from each other and inside of their image; and, where given, says what is meant."""
+
+    def fault(what: str, ids: list[str] = ()) -> InputError:
+        return InputError(what + (f": {listing(ids)}" if ids else ""), short(file), f"Write it anew with {command('submit', '--force')}")
+
+    pngs = None
+    try:
+        pngs = zipfile.ZipFile(file) if form.masks else None
+        text = (pngs.read(table_name(form)) if pngs else file.read_bytes()).decode("utf-8")
+    except (OSError, KeyError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        raise fault(f"not readable: {error}") from None
+    head, _, body = text.partition("\n")
+    if head.rstrip("\r") != form.sample.header:
+        raise fault(f"the header is '{head.strip()}', not the sample's '{form.sample.header}'")
+    columns = form.sample.columns
+    lines = [cells for cells in csv.reader(io.StringIO(body, newline=""), delimiter=form.sample.delimiter) if cells]
+    if ragged := [c[0] for c in lines if len(c) != len(columns)]:
+        raise fault(f"{len(ragged)} rows do not have {len(columns)} cells", ragged)
+    rows = _in_order(form, lines, fault)
+    names, table = [line[columns.index(form.id)] for line in lines], [dict(zip(columns, line)) for line in lines]
+    for column in columns:
+        allowed = {form.empty} if column in (form.rle, form.boxes) else set()
+        if null := [n for n, cells in zip(names, table) if cells[column].strip().lower() in NOTHING and cells[column] not in allowed and column not in form.copied]:
+            raise fault(f"{len(null)} cells of column {column} hold nothing", null)
+    if form.label and (strange := [n for n, cells in zip(names, table) if cells[form.label] not in form.labels.values()]):
+        raise fault(f"{len(strange)} labels are none of {', '.join(form.labels.values())}", strange)
+    if form.probabilities:
+        _check_probabilities(form, table, names, fault)
+    if form.rle:
+        _check_runs(form, [(cells[form.rle], n, row) for cells, n, row in zip(table, names, rows)], sizes, meant, fault)
+    if form.boxes:
+        _check_boxes(form, [(cells[form.boxes], n, row) for cells, n, row in zip(table, names, rows)], sizes, fault)
+    if pngs:
+        _check_pngs(form, pngs, sizes, meant, fault)
+    if meant and form.label and (other := [n for n, cells, row in zip(names, table, rows) if row.image in meant and cells[form.label] != form.labels[meant[row.image].label]]):
+        raise fault("labels are not those that were decided", other)
+
+
+def _in_order(form: Form, lines: list[list[str]], fault: Fault) -> list[Row]:
+    """The row of the sample that each line answers: all of them, each once (or, where parts have a line each, one or more lines together), in its order."""
+    where = [form.sample.columns.index(c) for c in (form.id, form.key) if c]
+    rows = {tuple(row.cells[i] for i in where): row for row in form.rows}
+    wanted = list(rows) if form.several else [tuple(row.cells[i] for i in where) for row in form.rows]
+    there = keys = [tuple(cells[i] for i in where) for cells in lines]
+    if form.several:
+        there = [k for n, k in enumerate(keys) if n == 0 or keys[n - 1] != k]
+
+    def said(found) -> list[str]:
+        return [" ".join(k) for k in found]
+
+    counted: dict[tuple, int] = {}
+    for k in there:
+        counted[k] = counted.get(k, 0) + 1
+    if missing := [k for k in wanted if k not in counted]:
+        raise fault(f"{len(missing)} of the sample's ids are missing", said(missing))
+    if foreign := [k for k in counted if k not in rows]:
+        raise fault(f"{len(foreign)} ids are not in the sample", said(foreign))
+    if doubled := [k for k, n in counted.items() if n > 1]:
+        raise fault(f"{len(doubled)} ids occur more than once", said(doubled))
+    if moved := [a for a, b in zip(there, wanted) if a != b]:
+        raise fault(f"{len(moved)} rows are not in the sample's order", said(moved))
+    return [rows[k] for k in keys]
+
+
+def _check_probabilities(form: Form, table: list[dict[str, str]], names: list[str], fault: Fault) -> None:
+    wrong = []
+    for name, cells in zip(names, table):
+        try:
+            values = [float(cells[c]) for c in form.probabilities.values()]
+        except ValueError:
+            values = [2.0]
+        whole = len(values) == len(form.classes)  # of two classes, only one may be asked for
+        wrong += [] if all(0 <= v <= 1 for v in values) and sum(values) <= 1.001 and (not whole or sum(values) >= 0.999) else [name]
+    if wrong:
+        raise fault(f"{len(wrong)} rows hold no probabilities, or some that do not add up to 1", wrong)
+
+
+def _check_runs(form: Form, cells: Cells, sizes: dict[str, tuple[int, int]], meant: dict[str, "Answer"] | None, fault: Fault) -> None:
+    wrong: dict[str, list[str]] = {}
+    drawn: dict[tuple, np.ndarray] = {}
+    for text, name, row in cells:
+        height, width = form.size or sizes.get(row.image, (1, 1))
+        canvas = drawn.setdefault((row.image or name, row.key), np.zeros(height * width, bool))
+        words, end = [] if text == form.empty else text.split(" "), 0
+        if len(words) % 2 or not all(w.isdigit() for w in words):
+            wrong.setdefault("are no pairs of whole numbers", []).append(name)
+            continue
+        for number, (start, length) in enumerate(zip(map(int, words[::2]), map(int, words[1::2]))):
+            start = start + end if form.relative and number else start - form.first
+            kind = ("lie outside of their image" if start < 0 or length < 1 or start + length > height * width else "overlap or are not sorted" if start < end
+                    else "overlap another row of the same image" if canvas[start : start + length].any() else "")
+            if kind:
+                wrong.setdefault(kind, []).append(name)
+                break
+            end = start + length
+            canvas[start:end] = True
+    for kind, ids in wrong.items():
+        raise fault(f"run lengths of {len(ids)} rows {kind}", ids)
+    if meant is None:
+        return
+    in_a_row = set()
+    for (image, _), flat in drawn.items():
+        if image not in meant:  # not on disk: nothing was to be drawn
+            continue
+        answer, bits = meant[image], None
+        bits = np.packbits(flat.reshape(answer.width, answer.height).T if form.order == "column" else flat.reshape(answer.height, answer.width))
+        if not np.array_equal(bits, answer.bits) and not (form.keys and not bits.any()):  # of one image's classes only one carries the mask
+            raise fault("run lengths do not decode to the mask that was meant", [image])
+        in_a_row |= {image} if bits.any() else set()
+    if lost := [image for image, answer in meant.items() if answer.bits.any() and image not in in_a_row]:
+        raise fault("masks are in no row", lost)
+
+
+def _check_boxes(form: Form, cells: Cells, sizes: dict[str, tuple[int, int]], fault: Fault) -> None:
+    words, wrong = form.box.split(), []
+    for text, name, row in cells:
+        found = [] if text == form.empty else text.split(" ")
+        height, width = form.size or sizes.get(row.image, (1, 1))
+        good = len(found) % len(words) == 0
+        for i in range(0, len(found), len(words)) if good else []:
+            box = dict(zip(words, found[i : i + len(words)]))
+            try:
+                left, top = float(box["xmin"]), float(box["ymin"])
+                right = float(box["xmax"]) if "xmax" in box else left + float(box["width"])
+                bottom = float(box["ymax"]) if "ymax" in box else top + float(box["height"])
+                good &= 0 <= left < right <= width and 0 <= top < bottom <= height and 0 <= float(box.get("confidence", 0)) <= 1
+            except ValueError:
+                good = False
+        wrong += [] if good else [name]
+    if wrong:
+        raise fault(f"boxes of {len(wrong)} rows are not '{form.box}', or lie outside of their image", wrong)
+
+
+def _check_pngs(form: Form, pngs: zipfile.ZipFile, sizes: dict[str, tuple[int, int]], meant: dict[str, "Answer"] | None, fault: Fault) -> None:
+    from PIL import Image
+
+    names, wanted = set(pngs.namelist()) - {table_name(form)}, {form.masks.replace("{id}", i): i for i in form.images}
+    if missing := sorted(set(wanted) - names):
+        raise fault(f"{len(missing)} masks are missing", missing)
+    if foreign := sorted(names - set(wanted)):
+        raise fault(f"{len(foreign)} files are of no image of the sample", foreign)
+    wrong = []
+    for name, image in wanted.items():
+        try:
+            pixels = np.asarray(Image.open(io.BytesIO(pngs.read(name))))
+            good = pixels.shape == tuple(form.size or sizes[image]) and set(np.unique(pixels).tolist()) <= {0, form.lesion}
+            wrong += [] if good and (meant is None or np.array_equal(pixels > 0, meant[image].mask)) else [name]
+        except (OSError, zipfile.BadZipFile):
+            wrong.append(name)
+    if wrong:
+        raise fault(f"{len(wrong)} masks are not readable, or have another size or other values than they should", wrong)

@@ -1,0 +1,154 @@
+"""Writing answers in the form that the sample asks for. A file takes its name only when core/proof.py has read it back and it says what was meant."""
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from src.core.config import Config
+from src.core.console import InputError, StageError, command, short
+from src.core.form import Form
+from src.core.freshness import replacing
+from src.core.paths import Paths
+from src.core.proof import check, table_name
+from src.core.predictions import Predictions
+from src.core.rle import encode
+from src.core.sample import Row
+from src.core.stages import form_of
+from src.core.tables import read_index
+from src.parts.postprocess import Decision, apply, components, stretch
+
+
+@dataclass
+class Answer:
+    """What is said of one image; None where it is not asked for."""
+
+    height: int  # of the mask that is handed in
+    width: int
+    bits: np.ndarray | None = None  # the mask, packed: an eighth of the memory, thousands of test images may be large
+    label: str | None = None  # a class
+    probs: np.ndarray | None = None  # (C)
+    boxes: str = ""
+
+    @property
+    def mask(self) -> np.ndarray:
+        return np.unpackbits(self.bits, count=self.height * self.width).reshape(self.height, self.width).astype(bool)
+
+
+def write(target: Path, form: Form, predictions: Predictions, sizes: dict[str, tuple[int, int]], decision: Decision, classes: list[str], empty_class: str | None) -> dict:
+    """Write `target` (a table, or a zip with masks) for all rows of the form's sample; returns counts. sizes: image -> height, width.
+
+    Rows whose image is not on disk are answered with the empty class and an empty mask. Raises InputError where the predictions lack what is asked for,
+    StageError where the file does not read back as it was meant (a fault of the program).
+    """
+    for answer, column in form.asks.items():
+        if getattr(predictions, answer) is None:
+            raise InputError(f"column '{column}' is asked for, but these predictions have no {answer}", "", "An ensemble with a member that has it makes both")
+    predictions = predictions.select(form.images)
+    answers = {image: _answer(form, predictions, at, sizes[image], decision, classes, empty_class) for at, image in enumerate(form.images)}
+    missing = _unknown(form, classes, empty_class)
+    cells = [line for row in form.rows for line in _lines(row, form, answers.get(row.image, missing), classes)]
+    with replacing(target) as temporary:
+        text = io.StringIO(newline="")
+        text.write(form.sample.header + "\n")
+        csv.writer(text, delimiter=form.sample.delimiter, lineterminator="\n").writerows(cells)
+        if form.masks:
+            _zip(temporary, form, text.getvalue(), answers)
+        else:
+            temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+        try:
+            check(temporary, form, sizes, answers)
+        except InputError as error:
+            raise StageError(f"what was written does not read back as it was meant: {str(error).replace(temporary.name, target.name)}") from None
+    counts = {"rows": len(cells), "images": len(answers)}
+    if "label" in form.asks:
+        counts["labels"] = {c: sum(a.label == c for a in answers.values()) for c in classes}
+    if "mask" in form.asks:
+        counts["empty_masks"] = sum(not a.bits.any() for a in answers.values())
+    return counts
+
+
+def _answer(form: Form, predictions: Predictions, at: int, size: tuple[int, int], decision: Decision, classes: list[str], empty_class: str | None) -> Answer:
+    height, width = map(int, form.size or size)
+    prob, probs = (None if p is None else p[at] for p in (predictions.mask, predictions.label))
+    mask, label = apply(decision, prob, probs, height, width, classes, empty_class)
+    found = Answer(height, width, None if mask is None else np.packbits(mask), None if label is None else classes[label], probs)
+    if form.boxes and mask is not None and mask.any():
+        found.boxes = _boxes(form, mask, stretch(prob, height, width), found)
+    return found
+
+
+def _unknown(form: Form, classes: list[str], empty_class: str | None) -> Answer:
+    height, width = form.size or (1, 1)
+    label = empty_class or classes[0]
+    return Answer(height, width, np.packbits(np.zeros(height * width, bool)), label, np.array([float(c == label) for c in classes]))
+
+
+def _boxes(form: Form, mask: np.ndarray, prob: np.ndarray, answer: Answer) -> str:
+    """One box around every connected part, the surest first; its confidence is the mean probability of lesion inside the part."""
+    parts, areas = components(mask)
+    found = []
+    for k in range(1, len(areas)):
+        y, x = np.nonzero(parts == k)
+        left, top, right, bottom = int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1
+        words = {"confidence": f"{float(prob[y, x].mean()):.4f}", "xmin": left, "ymin": top, "xmax": right, "ymax": bottom, "width": right - left, "height": bottom - top,
+                 "label": form.labels.get(answer.label, answer.label)}
+        found.append((words["confidence"], " ".join(str(words[w]) for w in form.box.split())))
+    return " ".join(text for _, text in sorted(found, key=lambda b: b[0], reverse=True))
+
+
+def _lines(row: Row, form: Form, answer: Answer, classes: list[str]) -> list[list[str]]:
+    """The lines of one row of the sample: one, or one for every connected part."""
+    of = {c: row.cells[i] for i, c in enumerate(form.sample.columns) if c in (form.id, form.key, *form.copied)}
+    if form.label:
+        of[form.label] = form.labels[answer.label]
+    for label, column in form.probabilities.items():
+        of[column] = f"{float(answer.probs[classes.index(label)]):.6f}"
+    if form.boxes:
+        of[form.boxes] = answer.boxes or form.empty
+    masks = [None]
+    if form.rle:
+        mask = answer.mask
+        if form.keys and row.key != _carrier(form, answer, classes):
+            mask = np.zeros_like(mask)
+        masks = [mask]
+        if form.several and mask.any():
+            parts, areas = components(mask)
+            masks = [parts == k for k in range(1, len(areas))]
+    lines = []
+    for mask in masks:
+        if mask is not None:
+            of[form.rle] = encode(mask, form.order, form.first, form.empty, form.relative)
+        lines.append([of[c] for c in form.sample.columns])
+    return lines
+
+
+def _carrier(form: Form, answer: Answer, classes: list[str]) -> str:
+    """The class whose row carries the mask: the image's own; where no row is for that one, the most probable of those that have a row."""
+    return answer.label if answer.label in form.keys or answer.probs is None else max(form.keys, key=lambda c: answer.probs[classes.index(c)])
+
+
+def _zip(target: Path, form: Form, table: str, answers: dict[str, Answer]) -> None:
+    """The table and a PNG for every image, with a fixed time, so that the same answers are the same bytes."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        def add(name: str, data: bytes) -> None:
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
+
+        add(table_name(form), table.encode())
+        for image in form.images:
+            add(form.masks.replace("{id}", image), cv2.imencode(".png", answers[image].mask.astype(np.uint8) * form.lesion)[1].tobytes())
+
+
+def recheck(config: Config, paths: Paths) -> None:
+    """Is the submission on disk still one in the sample's form? Raises InputError that names the ids and what is wrong with them."""
+    form = form_of(config, paths)
+    file = paths.archive(config.name) if form.masks else paths.submission(config.name)
+    if not file.is_file():
+        raise InputError("there is no submission", short(file), f"Make it with {command('submit')}")
+    index = read_index(paths, "test")
+    check(file, form, dict(zip(index.id, index[["height", "width"]].to_numpy().tolist())))
