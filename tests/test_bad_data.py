@@ -122,6 +122,6 @@ def test_mistakes_in_the_table(tmp_path, make_config, capsys):
     said = capsys.readouterr().err
     for text in ("benin of 1 (Did you mean benign)", "without image: 7", "2 (a run lies outside"):
         assert text in said, text
-    (data / "train.csv").write_text("name,label\n0,benign\n")
+    (data / "train.csv").write_text("name,label\nwho,benign\n")
     with pytest.raises(InputError, match="no column id"):
         prepared(data, tmp_path, make_config())

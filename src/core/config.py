@@ -58,6 +58,8 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
         file = next((f for d in places for f in (d / file.name, d / f"{file.name}.yaml") if f.is_file()), file)
     if file.name == COMPETITION:
         raise InputError("this describes the competition, it is no experiment", file, "Name one of the others, for example configs/cpu.yaml")
+    if file.stem == "log":
+        raise InputError("no config may be called log: submissions/log.csv is the list of what was sent", file, "Rename it")
     tree = read_yaml(file)
     if "base" in tree or "question" in tree:
         return _load_study(file, tree, list(overrides), tiny)

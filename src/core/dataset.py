@@ -5,7 +5,6 @@
 """
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from src.core import rle
-from src.core.console import InputError, listing, nearest, say, short, warn
+from src.core.console import InputError, listing, nearest, short, warn
 from src.core.form import sample_file
 from src.core.images import read_image, read_mask, scaled
-from src.core.sample import IMAGE_SUFFIXES, find_id, image_of, is_runs, match_rows, read_sample, role
+from src.core.sample import IMAGE_SUFFIXES, image_of, match_rows, read_sample
 from src.core.settings import Competition
 from src.core.stages import data_files
+from src.core.train_table import read_rows
 
 SHOWN = 50  # file names in one line of problems
-EMPTY_RUNS = {"", "-1", "-", "nan", "none"}  # what tables write for a mask without lesion
 
 # everything that can be wrong: one, several
 KINDS = {
@@ -134,22 +133,15 @@ def _from_folders(data: Path, found: list[tuple[Path, str, str]], competition: C
 
 def _from_table(data: Path, files: dict[Path, str], competition: Competition, problems: Problems) -> list[Item]:
     cfg = competition.data
-    rows, names = read_table(data / cfg.table)
     images = _by_id(files, cfg.table_images)
-    columns = _columns(data / cfg.table, rows, names, images, competition)
+    rows, has_runs = read_rows(data / cfg.table, images, competition)
     masks: dict[str, list[Path]] = {}
     for stem, its in _by_id(files, cfg.table_masks).items():
         owner, is_mask, _ = stem.rpartition(cfg.mask_suffix)
         masks.setdefault(owner if is_mask and owner else stem, []).extend(its)
-    has_runs = "rle" in columns
     items: dict[str, Item] = {}
     twice, in_table = [], set()
-    for row in rows:
-        text = row[columns["id"]].strip()
-        found = find_id(text, images)
-        id, run = found[1] if found else text, row[columns["rle"]].strip() if has_runs else ""
-        run = "" if not is_runs(run) and (run.lower() in EMPTY_RUNS or run == competition.submission.empty) else run
-        label = row[columns["label"]].strip() if "label" in columns else next(c for c in cfg.classes if (c == cfg.empty_class) != bool(run))
+    for id, label, run in rows:
         in_table.add(id)
         if id in items:
             if has_runs and run and items[id].label == label:
@@ -172,28 +164,6 @@ def _from_table(data: Path, files: dict[Path, str], competition: Competition, pr
     if extra := sorted(images.keys() - in_table, key=natural):
         warn(f"{len(extra)} images are not in {cfg.table} and stay unused: {listing(extra)}")
     return sorted([*items.values(), *twice], key=lambda i: natural(i.id))
-
-
-def _columns(file: Path, rows: list[dict[str, str]], names: list[str], images: dict[str, list[Path]], competition: Competition) -> dict[str, str]:
-    """id, label and rle -> their columns: as data.table_columns has it, or else by what is in them. Without labels, an image without a mask is of the empty
-    class, where there are two classes."""
-    cfg = competition.data
-    columns = {what: name for what, name in cfg.table_columns.items() if name in names}
-    if "id" not in columns:
-        hits = {n: sum(find_id(row[n].strip(), images) is not None for row in rows[:200]) for n in names}
-        columns |= {"id": max(hits, key=hits.get)} if max(hits.values(), default=0) else {}
-    for name in names:
-        kind = role(name, [row[name].strip() for row in rows], cfg.classes)
-        if name not in columns.values() and kind in ("label", "rle"):
-            columns.setdefault(kind, name)
-    unlabelled = "rle" in columns and len(cfg.classes) == 2 and cfg.empty_class
-    if absent := [cfg.table_columns.get(c, c) for c in ("id", "label") if c not in columns and not (c == "label" and unlabelled)]:
-        raise InputError(f"no column {', '.join(absent)}; there are {', '.join(names)}", short(file), "Name them by data.table_columns")
-    if guessed := {what: name for what, name in columns.items() if cfg.table_columns.get(what) != name}:
-        say(f"  inferred of {file.name}: " + ", ".join(f"{what} {name}" for what, name in guessed.items()))
-    if "label" not in columns:
-        say(f"  inferred of {file.name}: an image without run lengths is {cfg.empty_class}")
-    return columns
 
 
 def _by_id(files: dict[Path, str], patterns: list[str]) -> dict[str, list[Path]]:
@@ -238,16 +208,6 @@ def _test_items(data: Path, files: dict[Path, str], competition: Competition, pr
         if item.id not in order:
             problems.add("test_only", item.image.relative_to(data))
     return [there[id] for id in order if id in there]
-
-
-def read_table(file: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """(rows, column names) of a CSV file, all as text; raises InputError where it is none."""
-    try:
-        with open(file, newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines, restval="")
-            return list(reader), list(reader.fieldnames or ["none"])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"not readable as a table: {error}", short(file)) from None
 
 
 Loaded = tuple[np.ndarray | None, np.ndarray | None, list[tuple[str, str]]]

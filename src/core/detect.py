@@ -20,6 +20,7 @@ from src.core.settings import Submission
 SIDES = (64, 96, 101, 128, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 1536, 2048)  # of squares that contests resize masks to
 LOOKED_AT = 60  # images whose pixels are compared with their masks
 SURE = 3.0  # standard errors
+MARGIN = 3  # runs over the end of a line: one or two may be so by right
 
 
 def detect(texts: list[list[str]], images: list[Path], given: Submission, several: bool) -> dict[str, Any]:
@@ -45,9 +46,10 @@ def detect(texts: list[list[str]], images: list[Path], given: Submission, severa
         found = min(tried, key=lambda t: t[0][:2])
         if size or found[0][0] <= min(0.05 * len(flat), best[0][0]) and found[0][1] < 0.1 * count:
             best, size = found[2], found[1]
-    top = best[0][:2]
-    equal = [way for *cost, way in best if tuple(cost) == top]
-    assumed, why = [], f"{top[1]} of {count} runs go on from one line into the next, {next((c[1] for c in best if c[2] not in equal), top[1])} in the next best way"
+    bad, crossing = best[0][:2]
+    equal = [way for *cost, way in best if cost[0] == bad and cost[1] - crossing < MARGIN]
+    others = [cost[1] for *cost, way in best if way not in equal]
+    assumed, why = [], f"{crossing} of {count} runs go on from one line into the next" + (f", {others[0]} in the next best way" if others else "")
     if len({w[0] for w in equal}) > 1:
         order, sure = _by_pictures(kept, equal, size)
         equal = [w for w in equal if w[0] == order]
@@ -57,7 +59,7 @@ def detect(texts: list[list[str]], images: list[Path], given: Submission, severa
         equal = [w for w in equal if not w[2]]
     if len({w[1] for w in equal}) > 1:
         assumed.append("first")
-        equal = [w for w in equal if w[1] == 1]
+        equal = [w for w in equal if w[1] == (0 if w[2] else 1)]  # SIIM-ACR, the one known contest of relative starts, counts from 0; the others mostly from 1
     order, first, relative = equal[0]
     return {"order": order, "first": first, "relative": relative, "size": list(size) if size else None, "several": several, "assumed": assumed, "why": why}
 

@@ -81,11 +81,16 @@ def infer(file: Path, competition: Competition, known: Iterable[str], runs: dict
             todo = f"Say what stands for each class: submission.labels: {{{data.classes[0]}: …}}, or probabilities: {{{data.classes[-1]}: {form.label}}}"
             raise InputError(f"column '{form.label}' holds {listing(sorted(shown), 3)}, which is no class", short(file), todo)
         if given.labels is None and list(form.labels) != list(form.labels.values()):
-            told("labels", ", ".join(f"{v} for {k}" for k, v in form.labels.items()))
+            open_ = all(s.isdigit() for s in shown if s) and not shown & {"0", str(len(data.classes))}
+            told("labels", ", ".join(f"{v} for {k}" for k, v in form.labels.items()), "counted from 0: assumed, the sample does not show it" if open_ else "")
     if form.rle:
         _runs(form, told, given, sample.column(form.rle), runs or {})
     if form.boxes:
-        form.empty = given.empty or ""
+        tokens = sorted({c for c in sample.column(form.boxes) if c and (len(c.split()) % len(form.box.split()) or "label" not in form.box and not re.fullmatch(r"[-+.\deE ]+", c))})
+        if len(tokens) > 1:
+            raise InputError(f"column '{form.boxes}' holds {listing(tokens, 4)}", short(file), f"These are no boxes of '{form.box}': correct submission.box, or say what stands for none: submission.empty")
+        form.empty = told.pick("empty", given.empty, tokens[0] if tokens else "")
+        form.labels = form.labels or _given_labels(given, data, sample) or {c: c for c in data.classes}
     if form.masks:
         form.lesion = told.pick("lesion", given.lesion, sample.lesion or 255)
     form.size = given.size or (tuple(runs["size"]) if runs and runs.get("size") else None)
@@ -131,15 +136,19 @@ def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
         if column == form.id or column in form.copied:
             continue
         cells = sample.column(column)
-        kind = named.get(column) or role(column, cells, data.classes)
-        if kind == "label" and not named.get(column) and repeated and spell(set(cells), data.classes, data.empty_class, whole=True) and all(len({cells[i] for i in its}) == len(its) for its in by_image.values()):
+        kind = named.get(column) or role(column, cells, data.classes, (given.labels or {}).values())
+        whole = given.labels or spell(set(cells), data.classes, data.empty_class, whole=True)
+        if kind == "label" and not named.get(column) and repeated and whole and all(len({cells[i] for i in its}) == len(its) for its in by_image.values()):
             kind = "key"
-        if not kind and column.lower() in ("height", "width"):
+        pictures = (given.masks or sample.pngs) and all(c.lower().endswith(".png") for c in cells)
+        if pictures or not kind and (column.lower() in ("height", "width", "") or column.startswith("Unnamed:")):  # a table's row numbers have no name
             form.copied.append(column)
-            told("copied", column)
+            told("copied", column or "the column without a name")
             continue
         if not kind:
-            todo = f"Say in competition.yaml under submission what it is, for example label: {column}, rle: {column}, or copied: [{column}] to hand it in as it is"
+            cls = class_of(column, data.classes)
+            likely = f"probabilities: {{{cls}: {column}, …}}" if cls else f"label: {column}, rle: {column}"
+            todo = f"Say in competition.yaml under submission what it is, for example {likely}, or copied: [{column}] to hand it in as it is"
             raise InputError(f"column '{column}' is not known", short(sample.file), todo)
         if kind == "probability":
             cls = next((c for c, col in (given.probabilities or {}).items() if col == column), None) or class_of(column, data.classes)

@@ -49,17 +49,22 @@ def check(file: Path, form: Form, sizes: dict[str, tuple[int, int]], meant: dict
     rows = _in_order(form, lines, fault)
     names, table = [line[columns.index(form.id)] for line in lines], [dict(zip(columns, line)) for line in lines]
     for column in columns:
-        allowed = {form.empty} if column in (form.rle, form.boxes) else set()
-        if null := [n for n, cells in zip(names, table) if cells[column].strip().lower() in NOTHING and cells[column] not in allowed and column not in form.copied]:
+        allowed = {form.empty} if column in (form.rle, form.boxes) else set(form.labels.values()) if column == form.label else set()
+        if column not in (form.id, form.key, *form.copied) and (null := [n for n, cells in zip(names, table) if cells[column].strip().lower() in NOTHING and cells[column] not in allowed]):
             raise fault(f"{len(null)} cells of column {column} hold nothing", null)
     if form.label and (strange := [n for n, cells in zip(names, table) if cells[form.label] not in form.labels.values()]):
         raise fault(f"{len(strange)} labels are none of {', '.join(form.labels.values())}", strange)
     if form.probabilities:
         _check_probabilities(form, table, names, fault)
+        if meant and (other := [n for n, cells, row in zip(names, table, rows) if row.image in meant
+                                and any(abs(float(cells[c]) - float(meant[row.image].probs[form.classes.index(label)])) > 1e-5 for label, c in form.probabilities.items())]):
+            raise fault("probabilities are not those that were predicted", other)
     if form.rle:
         _check_runs(form, [(cells[form.rle], n, row) for cells, n, row in zip(table, names, rows)], sizes, meant, fault)
     if form.boxes:
         _check_boxes(form, [(cells[form.boxes], n, row) for cells, n, row in zip(table, names, rows)], sizes, fault)
+        if meant and (other := [n for n, cells, row in zip(names, table, rows) if row.image in meant and cells[form.boxes] != (meant[row.image].boxes or form.empty)]):
+            raise fault("boxes are not those of the masks that were decided", other)
     if pngs:
         _check_pngs(form, pngs, sizes, meant, fault)
     if meant and form.label and (other := [n for n, cells, row in zip(names, table, rows) if row.image in meant and cells[form.label] != form.labels[meant[row.image].label]]):

@@ -142,7 +142,7 @@ def match_rows(sample: Sample, submission: Submission, known: Iterable[str]) -> 
     shapes = Counter((p[0], p[2]) for p in parts if p)
     if not shapes:
         return column, "{id}", [Row(raw, None) for raw in sample.raw]
-    if len(shapes) > 1 and (made := _class_in_name(parts, shapes)):
+    if len(shapes) > 1 and (made := class_in_name(parts, shapes)):
         name, keys = made
         return column, name, [Row(raw, p and p[1], p and keys.get((p[0], p[2]))) for raw, p in zip(sample.raw, parts)]
     before, behind = shapes.most_common(1)[0][0]
@@ -169,7 +169,7 @@ def _id_column(sample: Sample, known: set[str]) -> str:
     return max(hits, key=hits.get) if max(hits.values()) else named
 
 
-def _class_in_name(parts: list, shapes: Counter) -> tuple[str, dict[tuple[str, str], str]] | None:
+def class_in_name(parts: list, shapes: Counter) -> tuple[str, dict[tuple[str, str], str]] | None:
     """(name, what stands around the id -> the class in it) where every image has one row of each."""
     by_image: dict[str, list] = {}
     for p in parts:
@@ -205,24 +205,23 @@ def is_runs(cell: str) -> bool:
     return len(words) > 0 and len(words) % 2 == 0 and all(w.isdigit() for w in words)
 
 
-def role(column: str, cells: list[str], classes: list[str]) -> str:
-    """'rle', 'boxes', 'label', 'probability' or '' of a column, by its cells and, where they leave it open, by its name."""
+def role(column: str, cells: list[str], classes: list[str], written: Iterable[str] = ()) -> str:
+    """'rle', 'boxes', 'label', 'probability' or '' of a column, by its cells and, where they leave it open, by its name. written: what stands for the
+    classes where that is given."""
     plain, texts = _plain(column), {c for c in cells if c}
-    folded = {c.casefold() for c in classes}
+    folded = {c.casefold() for c in (*classes, *written)}
     numbers = [c.split() for c in texts]
-    if texts and {t.casefold() for t in texts} <= folded:
+    if texts and {t.casefold() for t in texts} <= folded and plain not in RUN_NAMES - {"predicted", "annotation"}:  # a class may be called none
         return "label"
     if plain in BOX_NAMES and not (texts and all(map(is_runs, texts))) or numbers and all(len(n) >= 5 and len(n) % 5 == 0 and _is_number(*n) for n in numbers):
         return "boxes"
-    if texts and all(is_runs(t) or t in ("-1", "-") for t in texts) and any(is_runs(t) or t in ("-1", "-") and plain not in LABEL_NAMES for t in texts):
+    if plain in RUN_NAMES:
         return "rle"
-    if class_of(column, classes) and all(len(n) == 1 and _is_number(*n) for n in numbers):
+    if texts and all(is_runs(t) or t in ("-1", "-") for t in texts) and (plain not in LABEL_NAMES or any(map(is_runs, texts))):
+        return "rle"
+    if texts and class_of(column, classes) and all(len(n) == 1 and _is_number(*n) for n in numbers):
         return "probability"
-    if plain in RUN_NAMES and not all(len(n) == 1 and _is_number(*n) and n != ["-1"] for n in numbers):
-        return "rle"
-    if plain in LABEL_NAMES or texts and all(t.isdigit() and int(t) <= len(classes) for t in texts):
-        return "label"
-    return "rle" if plain in RUN_NAMES else ""
+    return "label" if plain in LABEL_NAMES or texts and all(t.isdigit() and int(t) <= len(classes) for t in texts) else ""
 
 
 def _is_number(*words: str) -> bool:

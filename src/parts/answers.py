@@ -46,13 +46,11 @@ def write(target: Path, form: Form, predictions: Predictions, sizes: dict[str, t
     Rows whose image is not on disk are answered with the empty class and an empty mask. Raises InputError where the predictions lack what is asked for,
     StageError where the file does not read back as it was meant (a fault of the program).
     """
-    for answer, column in form.asks.items():
-        if getattr(predictions, answer) is None:
-            raise InputError(f"column '{column}' is asked for, but these predictions have no {answer}", "", "An ensemble with a member that has it makes both")
-    predictions = predictions.select(form.images)
-    answers = {image: _answer(form, predictions, at, sizes[image], decision, classes, empty_class) for at, image in enumerate(form.images)}
+    answers = decided(form, predictions, sizes, decision, classes, empty_class)
     missing = _unknown(form, classes, empty_class)
-    cells = [line for row in form.rows for line in _lines(row, form, answers.get(row.image, missing), classes)]
+    at = form.sample.columns.index(form.id)
+    rows = {row.cells[at]: row for row in reversed(form.rows)} if form.several else {}  # an image's parts stand together, at its first row
+    cells = [line for row in form.rows if not rows or rows[row.cells[at]] is row for line in _lines(row, form, answers.get(row.image, missing), classes)]
     with replacing(target) as temporary:
         text = io.StringIO(newline="")
         text.write(form.sample.header + "\n")
@@ -71,6 +69,15 @@ def write(target: Path, form: Form, predictions: Predictions, sizes: dict[str, t
     if "mask" in form.asks:
         counts["empty_masks"] = sum(not a.bits.any() for a in answers.values())
     return counts
+
+
+def decided(form: Form, predictions: Predictions, sizes: dict[str, tuple[int, int]], decision: Decision, classes: list[str], empty_class: str | None) -> dict[str, Answer]:
+    """The answer for every image of the form that is on disk."""
+    for answer, column in form.asks.items():
+        if getattr(predictions, answer) is None:
+            raise InputError(f"column '{column}' is asked for, but these predictions have no {answer}", "", "An ensemble with a member that has it makes both")
+    predictions = predictions.select(form.images)
+    return {image: _answer(form, predictions, at, sizes[image], decision, classes, empty_class) for at, image in enumerate(form.images)}
 
 
 def _answer(form: Form, predictions: Predictions, at: int, size: tuple[int, int], decision: Decision, classes: list[str], empty_class: str | None) -> Answer:
@@ -97,7 +104,7 @@ def _boxes(form: Form, mask: np.ndarray, prob: np.ndarray, answer: Answer) -> st
         y, x = np.nonzero(parts == k)
         left, top, right, bottom = int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1
         words = {"confidence": f"{float(prob[y, x].mean()):.4f}", "xmin": left, "ymin": top, "xmax": right, "ymax": bottom, "width": right - left, "height": bottom - top,
-                 "label": form.labels.get(answer.label, answer.label)}
+                 "label": form.labels.get(answer.label, "")}
         found.append((words["confidence"], " ".join(str(words[w]) for w in form.box.split())))
     return " ".join(text for _, text in sorted(found, key=lambda b: b[0], reverse=True))
 
@@ -145,10 +152,13 @@ def _zip(target: Path, form: Form, table: str, answers: dict[str, Answer]) -> No
 
 
 def recheck(config: Config, paths: Paths) -> None:
-    """Is the submission on disk still one in the sample's form? Raises InputError that names the ids and what is wrong with them."""
+    """Is the submission on disk still one in the sample's form, and what was decided? Raises InputError that names the ids and what is wrong with them."""
     form = form_of(config, paths)
     file = paths.archive(config.name) if form.masks else paths.submission(config.name)
     if not file.is_file():
         raise InputError("there is no submission", short(file), f"Make it with {command('submit')}")
-    index = read_index(paths, "test")
-    check(file, form, dict(zip(index.id, index[["height", "width"]].to_numpy().tolist())))
+    index, data = read_index(paths, "test"), config.competition.data
+    sizes = dict(zip(index.id, index[["height", "width"]].to_numpy().tolist()))
+    check(file, form, sizes)
+    predictions = Predictions.load(paths.test(config.name), data.classes)
+    check(file, form, sizes, decided(form, predictions, sizes, Decision.load(paths.decision(config.name)), data.classes, data.empty_class))

@@ -1,0 +1,85 @@
+"""The other way in which train images come with their classes and masks: a table, as contests write them.
+
+One row an image, one a lesion, or one for every class of an image; run lengths in a column, or none; classes in a column, in the ids, or told by which
+images have run lengths.
+"""
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import Iterable
+
+from src.core.console import InputError, say, short
+from src.core.sample import class_in_name, find_id, is_runs, role, spell
+from src.core.settings import Competition, Data
+
+EMPTY_RUNS = {"", "-1", "-", "nan", "none"}  # what tables write for a mask without lesion
+
+
+def read_rows(file: Path, images: Iterable[str], competition: Competition) -> tuple[list[tuple[str, str, str]], bool]:
+    """(id, class, run lengths or '') of each row, and whether there are run lengths at all; images: ids of those on disk. Of an image's rows, as many as
+    there are classes perhaps, those without run lengths say nothing: one of them stands for all where no other has any. Raises InputError for a table
+    that is damaged or lacks a column."""
+    rows, names = _read(file)
+    columns, cfg = _columns(file, rows, names, images, competition), competition.data
+    has_runs = "rle" in columns
+    texts = [row[columns["id"]].strip() for row in rows]
+    parts = [find_id(t, images) for t in texts]
+    ids = [p[1] if p else t for p, t in zip(parts, texts)]
+    runs = [row[columns["rle"]].strip() if has_runs else "" for row in rows]
+    runs = ["" if not is_runs(r) and (r.lower() in EMPTY_RUNS or r == competition.submission.empty) else r for r in runs]
+    if "label" in columns:
+        labels = [row[columns["label"]].strip() for row in rows]
+    elif keys := _classes_in_ids(parts, cfg):
+        labels = [keys.get((p[0], p[2]), "") if p else "" for p in parts]
+    else:
+        labels = [next(c for c in cfg.classes if (c == cfg.empty_class) != bool(r)) for r in runs]
+    found = list(zip(ids, labels, runs))
+    if not has_runs:
+        return found, False
+    having, single = {i for i, _, r in found if r}, {i for i, n in Counter(ids).items() if n == 1}
+    empty = {i: (i, cfg.empty_class or label, "") for i, label, r in reversed(found) if i not in having | single and not r}
+    return [(i, label, r) for i, label, r in found if r or i in single] + list(empty.values()), True
+
+
+def _classes_in_ids(parts: list, cfg: Data) -> dict[tuple[str, str], str]:
+    """What stands around an id -> its class, where every image has a row of each: x.jpg_1, x.jpg_2, …"""
+    shapes = Counter((p[0], p[2]) for p in parts if p)
+    made = class_in_name(parts, shapes) if len(shapes) > 1 else None
+    spelled = spell(set(made[1].values()), cfg.classes, cfg.empty_class, whole=True) if made else None
+    back = {text: c for c, text in (spelled or {}).items()}
+    return {shape: back[text] for shape, text in made[1].items()} if made and spelled else {}
+
+
+def _columns(file: Path, rows: list[dict[str, str]], names: list[str], images: Iterable[str], competition: Competition) -> dict[str, str]:
+    """id, label and rle -> their columns: as data.table_columns has it, or else by what is in them. Without labels, an image without a mask is of the empty
+    class, where there are two classes."""
+    cfg = competition.data
+    columns = {what: name for what, name in cfg.table_columns.items() if name in names}
+    if "id" not in columns:
+        hits = {n: sum(find_id(row[n].strip(), images) is not None for row in rows[:200]) for n in names}
+        columns |= {"id": max(hits, key=hits.get)} if max(hits.values(), default=0) else {}
+    for name in names:
+        kind = role(name, [row[name].strip() for row in rows], cfg.classes)
+        if name not in columns.values() and kind in ("label", "rle"):
+            columns.setdefault(kind, name)
+    in_ids = "id" in columns and _classes_in_ids([find_id(row[columns["id"]].strip(), images) for row in rows], cfg)
+    unlabelled = "rle" in columns and (in_ids or len(cfg.classes) == 2 and cfg.empty_class)
+    if absent := [cfg.table_columns.get(c, c) for c in ("id", "label") if c not in columns and not (c == "label" and unlabelled)]:
+        raise InputError(f"no column {', '.join(absent)}; there are {', '.join(names)}", short(file), "Name them by data.table_columns")
+    if guessed := {what: name for what, name in columns.items() if cfg.table_columns.get(what) != name}:
+        say(f"  inferred of {file.name}: " + ", ".join(f"{what} {name}" for what, name in guessed.items()))
+    if "label" not in columns:
+        say(f"  inferred of {file.name}: " + ("the class is in the id" if in_ids else f"an image without run lengths is {cfg.empty_class}"))
+    return columns
+
+
+def _read(file: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """(rows, column names) of a CSV file, all as text; raises InputError where it is none."""
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines, restval="")
+            return list(reader), list(reader.fieldnames or ["none"])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"not readable as a table: {error}", short(file)) from None

@@ -1,0 +1,239 @@
+"""A submission that is damaged in one place, and a sample that does not go with the files: every one is refused by an error that names the ids and the fault."""
+import io
+import re
+import zipfile
+
+import numpy as np
+import pytest
+from dialects import one_size, world
+from PIL import Image
+
+from src import prepare
+from src.core.console import InputError
+from src.parts import answers
+
+FULL, OTHER = 2, 5  # numbers of images with a mask: of two parts, of whole rows
+WORLDS = {  # name: arguments of world(), how a line of the image begins, the delimiter
+    "pneumothorax": (dict(sample="ImageId,EncodedPixels\n{id},-1\n", classes=["pneumothorax", "none"], none="none", first=0, relative=True), "{id}"),
+    "steel": (dict(sample="ImageId_ClassId,EncodedPixels\n{id}.png_1,\n{id}.png_2,\n", classes=["1", "2", "none"], none="none"), "{id}.png_{class}"),
+    "bowel": (dict(sample="id,class,predicted\n{id},large,\n{id},small,\n", classes=["large", "small", "none"], none="none", order="row"), "{id},{class}"),
+    "contrails": (dict(sample="record_id,encoded_pixels\n{id},-\n", classes=["contrail", "none"], none="none", sizes=one_size(64, 64)), "{id}"),
+    "breast": (dict(sample="id;label;rle\n{id};normal;-1\n"), "{id}"),
+}
+
+
+@pytest.fixture(scope="module")
+def submitted(tmp_path_factory):
+    """name -> a world and its right submission, each made once."""
+    made = {}
+
+    def get(name: str, **arguments):
+        if name not in made:
+            w = world(tmp_path_factory.mktemp("damage"), **(arguments or WORLDS[name][0]))
+            w.run()
+            made[name] = w, (w.paths.archive("exp") if "masks" in arguments else w.file).read_bytes()
+        return made[name]
+
+    return get
+
+
+def line_of(name: str, w, lines: list[str], number: int) -> tuple[int, str]:
+    """The line that carries the mask of the image of this number, and the row's id."""
+    stem, start = w.ids[number], WORLDS[name][1]
+    label = w.of_class(stem, [c for c in w.predictions.classes if c != w.config.competition.data.empty_class]) if "{class}" in start else ""
+    row = start.replace("{id}", stem).replace("{class}", label)
+    [found] = [k for k, line in enumerate(lines) if line.startswith(f"{row};" if name == "breast" else f"{row},")]
+    return found, row.split(",")[0]
+
+
+def damaged(lines: list[str], kind: str, at: int, other: int) -> str:
+    """The fault, as a regular expression of what the error must say; the lines are changed in place."""
+    if kind == "missing":
+        del lines[at]
+        return "missing|lack|absent|no row|without a row|not there"
+    if kind == "null":  # where no runs are an answer, too, it is not the one that was decided
+        lines[at] = re.sub(r"[^,;]*$", "", lines[at])
+        return "empty|null|nothing|no row"
+    if kind == "out of bounds":
+        lines[at] = re.sub(r"\d+$", lambda m: str(int(m[0]) + 10**6), lines[at])
+        return "outside|out of|beyond|past"
+    if kind == "swapped":
+        lines[at], lines[other] = lines[other], lines[at]
+        return "order|swapped|place"
+    lines.insert(at, lines[at])
+    return "twice|doubled|repeated|more than once|again"
+
+
+@pytest.mark.parametrize("kind", ["missing", "null", "out of bounds", "swapped", "doubled"])
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_submission_damaged_in_one_place(submitted, name, kind):
+    w, whole = submitted(name)
+    lines = whole.decode().splitlines()
+    (at, id), (other, other_id) = line_of(name, w, lines, FULL), line_of(name, w, lines, OTHER)
+    fault = damaged(lines, kind, at, other)
+    try:
+        w.file.write_text("\n".join(lines) + "\n")
+        with pytest.raises(InputError, match=fault) as error:
+            answers.recheck(w.config, w.paths)
+        assert (w.ids[FULL] if "no row" in str(error.value) else id) in str(error.value) or (kind == "swapped" and other_id in str(error.value))
+    finally:
+        w.file.write_bytes(whole)
+    answers.recheck(w.config, w.paths)
+
+
+CELLS = [  # what stands in the cell of an image's mask, and what is said of it
+    ("10 5 12 4", "overlap|sorted"),
+    ("20 5 10 5", "overlap|sorted"),
+    ("10 5 20", "pairs|odd"),
+    ("10 5 20 0", "whole number|pairs|pixel|length|positive|outside|empty"),
+    ("0 5", "outside|first|out of|number|1"),
+    ("-3 5", "outside|out of|number|pairs"),
+    ("10 five", "number|pairs"),
+    ("10.0 5.0", "number|pairs"),
+    ("10  5", "number|pairs|mask|spac"),
+    ("nan", "nothing|number|pairs|null|nan"),
+    ("-1", "that was meant"),
+    ("10 5", "that was meant"),
+]
+
+
+@pytest.mark.parametrize(("cell", "fault"), CELLS)
+def test_runs_that_are_none(submitted, cell, fault):
+    w, whole = submitted("breast")
+    refused(w, whole, re.sub(rf"(?m)^({w.ids[FULL]};\w+;).*$", rf"\g<1>{cell}", whole.decode()), fault, w.ids[FULL])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "by", "fault"),
+    [
+        (r"(?m)^({id});\w+;", r"\1;;", "empty|null|label|class"),
+        (r"(?m)^({id});\w+;", r"\1;tumour;", "label.*benign, malignant, normal"),
+        (r"(?m)^({id});malignant;", r"\1;benign;", "decid|predict"),
+        (r"(?m)^({id});(\w+);.*$", r"\1;\2", "cells|columns|fields|line"),
+        (r"(?m)^({id});", r"who;", "who|missing.*{id}"),
+        (r"(?m)^({id});", r";", "empty|null|missing"),
+    ],
+)
+def test_labels_and_ids_that_are_none(submitted, pattern, by, fault):
+    w, whole = submitted("breast")
+    id = next(stem for stem in w.ids if w.meant(stem)[1] == "malignant")
+    text = whole.decode()
+    spoilt = re.sub(pattern.replace("{id}", id), by, text)
+    assert spoilt != text
+    refused(w, whole, spoilt, fault.replace("{id}", id), "" if "cells" in fault else id)
+
+
+@pytest.mark.parametrize("head", ["id;label", "id;label;mask", "ID;label;rle", "id,label,rle", "label;id;rle", "id; label; rle", ""])
+def test_a_wrong_header(submitted, head):
+    w, whole = submitted("breast")
+    refused(w, whole, head + "\n" * bool(head) + whole.decode().partition("\n")[2], "header|column|first line", "")
+
+
+def test_nothing_or_half_of_a_file(submitted):
+    w, whole = submitted("breast")
+    for text in ("", whole.decode().partition("\n")[0] + "\n"):
+        refused(w, whole, text, ".", "")
+    refused(w, whole, "\n".join(whole.decode().splitlines()[:4]) + "\n", "missing|lack|absent|no row", w.ids[-1])
+    w.file.unlink()
+    with pytest.raises(InputError):
+        answers.recheck(w.config, w.paths)
+    w.file.write_bytes(whole)
+
+
+def refused(w, whole: bytes, text: str, fault: str, id: str) -> None:
+    assert text.encode() != whole
+    w.file.write_text(text)
+    try:
+        with pytest.raises(InputError, match=fault) as error:
+            answers.recheck(w.config, w.paths)
+        assert id in str(error.value)
+    finally:
+        w.file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("cell", ["0.9", "nan", "-0.1", "1.5", "", "high"])
+def test_probabilities_that_are_none(submitted, cell):
+    w, whole = submitted("chances", sample="id,benign,malignant,normal\n{id},0,0,1\n", answers=("label",))
+    refused(w, whole, re.sub(rf"(?m)^({w.ids[4]}),[^,]*,", rf"\g<1>,{cell},", whole.decode()), ".", w.ids[4])
+
+
+@pytest.mark.parametrize(
+    ("by", "fault"),
+    [(r"\1 0.5", "box|numbers|five|5"), (r"0.5 5 5 5000 9", "outside|out of|beyond"), (r"0.5 9 5 5 9", "box|outside|smaller|xmin|xmax"),
+
+     (r"2 0 0 5 5", "confidence|1|box"), (r"0.5 a b c d", "box|number"), (r"", "decid|predict"), (r"\1 \1", "box|twice|decid|predict")],
+)  # fmt: skip
+def test_boxes_that_are_none(submitted, by, fault):
+    w, whole = submitted("boxes", sample="patientId,PredictionString\n{id},\n", boxes="PredictionString")
+    refused(w, whole, re.sub(rf"(?m)^({w.ids[0]}),(.*)$", lambda m: m[1] + "," + by.replace(r"\1", m[2]), whole.decode()), fault, w.ids[0])
+
+
+def test_a_zip_of_masks_damaged_in_one_place(submitted):
+    w, whole = submitted("masks", sample="id,label\n{id},normal\n", masks="masks/{id}.png")
+    archive, name = w.paths.archive("exp"), f"masks/{w.ids[FULL]}.png"
+
+    def refused_with(change, fault: str) -> None:
+        with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(archive, "w") as new:
+            for entry in old.namelist():
+                data = old.read(entry)
+                if entry == name:
+                    pixels = change(np.asarray(Image.open(io.BytesIO(data))))
+                    if pixels is None:
+                        continue
+                    file = io.BytesIO()
+                    Image.fromarray(pixels).save(file, "PNG")
+                    data = file.getvalue()
+                new.writestr(entry, data)
+        with pytest.raises(InputError, match=fault) as error:
+            answers.recheck(w.config, w.paths)
+        assert w.ids[FULL] in str(error.value)
+
+    refused_with(lambda pixels: None, "missing|lack|absent|no mask|not there")
+    refused_with(lambda pixels: pixels.T.copy(), "size|shape|pixels")
+    refused_with(lambda pixels: pixels // 255, "value|255|mask|differ")
+    refused_with(lambda pixels: pixels * 0, "values")
+    refused_with(lambda pixels: np.dstack([pixels] * 3), "channel|colour|grey|value|mask")
+    archive.write_bytes(whole)
+    answers.recheck(w.config, w.paths)
+
+
+# ---------------------------------------------------------------------------------------------------------------- the sample and the files
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_sample_that_is_short_of_images(tmp_path, name):
+    """A contest's own sample has been a hundred rows short of its test images."""
+    arguments = WORLDS[name][0]
+    w = world(tmp_path, **arguments, prepared=False)
+    sample = w.paths.data / "sample_submission.csv"
+    lines = sample.read_text().splitlines()
+    absent = [w.ids[1], w.ids[6]]
+    sample.write_text("\n".join(line for line in lines if re.split(r"[.,;]", line)[0] not in absent) + "\n")
+    with pytest.raises(InputError, match="sample") as error:
+        prepare.run(None, w.config, w.paths)
+    assert all(f"{stem}.png" in str(error.value) for stem in absent) and not any(re.search(rf"\b{stem}\b", str(error.value)) for stem in w.ids if stem not in absent)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_sample_of_images_that_are_not_there(tmp_path, name):
+    w = world(tmp_path, **WORLDS[name][0], prepared=False)
+    (w.paths.data / "test" / f"{w.ids[4]}.png").unlink()
+    with pytest.raises(InputError, match="without test image|no test image|not there") as error:
+        prepare.run(None, w.config, w.paths)
+    assert w.ids[4] in str(error.value) and w.ids[5] not in str(error.value)
+
+
+def test_a_sample_that_was_replaced_since_prepare(tmp_path, capsys):
+    w = world(tmp_path, **WORLDS["breast"][0])
+    sample = w.paths.data / "sample_submission.csv"
+    whole = sample.read_text()
+    sample.write_text("\n".join(line for line in whole.splitlines() if not line.startswith(w.ids[2] + ";")) + "\n")
+    assert len(w.table(";")) == len(w.ids) - 1 and f"not in the sample, and so not in the submission: {w.ids[2]}" in capsys.readouterr().err
+    w.file.unlink()
+    sample.write_text(whole + "who;normal;-1\n")
+    with pytest.raises(InputError, match="who"):
+        w.run()
+    sample.write_text(whole + f"{w.ids[2]};normal;-1\n")
+    with pytest.raises(InputError, match=f"twice.*{w.ids[2]}"):
+        w.run()
+    assert not w.file.exists()
