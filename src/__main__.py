@@ -190,6 +190,7 @@ def _remember(given: argparse.Namespace, file: Path, demo: bool) -> None:
     """What every suggested command repeats."""
     console.REPEATED[:] = ["demo"] if demo else ["--config", short(Path(os.path.abspath(file)))] if given.config else []
     console.REPEATED += ["--tiny"] if given.tiny else []
+    console.OF_CONTEST[:] = ["--competition", given.competition] if given.competition else []
     console.REPEATED += [w for k in ("data", "work") if (v := getattr(given, k)) for w in (f"--{k}", str(v))]
     console.REPEATED += [w for s in given.sets if not (demo and s in DEMO_SETTINGS) for w in ("--set", s)]
 

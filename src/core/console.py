@@ -85,9 +85,13 @@ def command(*words: str) -> str:
     if "demo" in REPEATED[:1]:  # its stages have no other name
         return shlex.join([script, *REPEATED])
     repeated = REPEATED[2:] if "--config" in words and "--config" in REPEATED[:1] else REPEATED
+    if {"submissions", "--send"} & set(words) and "--competition" not in words:
+        repeated = [*repeated, *OF_CONTEST]
     return shlex.join([script, *words, *repeated])
 
 
 REPEATED: list[str] = []  # filled once by __main__ from the command line: --config first, or the word demo
+
+OF_CONTEST: list[str] = []  # likewise: --competition SLUG, for the commands that have to do with Kaggle
 
 STARTED = time.time()

@@ -1,0 +1,249 @@
+"""send: hand the submission to Kaggle and wait for its score. Proof is the new entry in Kaggle's own list, not that the upload returned.
+
+READS   submissions/<name>.csv (or .zip), <name>.json: its sha256 and honest CV score, sample_submission.csv, submissions/log.csv
+WRITES  submissions/log.csv: one row more, and log.png
+"""
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Iterator
+
+from src.core import sentlog, sentplot
+from src.core.config import Config
+from src.core.console import InputError, StageError, command, duration, header, say, short
+from src.core.freshness import read_json
+from src.core.kaggle import Busy, Contest, Kaggle, Lost, Sent, slug_of
+from src.core.paths import Paths
+from src.core.sentlog import Row
+
+PAUSES = (2, 3, 5, 8, 13, 21, 34, 60)  # seconds between two looks at Kaggle's list; the last one again and again
+LISTED_WITHIN = 60  # seconds until what was accepted stands in the list
+RECOVERED_WITHIN = 10  # the same after an upload that broke off: its last message may have come through
+SCORED_WITHIN = 15 * 60
+LAST = 5  # of the earlier submissions are shown
+
+
+class Unclear(StageError):
+    """Handed over, and then Kaggle could not be asked whether it took it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is sent: a file and what its record says."""
+
+    file: Path
+    sha256: str
+    score: float
+    low: float
+    high: float
+    commit: str
+
+    @property
+    def cv(self) -> str:
+        return f"CV score {self.score:.4f} (95 % {self.low:.3f} to {self.high:.3f})"
+
+
+def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
+    """Exit code 0: sent (or not, on a 'no'); 130: stopped while it was waiting. Raises InputError for what must not be sent, StageError where Kaggle
+    did not accept or rejected it."""
+    entry = load(config, paths)
+    recheck(config, paths)
+    slug = slug_of(given, config, paths)
+    sentlog.read(paths.sent)  # what is wrong with it must be known before something is sent, not after
+    if not given.yes and not (sys.stdin and sys.stdin.isatty()):
+        raise InputError("nobody is there to be asked whether to send it", "no terminal", "Add --yes")
+    message = " ".join((given.message or "").split()) or ", ".join([config.name, f"CV {entry.score:.4f}", *([f"commit {entry.commit}"] if entry.commit else [])])
+    header("send", config.name, [entry.file, paths.record("submit", config.name)], [paths.sent, paths.sent_plot])
+    kaggle = Kaggle()
+    contest = kaggle.contest(slug)
+    check_open(contest, given.force)
+    before = kaggle.submissions(slug)
+    rows = sentlog.refresh(paths.sent, slug, before)
+    check_new(entry, [r for r in rows if r.competition == slug], given.force)
+    left = kaggle.remaining(slug)
+    if left is not None and left <= 0:
+        raise InputError("no submission is left today", slug, f"The count begins anew at midnight UTC, in {duration(to_midnight())}")
+    show(contest, entry, message, left, sentlog.joined(rows, slug, before))
+    if not given.yes and input("Send? [y/N] ").strip().lower() not in ("y", "yes"):
+        say("not sent")
+        return 0
+
+    look = command("submissions")
+    row = Row(sentlog.now(), slug, entry.file.name, entry.sha256, message, entry.score, entry.low, entry.high, status="unconfirmed", commit=entry.commit)
+    say(f"  sending {short(entry.file)} ({entry.file.stat().st_size / 1e3:,.0f} kB)")
+    try:
+        sent = hand_over(kaggle, contest, entry.file, message, {s.ref for s in before})
+    except (KeyboardInterrupt, Unclear) as stopped:  # it may be there, so that the row must not be lost
+        sentlog.edit(paths.sent, lambda log: log.append(row))
+        later = f"Whether Kaggle has it, {look} finds out; the log calls it unconfirmed until then"
+        if isinstance(stopped, Unclear):
+            raise StageError(f"{stopped}. {later}") from None
+        say(f"\nstopped while it was being sent. {later}")
+        return 130
+    row = sentlog.result(row, sent)
+    sentlog.edit(paths.sent, lambda log: log.append(row))
+    say(f"  Kaggle has it, as {sent.ref}")
+    try:
+        sent, trouble = wait(kaggle, slug, sent)
+    except KeyboardInterrupt:
+        say(f"\nstopped waiting for the score. It was sent, and the log calls it pending; {look} will fill the score in")
+        return 130
+    rows = sentlog.refresh(paths.sent, slug, [sent, *before])
+    if sent.status == "pending":
+        say(f"no score yet{trouble}. It was sent, and the log ({short(paths.sent)}) calls it pending; {look} will fill the score in")
+        return 0
+    if sent.status == "error":
+        raise StageError(f"Kaggle took {short(entry.file)} and rejected it: {sent.error or 'without saying why'} ({short(paths.sent)}, {sent.ref})")
+    drawn = sentplot.draw(sentlog.joined(rows, slug, [sent, *before]), slug, paths.sent_plot)
+    say("  " + verdict(entry, sent))
+    say(f"log: {short(paths.sent)}" + (f"   picture: {short(paths.sent_plot)}" if drawn else "") + f"   next: {look}")
+    return 0
+
+
+def load(config: Config, paths: Paths) -> Entry:
+    """The file and its record. Raises InputError where one is missing or the file is not the one that was written."""
+    again = f"{command('submit', '--force')} writes it anew"
+    place = paths.record("submit", config.name)
+    if not place.is_file():
+        raise InputError("there is no submission yet", short(paths.submission(config.name)), f"Make it with {command('submit')}")
+    record = read_json(place)
+    try:
+        file = paths.submissions / Path(record.get("file") or paths.submission(config.name).name).name
+        low, high = map(float, record["interval"])
+        entry = Entry(file, record["sha256"], float(record["score"]), low, high, record.get("commit") or "")
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError("not readable as the record of a submission", short(place), again) from None
+    if not file.is_file():
+        raise InputError("the submission is gone", short(file), again)
+    if hashlib.sha256(file.read_bytes()).hexdigest() != entry.sha256:
+        raise InputError("it was edited since it was written, so that neither its checks nor its CV score hold for it", short(file),
+                         f"{again}; a file that was changed on purpose goes in at the contest's web page")
+    return entry
+
+
+def recheck(config: Config, paths: Paths) -> None:
+    """The file against the sample, which may be another one by now. Raises InputError."""
+    from src.parts import answers
+
+    answers.recheck(config, paths)
+
+
+def check_open(contest: Contest, force: bool) -> None:
+    """Raises InputError for a contest that is over or was not entered."""
+    if contest.entered is False:
+        raise InputError("you have not entered this contest", contest.slug, f"Accept its rules at {contest.url}/rules, then run the same command again")
+    if contest.deadline and utc(contest.deadline) < datetime.now(timezone.utc) and not force:
+        raise InputError(f"the contest is over: its deadline was {utc(contest.deadline):%Y-%m-%d %H:%M} UTC", contest.slug,
+                         "Where it still takes late submissions, --force sends one")
+
+
+def check_new(entry: Entry, rows: list[Row], force: bool) -> None:
+    """Raises InputError where these bytes went to this contest before."""
+    if not force and (earlier := next((r for r in reversed(rows) if r.sha256 == entry.sha256), None)):
+        said = {"error": "rejected", "unconfirmed": "not confirmed by Kaggle yet", "complete": "scored"}.get(earlier.status, earlier.status)
+        outcome = f"public {earlier.public:.4f}" if earlier.public is not None else said
+        raise InputError(f"the same bytes were sent on {earlier.time[:16].replace('T', ' ')} UTC as '{earlier.message}', {outcome}", short(entry.file),
+                         f"Change something first, or send them again with {command('submit', '--send', '--force')}")
+
+
+def show(contest: Contest, entry: Entry, message: str, left: int | None, earlier: list[Row]) -> None:
+    """What would be sent, and what went before it."""
+    deadline = contest.deadline and utc(contest.deadline)
+    late = deadline and deadline < datetime.now(timezone.utc)
+    closes = "" if not deadline else f"; it {'closed' if late else 'closes'} at {deadline:%Y-%m-%d %H:%M} UTC" + (", so this is a late submission" if late else "")
+    say(f"  to {contest.title} ({contest.url}){f', scored by {contest.metric}' if contest.metric else ''}{closes}")
+    say(f"  {short(entry.file)}   {entry.cv}")
+    say(f"  message: {message}")
+    many = f"{left} of {contest.daily}" if contest.daily else left
+    say("  Kaggle does not say how many submissions are left today" if left is None else f"  {many} submissions left today")
+    if earlier:
+        say(f"  sent before{f', the last {LAST} of {len(earlier)}' if len(earlier) > LAST else ''}:")
+        sentlog.show(earlier, LAST)
+
+
+def hand_over(kaggle: Kaggle, contest: Contest, file: Path, message: str, known: set[str]) -> Sent:
+    """Upload, and find the entry in Kaggle's list that was not `known` and has this file and message. Raises StageError where the list does not show
+    it (it was not accepted), Unclear where the list cannot be had, and what the client raises where nothing was handed over."""
+    broken: StageError | None = None
+    try:
+        kaggle.submit(contest.slug, file, message)
+    except (Lost, Busy) as error:  # it is not known how far it came
+        broken = error
+    for _ in looks(RECOVERED_WITHIN if broken else LISTED_WITHIN):
+        unheard, new = None, []
+        try:
+            new = [s for s in kaggle.submissions(contest.slug) if s.ref not in known]
+        except (StageError, InputError) as error:
+            unheard = error
+        if mine := next((s for s in new if sentlog.is_same(s, file.name, message)), None):
+            return mine
+    if unheard:
+        raise Unclear(f"{what(broken) if broken else f'{short(file)} was uploaded'}; then Kaggle's list could not be had: {what(unheard)}")
+    others = f" (new in it, but not this one: {', '.join(f'{s.file} {s.message!r}' for s in new[:3])})" if new else ""
+    came = f"{what(broken)}, and" if broken else "the upload came to an end without an error, but"
+    raise StageError(f"{came} Kaggle's list of submissions does not show it: it was not accepted, and nothing was logged{others}. Try again; where that does not help, the contest's page takes files too: {contest.url}")
+
+
+def wait(kaggle: Kaggle, slug: str, sent: Sent) -> tuple[Sent, str]:
+    """Until it is scored or rejected, or time is up: then what is known, and in words what else went wrong ('' for nothing)."""
+    trouble, told = "", False
+    for seconds in looks(SCORED_WITHIN):
+        if sent.status != "pending":
+            break
+        told = tell(f"  pending … {duration(seconds)}")
+        try:
+            sent, trouble = next((s for s in kaggle.submissions(slug) if s.ref == sent.ref), sent), ""
+        except (StageError, InputError) as error:  # a network that comes and goes
+            trouble = f": {what(error)}"
+            if isinstance(error, InputError):  # asking again does not help
+                break
+    if told:
+        say()
+    return sent, trouble or f" after {duration(SCORED_WITHIN)}"
+
+
+def what(error: Exception) -> str:
+    """What went wrong, without the advice of the client, which knows only its own part."""
+    return getattr(error, "what", str(error)).rstrip(".")
+
+
+def looks(within: float) -> Iterator[float]:
+    """Times to look, in seconds since the first: at once, then after longer and longer pauses, and a last time when `within` seconds are over."""
+    started, pauses = time.monotonic(), itertools.chain(PAUSES, itertools.repeat(PAUSES[-1]))
+    while True:
+        yield time.monotonic() - started
+        if (left := within - (time.monotonic() - started)) <= 0:
+            return
+        time.sleep(min(next(pauses), left))
+
+
+def tell(text: str) -> bool:
+    """Progress: one line that changes on a terminal (then True: it needs an end), lines elsewhere."""
+    terminal = sys.stdout.isatty()
+    print(f"\r{text}" if terminal else text, end="" if terminal else "\n", flush=True)
+    return terminal
+
+
+def verdict(entry: Entry, sent: Sent) -> str:
+    private = f", private {sent.private:.4f}" if sent.private is not None else ""
+    if sent.public is None:
+        return f"accepted; Kaggle shows no public score{private}, {entry.cv}"
+    place = "within" if entry.low <= sent.public <= entry.high else "above" if sent.public > entry.high else "below"
+    return f"public score {sent.public:.4f}{private}, {entry.cv}: public - CV {sent.public - entry.score:+.4f}, {place} the interval"
+
+
+def utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
+
+
+def to_midnight() -> float:
+    """Seconds until Kaggle counts anew."""
+    now = datetime.now(timezone.utc)
+    return ((now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0) - now).total_seconds()

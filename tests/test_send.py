@@ -1,0 +1,388 @@
+"""submit --send with the real kaggle package against a server on this machine: what goes through, what is refused, and that the log says nothing false."""
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from kaggle_server import KEY, ago, server  # noqa: F401
+from test_submit import evaluated, settings  # noqa: F401
+from test_submit import run as make_submission
+
+from src import send, submissions
+from src.core import console, sentlog, sentplot
+from src.core.cli import parse
+from src.core.console import InputError, StageError
+from src.core.kaggle import Kaggle
+from src.core.paths import Paths
+from src.parts.postprocess import Decision
+
+SLUG, DRAW = "aio-medical-image", sentplot.draw
+
+
+@pytest.fixture(scope="module")
+def written(evaluated) -> Path:  # noqa: F811
+    """A home with a finished submission."""
+    make_submission(Paths(evaluated, evaluated / "data"))
+    return evaluated
+
+
+@pytest.fixture
+def paths(written, tmp_path) -> Paths:
+    """A copy of it, to be sent and spoilt."""
+    home = Path(shutil.copytree(written, tmp_path / "work"))
+    return Paths(home, home / "data")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Minutes of waiting become parts of a second."""
+    for name, value in {"PAUSES": (0.01, 0.02, 0.05), "LISTED_WITHIN": 0.3, "RECOVERED_WITHIN": 0.2, "SCORED_WITHIN": 0.5}.items():
+        monkeypatch.setattr(send, name, value)
+    monkeypatch.setattr("src.core.kaggle.PAUSE", 0.01)
+    monkeypatch.setattr("urllib3.util.retry.Retry.sleep", lambda *_: None)
+    monkeypatch.setattr(sentplot, "draw", lambda *_: False)  # one test draws
+    monkeypatch.setattr(console, "OF_CONTEST", ["--competition", SLUG])  # as the command line leaves it
+
+
+@pytest.fixture
+def contest(server):  # noqa: F811
+    return server.add(SLUG, title="AIO – Medical Image", scorer=lambda data: 0.8123)
+
+
+def go(paths: Paths, *words: str, yes: bool = True) -> int:
+    return send.run(parse(["submit", "--send", "--competition", SLUG, *(["--yes"] if yes else []), *words]), settings(), paths)
+
+
+def log(paths: Paths) -> list[sentlog.Row]:
+    return sentlog.read(paths.sent)
+
+
+def spoil(paths: Paths, **changes) -> None:
+    record = paths.record("submit", "exp")
+    record.write_text(json.dumps(json.loads(record.read_text()) | changes))
+
+
+def other_bytes(paths: Paths) -> None:
+    """Another submission of the same name: somebody edited the decision."""
+    Decision(threshold=0.6).save(paths.decision("exp"))
+    make_submission(paths)
+
+
+class Terminal:
+    """Standard input with somebody at it."""
+
+    def __init__(self, monkeypatch, answer: str):
+        self.asked = []
+        monkeypatch.setattr(sys, "stdin", self)
+        monkeypatch.setattr("builtins.input", lambda text: self.asked.append(text) or answer)
+
+    def isatty(self) -> bool:
+        return True
+
+
+# -------------------------------------------------------------------------------------------------------------------- it goes through
+
+
+def test_a_scored_submission_stands_in_the_log_beside_its_cv(paths, contest, monkeypatch, capsys):
+    monkeypatch.setattr(sentplot, "draw", DRAW)
+    contest.polls = 3
+    contest.scorer = lambda data: (0.8123, 0.7001)
+    assert go(paths, "-m", "first  try") == 0
+    out, record, bytes_ = capsys.readouterr().out, json.loads(paths.record("submit", "exp").read_text()), paths.submission("exp").read_bytes()
+    assert contest.submissions[0]["data"] == bytes_ and len(contest.submissions) == 1
+    [row] = log(paths)
+    assert (row.competition, row.file, row.message, row.status, row.ref, row.error) == (SLUG, "exp.csv", "first try", "complete", "41000000", "")
+    assert (row.sha256, row.commit) == (hashlib.sha256(bytes_).hexdigest(), record["commit"] or "")
+    assert ((row.cv, row.cv_low, row.cv_high), row.public, row.private) == ((record["score"], *record["interval"]), 0.8123, 0.7001)
+    assert abs((datetime.strptime(row.time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc) - datetime.now(timezone.utc)).total_seconds()) < 60
+    lines = out.splitlines()
+    assert "AIO – Medical Image" in out and f"CV score {record['score']:.4f}" in out and "5 of 5 submissions left today" in out and "pending …" in out and "closes at 2030-01-01" in out
+    assert "public score 0.8123, private 0.7001, CV score" in lines[-2] and "log.csv" in lines[-1] and "log.png" in lines[-1] and "submissions --competition" in lines[-1]
+    assert paths.sent_plot.stat().st_size > 10_000 and KEY not in out + paths.sent.read_text()
+
+
+def test_the_message_by_default_says_what_it_is(paths, contest):
+    spoil(paths, commit="abc123+")
+    go(paths)
+    assert contest.submissions[0]["description"] == f"exp, CV {json.loads(paths.record('submit', 'exp').read_text())['score']:.4f}, commit abc123+" == log(paths)[0].message
+
+
+def test_a_zip_goes_where_the_record_says_so(paths, contest, monkeypatch):
+    monkeypatch.setattr(send, "recheck", lambda *_: None)  # of the CSV's form, which this is not
+    paths.archive("exp").write_bytes(b"PK a zip")
+    spoil(paths, file="exp.zip", sha256=hashlib.sha256(b"PK a zip").hexdigest())
+    assert go(paths) == 0
+    assert contest.submissions[0]["data"] == b"PK a zip" and contest.submissions[0]["fileName"] == "exp.zip" == log(paths)[0].file
+
+
+def test_what_was_sent_before_is_shown_with_its_cv(paths, contest, capsys):
+    assert go(paths, "-m", "try 0") == 0
+    [first], [entry] = log(paths), contest.submissions
+    sentlog.edit(paths.sent, lambda rows: rows.extend(replace(first, ref=str(n), message=f"try {n}", sha256=f"{n:064x}", public=0.5 + n / 100) for n in range(1, 6)))
+    contest.submissions[:0] = [entry | {"ref": n, "description": f"try {n}", "publicScore": f"{0.5 + n / 100}"} for n in range(1, 6)]
+    contest.submissions.append(entry | {"ref": 7, "fileName": "mate.csv", "description": "by a mate", "publicScore": "0.91"})
+    contest.daily = 20
+    other_bytes(paths)
+    capsys.readouterr()
+    assert go(paths, "-m", "last") == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if "sent before, the last 5 of 7" in line)
+    shown = lines[start + 2 : start + 7]
+    assert ["try 2" in shown[0], "try 5" in shown[3], "mate.csv" in shown[4]] == [True] * 3 and "0.5500" in shown[3] and f"{first.cv:.4f}" in shown[3] and f"{first.cv:.4f}" not in shown[4]
+    assert [line.split()[0] for line in shown] == list("34567") and "0.9100*" in shown[4], "numbered and marked among all"
+    assert "13 of 20 submissions left" in "\n".join(lines), "six from here, one of a mate"
+
+
+# ------------------------------------------------------------------------------------------------------------------------- asking
+
+
+@pytest.mark.parametrize("answer, sent", [("y", True), ("Yes ", True), ("", False), ("n", False), ("what", False)])
+def test_it_asks(paths, contest, monkeypatch, capsys, answer, sent):
+    terminal = Terminal(monkeypatch, answer)
+    assert go(paths, yes=False) == 0
+    assert len(terminal.asked) == 1 and "[y/N]" in terminal.asked[0] and len(contest.submissions) == sent and len(log(paths)) == sent
+    assert ("not sent" in capsys.readouterr().out) != sent
+
+
+def test_without_a_terminal_it_must_be_told(paths, contest, server, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match="Add --yes"):
+        go(paths, yes=False)
+    assert not contest.submissions and not server.seen
+
+
+# ----------------------------------------------------------------------------------------------------------- what must not be sent
+
+
+def refuses(paths: Paths, contest, message: str, *words: str, kind=InputError) -> str:
+    rows, there = paths.sent.read_bytes() if paths.sent.is_file() else b"", len(contest.submissions)
+    with pytest.raises(kind, match=message) as caught:
+        go(paths, *words)
+    assert (paths.sent.read_bytes() if paths.sent.is_file() else b"") == rows and len(contest.submissions) == there, "nothing sent, nothing logged"
+    return str(caught.value)
+
+
+def test_only_the_file_that_was_written_and_checked(paths, contest, monkeypatch):
+    whole = paths.submission("exp").read_bytes()
+    paths.submission("exp").write_bytes(whole.replace(b"\n", b"\r\n"))
+    refuses(paths, contest, "edited since it was written.*exp.csv.*submit --force")
+    paths.submission("exp").unlink()
+    refuses(paths, contest, "is gone.*exp.csv.*submit --force")
+    paths.submission("exp").write_bytes(whole)
+    spoil(paths, interval=None)
+    refuses(paths, contest, "not readable as the record")
+    paths.record("submit", "exp").unlink()
+    refuses(paths, contest, "no submission yet.*Make it with ./run.sh submit")
+
+
+def test_it_is_checked_against_the_sample_again(paths, contest):
+    """A contest's sample may have been replaced since the submission was written."""
+    sample = paths.data / "sample_submission.csv"
+    sample.write_text(sample.read_text().replace("i17", "i99"))
+    refuses(paths, contest, "i17|i99")
+
+
+def test_the_same_bytes_twice_need_force(paths, contest):
+    assert go(paths, "-m", "first") == 0
+    assert "public 0.8123" in refuses(paths, contest, "same bytes were sent on .* as 'first'.*submit --send --force")
+    assert go(paths, "-m", "second", "--force") == 0
+    assert [r.message for r in log(paths)] == ["first", "second"] and len({r.ref for r in log(paths)}) == 2
+    other_bytes(paths)
+    assert go(paths, "-m", "third") == 0
+
+
+def test_closed_full_or_not_entered(paths, contest):
+    contest.deadline = ago(days=1)
+    refuses(paths, contest, "its deadline was .* UTC.*late submissions, --force")
+    refuses(paths, contest, "400.*deadline has passed", "--force")  # this one takes no late ones
+    contest.deadline, contest.entered = datetime(2030, 1, 1), False
+    refuses(paths, contest, f"you have not entered.*competitions/{SLUG}/rules")
+    contest.entered, contest.used = True, 5
+    refuses(paths, contest, "no submission is left today.*midnight UTC, in ")
+    contest.limits, contest.used = False, 0
+    assert go(paths) == 0, "a server that does not say how many are left"
+
+
+def test_a_damaged_log_stops_it_before_anything_is_sent(paths, contest, server):  # noqa: F811
+    paths.sent.write_text("time,competition\n")
+    refuses(paths, contest, "line 1 .*log.csv")
+    assert not server.seen
+
+
+# ------------------------------------------------------------------------------------------------------------- what does not go through
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "status", "kind", "message"),
+    [
+        ("CreateSubmission", 401, InputError, "kaggle.json|credentials|token"),
+        ("CreateSubmission", 403, InputError, "rules"),
+        ("GetCompetition", 404, InputError, SLUG),
+        ("ListSubmissions", 429, StageError, "429|too many|wait"),
+        ("StartSubmissionUpload", 500, StageError, "500|does not show it"),
+        ("CreateSubmission", 400, Exception, "does not show it|400"),
+    ],
+)
+def test_each_refusal_of_the_server_is_one_clear_line(paths, contest, server, endpoint, status, kind, message):  # noqa: F811
+    server.fault(endpoint, status)
+    assert "\n" not in refuses(paths, contest, message, kind=kind)
+
+
+def test_no_network(paths, contest, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert "\n" not in refuses(paths, contest, "network|reach", kind=StageError)
+
+
+def test_no_credentials(paths, contest, server, monkeypatch):  # noqa: F811
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"):
+        monkeypatch.delenv(name)
+    assert "\n" not in refuses(paths, contest, "credentials")
+    assert not server.seen
+
+
+def test_an_upload_that_succeeds_and_is_not_listed_was_not_accepted(paths, contest):
+    contest.lost = True
+    assert "was not accepted" in refuses(paths, contest, "does not show it", "-m", "mine", kind=StageError)
+    contest.lost = False
+    assert go(paths, "-m", "mine") == 0
+    contest.lost = True
+    refuses(paths, contest, "does not show it", "-m", "mine", "--force", kind=StageError)  # an older entry of the same file and message is no proof
+
+
+def test_an_entry_of_a_mate_that_came_meanwhile_is_not_taken_for_ours(paths, contest, monkeypatch):
+    contest.lost, real = True, Kaggle.submit
+
+    def submit(self, *arguments):
+        real(self, *arguments)
+        contest.lost = False
+        contest.submissions.append({"ref": 5, "date": "2026-11-20T10:00:00.000Z", "fileName": "mate.csv", "description": "mine", "status": "COMPLETE", "publicScore": "0.9"})
+
+    monkeypatch.setattr(Kaggle, "submit", submit)
+    with pytest.raises(StageError, match="does not show it.*mate.csv"):
+        go(paths)
+    assert log(paths) == []
+
+
+def test_an_upload_cut_off(paths, contest, server):  # noqa: F811
+    """Once: the package sends the whole file anew. Always: nothing was handed in, and so it says."""
+    server.fault("Upload", cut=3000, times=1)
+    assert go(paths) == 0 and contest.submissions[0]["data"] == paths.submission("exp").read_bytes()
+    server.fault("Upload", cut=20)
+    refuses(paths, contest, "broke off.*Nothing was handed in", "--force", kind=StageError)
+
+
+def test_a_slow_upload_goes_through(paths, contest, server):  # noqa: F811
+    server.chunk = 100
+    server.fault("Upload", slow=0.02)
+    server.fault("ListSubmissions", hang=0.1)
+    assert go(paths) == 0 and log(paths)[0].status == "complete"
+
+
+def test_accepted_although_the_answer_broke_off(paths, contest, server, capsys):  # noqa: F811
+    """The list is the proof, in this direction too."""
+    server.fault("CreateSubmission", cut=5)
+    assert go(paths) == 0
+    assert len(contest.submissions) == 1 == len(log(paths)) and log(paths)[0].public == 0.8123
+
+
+def test_a_rejected_file_is_an_error_and_stands_in_the_log(paths, contest):
+    contest.scorer = rejects
+    with pytest.raises(StageError, match="rejected it: Submission must have 10 rows"):
+        go(paths)
+    [row] = log(paths)
+    assert (row.status, row.public, row.ref) == ("error", None, "41000000") and "must have 10 rows" in row.error
+    contest.scorer = lambda data: 0.5
+    refuses(paths, contest, "same bytes.*rejected")
+
+
+def rejects(data: bytes) -> float:
+    raise ValueError("Submission must have 10 rows")
+
+
+# ------------------------------------------------------------------------------------------------------------------------- waiting
+
+
+def completed_later(paths: Paths, contest, capsys) -> None:
+    """`submissions` fills in what was pending or unconfirmed."""
+    [row] = log(paths)
+    assert row.public is None and row.cv is not None
+    contest.polls = 0
+    for one in contest.submissions:
+        one["left"] = 0
+    capsys.readouterr()
+    assert submissions.run(parse(["submissions", "--competition", SLUG]), settings(), paths) == 0
+    [now] = log(paths)
+    assert (now.status, now.public, now.ref, now.cv, now.time) == ("complete", 0.8123, "41000000", row.cv, row.time) and "brought up to date" in capsys.readouterr().out
+
+
+def test_a_score_that_takes_too_long_is_filled_in_later(paths, contest, capsys):
+    contest.polls = 10**6
+    assert go(paths) == 0
+    out = capsys.readouterr().out
+    assert "no score yet" in out and "will fill the score in" in out and log(paths)[0].status == "pending" and out.count("pending …") >= 3
+    completed_later(paths, contest, capsys)
+
+
+def stop_at(monkeypatch, name: str, count: int, error=KeyboardInterrupt) -> None:
+    """The client's method does its work, and Ctrl+C comes when it was called for the `count`th time."""
+    real, calls = getattr(Kaggle, name), []
+
+    def stopped(self, *arguments):
+        found = real(self, *arguments)
+        calls.append(1)
+        if len(calls) >= count:
+            raise error
+        return found
+
+    monkeypatch.setattr(Kaggle, name, stopped)
+
+
+@pytest.mark.parametrize("name, count, status", [("submissions", 4, "pending"), ("submissions", 2, "unconfirmed"), ("submit", 1, "unconfirmed")])
+def test_ctrl_c_after_it_was_handed_over_loses_nothing(paths, contest, monkeypatch, capsys, name, count, status):
+    contest.polls = 10
+    with monkeypatch.context() as patch:
+        stop_at(patch, name, count)
+        assert go(paths) == 130
+    assert "submissions --competition" in capsys.readouterr().out and log(paths)[0].status == status
+    completed_later(paths, contest, capsys)
+
+
+def test_a_network_that_goes_after_the_upload_leaves_it_unconfirmed(paths, contest, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        stop_at(patch, "submissions", 2, StageError("no network."))
+        with pytest.raises(StageError, match="could not be had: no network.*unconfirmed"):
+            go(paths)
+    assert log(paths)[0].status == "unconfirmed" and log(paths)[0].ref == ""
+    completed_later(paths, contest, capsys)
+
+
+def test_a_network_that_comes_and_goes_while_waiting_does_no_harm(paths, contest, monkeypatch, capsys):
+    contest.polls, real, calls = 4, Kaggle.submissions, []
+
+    def flickering(self, slug):
+        calls.append(1)
+        if len(calls) > 1 and len(calls) % 2:
+            raise StageError("no network.")
+        return real(self, slug)
+
+    monkeypatch.setattr(Kaggle, "submissions", flickering)
+    assert go(paths) == 0
+    assert log(paths)[0].status == "complete"
+
+
+def test_the_pauses_grow_and_the_waiting_ends():
+    looked, slept = [], []
+    clock = lambda: sum(slept)  # noqa: E731
+    send_time, send.time = send.time, type("Time", (), {"monotonic": staticmethod(clock), "sleep": staticmethod(slept.append)})
+    try:
+        send.PAUSES = (2, 3, 5, 8, 60)
+        looked = list(send.looks(200))
+    finally:
+        send.time = send_time
+    assert slept == [2, 3, 5, 8, 60, 60, 60, 2] and looked[-1] == 200
