@@ -109,7 +109,7 @@ class _Told:
 
     def __call__(self, name: str, value: object, why: str = "") -> None:
         if getattr(self.given, name) is None:
-            self.form.said.append(f"{name} {value}" + (f" ({why})" if why else ""))
+            self.form.said.append(f"{name}: {value}" + (f" ({why})" if why else ""))
 
     def pick(self, name: str, given: Any, found: Any, why: str = "") -> Any:
         if given is None:
