@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from conftest import ROOT
 from src.__main__ import parse
+from src.core.cli import TOOLS
 from src.core.config import leaves, load
 from src.core.settings import Competition, Ensemble, Experiment
 from src.core.paths import Paths
@@ -22,18 +24,18 @@ KNOWN = {*leaves(Competition), *leaves(Experiment), *leaves(Ensemble)}
 def test_every_stage_is_shown_and_every_shown_command_is_understood():
     lines = re.findall(r"^\./run\.sh ([^#\n]*)", README, re.M)
     shown = {line.split()[0] for line in lines if line.strip() and not line.startswith("-")}
-    assert set(STAGES) <= shown <= {*STAGES, "study", "demo", "test", "status"}
+    assert {*STAGES, *TOOLS} <= shown <= {*STAGES, *TOOLS, "study", "demo", "test", "status"}
     for line in lines:
         if not line.startswith("test"):
-            parse(line.split())
+            parse(shlex.split(line))
 
 
 def test_the_tree_of_artifacts_is_the_map_of_names():
     paths, name = Paths(Path("w"), Path("d")), "x"
     written = [paths.index, paths.report, paths.truth, paths.images(448, "stretch"), paths.masks(448, "stretch"), paths.folds, paths.checkpoint(name, 0, "last"), paths.checkpoint(name, 0, "best"),
-               paths.log(name, 0), paths.curves(name, 0), paths.oof(name), paths.test(name), paths.weights(name), paths.metrics(name), paths.per_image(name), paths.decision(name), paths.html(name)]
+               paths.log(name, 0), paths.curves(name, 0), paths.oof(name), paths.test(name), paths.weights(name), paths.metrics(name), paths.per_image(name), paths.decision(name), paths.html(name), paths.sent, paths.sent_plot]
     assert set(re.findall(r"[\w]+\.(?:csv|json|npy|npz|pt|png|html)", TREE)) == {p.name for p in written}
-    for folder in (paths.prepared, paths.fold("<experiment>", 0), paths.predictions("<ensemble>")):
+    for folder in (paths.prepared, paths.bundle("<name>"), paths.fold("<experiment>", 0), paths.predictions("<ensemble>")):
         assert str(folder.relative_to("w")).replace("fold0", "fold<k>") in TREE
     assert all(re.search(rf"\b{stage}\b", TREE) for stage in STAGES)
 

@@ -19,7 +19,7 @@ from src.core.settings import Submission
 
 SIDES = (64, 96, 101, 128, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 1536, 2048)  # of squares that contests resize masks to
 LOOKED_AT = 60  # images whose pixels are compared with their masks
-SURE = 3.0  # standard errors
+SURE, ENOUGH = 4.0, 6  # standard errors, and images, for pictures to decide
 MARGIN = 3  # runs over the end of a line: one or two may be so by right
 
 
@@ -130,6 +130,5 @@ def _by_pictures(kept: list, equal: list[tuple], size: tuple[int, int] | None) -
         if len(found) == 2:
             gains.append(found["column"] - found["row"])
     gains = np.array(gains)
-    error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 2 else np.inf
-    sure = bool(abs(gains.mean()) > SURE * error) if len(gains) > 2 and error > 0 else False
+    sure = len(gains) >= ENOUGH and bool(abs(gains.mean()) > SURE * gains.std(ddof=1) / np.sqrt(len(gains)))
     return ("row" if sure and gains.mean() < 0 else "column"), sure

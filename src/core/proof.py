@@ -143,7 +143,7 @@ def _check_runs(form: Form, cells: Cells, sizes: dict[str, tuple[int, int]], mea
             raise fault("run lengths do not decode to the mask that was meant", [image])
         in_a_row |= {image} if bits.any() else set()
     if lost := [image for image, answer in meant.items() if answer.bits.any() and image not in in_a_row]:
-        raise fault("masks are in no row", lost)
+        raise fault(f"the masks of {len(lost)} images are in no row", lost)
 
 
 def _check_boxes(form: Form, cells: Cells, sizes: dict[str, tuple[int, int]], fault: Fault) -> None:

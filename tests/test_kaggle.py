@@ -1,0 +1,297 @@
+"""The client: what it asks for, one clear line for everything that is refused, and no credentials in anything that it says."""
+import argparse
+import ast
+import os
+import re
+import subprocess
+import sys
+import traceback
+from datetime import datetime, timezone
+
+import pytest
+import requests
+from conftest import ROOT
+from kaggle_server import CLEARED, KEY, SECRETS, TOKEN, USER, KaggleServer, ago, enter, server  # noqa: F401
+
+from src.core import kaggle, refusals
+from src.core.config import Config
+from src.core.console import InputError, StageError
+from src.core.kaggle import Busy, Contest, Kaggle, Lost, Remote, plain_dataset, plain_slug, slug_of
+from src.core.paths import Paths
+from src.core.settings import Competition
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(kaggle, "PAUSE", 0.01)
+
+
+def refused(kind: type, match: str, call) -> str:
+    """The message of what `call` raises; neither it nor its traceback holds credentials."""
+    with pytest.raises(kind, match=match) as caught:
+        call()
+    text = "".join(traceback.format_exception(caught.value))
+    assert not [s for s in SECRETS if s in text] and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["key", "token"])
+def test_what_it_says_of_a_contest(server, monkeypatch, tmp_path, how, capfd):  # noqa: F811
+    enter(monkeypatch, server, tmp_path / "home", how)
+    server.add("a-contest", {f"train/{i}.png": b"x" * i for i in range(250)}, daily=3, used=1, deadline=datetime(2031, 5, 1, 23, 59))
+    server.add_dataset("some-one/data", {"a.csv": b"1,2"})
+    client = Kaggle()
+    assert client.contest("a-contest") == Contest("a-contest", "A contest", "https://www.kaggle.com/competitions/a-contest", datetime(2031, 5, 1, 23, 59, tzinfo=timezone.utc), True, 3,
+                                                  "Mean of Dice and macro F1")
+    files = client.files("a-contest")  # two pages
+    assert len(files) == 250 and files[7] == Remote("train/7.png", 7) and client.files("some-one/data") == [Remote("a.csv", 3)]
+    assert client.remaining("a-contest") == 2 and client.submissions("a-contest") == []
+    assert {s.headers.get("Authorization") for s in server.seen if s.endpoint != "IntrospectToken"} == {"***"}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_submitting_and_the_list(server, tmp_path, capfd):  # noqa: F811
+    contest = server.add("a-contest", scorer=lambda data: (len(data) / 10000, 0.25), polls=1)
+    client, file = Kaggle(), tmp_path / "best.csv"
+    file.write_text("id,label\n" * 1000)
+    assert client.submit("a-contest", file, "the first one") is None
+    assert contest.submissions[0]["data"] == file.read_bytes()
+    first = client.submissions("a-contest")[0]
+    assert (first.ref, first.file, first.message, first.status, first.public, first.private, first.team) == ("41000000", "best.csv", "the first one", "pending", None, None, "The team")
+    assert abs(datetime.fromisoformat(first.when.replace("Z", "+00:00")) - datetime.now(timezone.utc)).total_seconds() < 60
+    again = client.submissions("a-contest")[0]
+    assert (again.ref, again.status, again.public, again.private) == ("41000000", "complete", 0.9, 0.25)
+    contest.scorer = reject
+    client.submit("a-contest", file, "")
+    client.submissions("a-contest")
+    newest, oldest = client.submissions("a-contest")
+    assert (newest.ref, newest.status, newest.public, newest.error) == ("41000001", "error", None, "Unknown id us_1 in row 3") and oldest == again
+    assert "Authorization" not in server.asked("Upload")[0].headers  # another host
+    assert capfd.readouterr().out == ""
+
+
+def reject(data: bytes) -> float:
+    raise ValueError("Unknown id us_1\n in row 3")
+
+
+def test_the_package_is_content_with_the_stand_in(server, tmp_path):  # noqa: F811
+    """Its own downloads too, which fetch does without."""
+    contest = server.add("a-contest", {"a.csv": b"id" * 40_000, "b.csv": b"2"})
+    api = Kaggle().api
+    api.competition_download_files("a-contest", str(tmp_path), quiet=True)
+    assert (tmp_path / "a-contest.zip").read_bytes() == contest.zipped()
+    api.competition_download_file("a-contest", "a.csv", str(tmp_path), quiet=True)
+    assert (tmp_path / "file").read_bytes() == contest.files["a.csv"]
+
+
+ASKING = {"GetCompetition": lambda c: c.contest("a-contest"), "ListDataFiles": lambda c: c.files("a-contest"), "DownloadDataFiles": lambda c: c.download("a-contest"),
+          "ListSubmissions": lambda c: c.submissions("a-contest"), "DownloadDataset": lambda c: c.download("some-one/data"), "Storage": lambda c: c.download("a-contest")}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "status", "kind", "match"),
+    [
+        ("GetCompetition", 401, InputError, r"does not accept the credentials \(401\) \(KAGGLE_USERNAME and KAGGLE_KEY\).*https://www.kaggle.com/settings"),
+        ("DownloadDataFiles", 403, InputError, r"denies access to this contest \(403: You must\) \(a-contest\)\. Open https://www.kaggle.com/competitions/a-contest/rules, join"),
+        ("DownloadDataset", 403, InputError, r"denies access to this data set \(403: You must\) \(https://www.kaggle.com/datasets/some-one/data\)"),
+        ("ListDataFiles", 404, InputError, r"no contest 'a-contest'.*invitation link such as https://www.kaggle.com/t/… is none"),
+        ("DownloadDataset", 404, InputError, "no data set 'some-one/data'.*OWNER/NAME"),
+        ("ListSubmissions", 400, InputError, r"refuses \(400: You must\) \(https://www.kaggle.com/competitions/a-contest\)"),
+        ("ListSubmissions", 500, Busy, r"trouble of its own \(500: You must\)\. Run the same command again later"),
+        ("ListSubmissions", 429, Busy, r"too many requests \(429\)\. Wait some minutes"),
+        ("Storage", 403, InputError, "denies access"),
+    ],
+)
+def test_refusals(server, endpoint, status, kind, match, capfd):  # noqa: F811
+    server.add("a-contest", {"a": b"1"})
+    server.add_dataset("some-one/data", {"a": b"1"})
+    client = Kaggle()
+    server.fault(endpoint, status, message="You must")
+    refused(kind, match, lambda: ASKING[endpoint](client))
+    assert len(server.asked(endpoint)) == (kaggle.TRIES if kind is Busy else 1)
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("trying again") == (kaggle.TRIES - 1 if kind is Busy else 0) and not [s for s in SECRETS if s in err]
+
+
+def test_what_passes_is_tried_again(server, monkeypatch):  # noqa: F811
+    server.add("a-contest")
+    client, waited = Kaggle(), []
+    monkeypatch.setattr(kaggle.time, "sleep", waited.append)
+    server.fault("GetCompetition", 429, headers={"Retry-After": "7"}, times=1)
+    server.fault("GetCompetition", 503, times=1)
+    server.fault("GetCompetition", cut=10, times=1)
+    assert client.contest("a-contest").title == "A contest"
+    assert waited[0] == 7 and len(waited) == 3 and len(server.asked("GetCompetition")) == 4
+    server.fault("GetCompetition", 429, headers={"Retry-After": "1000"})
+    refused(Busy, r"Wait 16 min 40 s, then", lambda: client.contest("a-contest"))
+    assert len(waited) == 3  # nobody waits that long without being told
+    later = datetime.now(timezone.utc).replace(year=2060).strftime("%a, %d %b %Y %H:%M:%S GMT")
+    server.faults.clear()
+    server.fault("GetCompetition", 429, headers={"Retry-After": later})
+    refused(Busy, r"Wait \d+ h", lambda: client.contest("a-contest"))
+
+
+def test_no_network(server, monkeypatch):  # noqa: F811
+    server.add("a-contest")
+    client = Kaggle()
+    monkeypatch.setattr(refusals, "SILENCE", (0.2, 0.2))
+    server.fault("GetCompetition", hang=0.6)
+    refused(Lost, "was silent for 0.2 s.*Run the same command again.*without a network, put the files of https://www.kaggle.com/competitions/a-contest where input/README.md", lambda: client.contest("a-contest"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
+    refused(Lost, "the proxy of http_proxy or https_proxy does not answer", lambda: client.contest("a-contest"))
+    for text, match in (("Failed to resolve 'api.kaggle.com' ([Errno -2] Name or service not known)", "no network: Kaggle's address is not found"),
+                        ("NewConnectionError: [Errno 111] Connection refused", "it is refused"), ("Connection aborted.", "broke off")):
+        refused(Lost, match, lambda: raises(refusals.translated(requests.ConnectionError(text), "a-contest", [])))
+    refused(StageError, "not Kaggle's: does the network ask to sign in", lambda: raises(refusals.translated(requests.exceptions.JSONDecodeError("x", "<html>", 0), "", [])))
+    refused(InputError, "the disk is full", lambda: raises(refusals.translated(OSError(28, "No space left on device"), "", [])))
+
+
+def raises(error: Exception) -> None:
+    raise error
+
+
+def test_secrets_are_taken_out_of_what_is_quoted():
+    text = refusals.plain(f"GET http://storage.test/a.zip?Signature=the-signature&x=1 with {KEY}\nfailed?", [KEY])
+    assert text == "GET http://storage.test/a.zip with *** failed?"
+
+
+@pytest.mark.parametrize(
+    ("how", "files", "match"),
+    [
+        ("none", {}, r"no Kaggle credentials \(~/.kaggle\)\. Make a token at https://www.kaggle.com/settings and write it to the file ~/.kaggle/access_token, or set KAGGLE_API_TOKEN"),
+        ("none", {"access_token": "KGAT_another"}, r"does not accept the credentials \(.*access_token\)\. They are wrong, expired or damaged"),
+        ("none", {"kaggle.json": '{"username": '}, r"does not accept the credentials \(.*kaggle.json\)"),
+        ("bad token", {}, r"does not accept the credentials \(KAGGLE_API_TOKEN\)"),
+        ("bad key", {}, r"does not accept the credentials \(401\) \(KAGGLE_USERNAME and KAGGLE_KEY\)"),
+        ("none", {"access_token": TOKEN}, None),
+        ("none", {"kaggle.json": f'{{"username": "{USER}", "key": "{KEY}"}}'}, None),
+    ],
+)
+def test_credentials(tmp_path, how, files, match):
+    """In a process of its own: the package looks for its folder when it is imported. VERBOSE would make it print every header."""
+    (tmp_path / ".kaggle").mkdir()
+    for name, text in files.items():
+        (tmp_path / ".kaggle" / name).write_text(text)
+        (tmp_path / ".kaggle" / name).chmod(0o600)
+    extra = {"bad token": {"KAGGLE_API_TOKEN": "KGAT_another"}, "bad key": {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": "another"}}.get(how, {})
+    with KaggleServer() as running:
+        running.add("a-contest")
+        env = {k: v for k, v in os.environ.items() if k not in CLEARED} | running.environment(tmp_path, "none") | extra | {"VERBOSE": "true"}
+        code = "import logging; from src.core.kaggle import Kaggle\ntry: print(Kaggle().contest('a-contest').title, logging.getLogger().handlers)\nexcept Exception as e: print(type(e).__name__, e)"
+        ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    assert ran.stderr == "" and not [s for s in (*SECRETS, "another") if s in ran.stdout]
+    if match is None:
+        assert ran.stdout == "A contest []\n"
+    else:
+        assert re.match("InputError .*" + match, ran.stdout) and ran.stdout.count("\n") == 1
+
+
+def test_a_download_goes_on_only_with_the_same_file(server):  # noqa: F811
+    contest = server.add("a-contest", {"a.bin": os.urandom(300_000)})
+    client = Kaggle()
+    arriving = client.download("a-contest")
+    data, mark = b"".join(arriving), arriving.mark
+    assert data == contest.zipped() and arriving.name == "archive.zip" and mark["bytes"] == len(data) and arriving.start == 0
+    rest = client.download("a-contest", 100_000, mark)
+    assert rest.start == 100_000 and b"".join(rest) == data[100_000:] and rest.mark == mark
+    assert server.asked("Storage")[-1].sent == len(data) - 100_000 and "Authorization" not in server.asked("Storage")[-1].headers
+    assert client.download("a-contest", 100_000, mark | {"bytes": 7}).start == 0  # If-Range was not enough
+    assert client.download("a-contest", len(data), mark).start == 0  # 416
+    contest.archive = None
+    contest.files["b"] = b"new"
+    changed = client.download("a-contest", 100_000, mark)
+    assert changed.start == 0 and b"".join(changed) == contest.zipped() and changed.mark != mark
+
+
+@pytest.mark.parametrize(
+    ("contest", "fault", "kind", "match", "kept"),
+    [
+        ({"entered": False}, None, InputError, r"403: You cannot submit until you accept the competition rules\).*/competitions/a-contest/rules", 0),
+        ({"deadline": ago(days=1)}, None, InputError, "400: The competition deadline has passed", 0),
+        ({"daily": 2, "used": 2}, None, InputError, r"400: Submission not allowed: Your team has used its daily Submission allowance \(2\)", 0),
+        ({}, ("Upload", {"status": 400}), StageError, "the upload of .*best.csv broke off.*Nothing was handed in", 0),
+        ({}, ("Upload", {"cut": 1000}), StageError, "the upload of .*best.csv broke off.*Nothing was handed in", 0),
+        ({}, ("Upload", {"cut": 1000, "times": 1}), None, "", 1),
+        ({}, ("CreateSubmission", {"status": 500}), Busy, "trouble of its own", 0),
+        ({}, ("CreateSubmission", {"cut": 3}), Lost, "broke off", 1),  # handed in, and the answer was lost
+        ({}, ("StartSubmissionUpload", {"status": 429, "times": 1}), None, "", 1),
+        ({"lost": True}, None, None, "", 0),
+    ],
+)
+def test_submitting_goes_wrong(server, tmp_path, contest, fault, kind, match, kept, monkeypatch):  # noqa: F811
+    there = server.add("a-contest", **contest)
+    (tmp_path / "best.csv").write_text("id,label\n" * 5000)
+    client = Kaggle()
+    if fault:
+        server.fault(fault[0], **fault[1])
+    send = lambda: client.submit("a-contest", tmp_path / "best.csv", "hello")  # noqa: E731
+    refused(kind, match, send) if kind else send()
+    assert len(there.submissions) == kept and len(server.asked("CreateSubmission")) <= 1  # never twice
+    assert all(s["data"] == (tmp_path / "best.csv").read_bytes() for s in there.submissions)
+
+
+def test_remaining_where_kaggle_does_not_say(server):  # noqa: F811
+    server.add("a-contest", daily=0)
+    server.add("b-contest", limits=False)
+    server.add("c-contest", daily=2, used=2)
+    client = Kaggle()
+    assert client.remaining("a-contest") is None  # all zero: not in a team yet
+    assert client.remaining("b-contest") is None
+    assert client.remaining("c-contest") == 0
+
+
+@pytest.mark.parametrize("text", ["a-contest", "https://www.kaggle.com/competitions/a-contest", "https://www.kaggle.com/competitions/A-contest/data?x=1", "kaggle.com/c/a-contest/overview", " a-contest "])
+def test_a_slug_or_the_address_of_a_page(text):
+    assert plain_slug(text) == "a-contest"
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("https://www.kaggle.com/t/0123456789abcdef0123456789abcdef", "an invitation is no slug.*Open it in a browser, join the contest"),
+        ("0123456789abcdef0123456789abcdef", "an invitation is no slug"),
+        ("https://example.org/a-contest", "is no contest's slug"),
+        ("../etc", "is no contest's slug"),
+        ("some-one/data", "is no contest's slug"),
+        ("https://www.kaggle.com/competitions/", "is no contest's slug"),
+    ],
+)
+def test_what_is_no_slug(text, match):
+    with pytest.raises(InputError, match=match):
+        plain_slug(text)
+
+
+def test_data_sets():
+    assert plain_dataset("aryashah2k/breast-ultrasound-images-dataset") == plain_dataset("https://www.kaggle.com/datasets/aryashah2k/breast-ultrasound-images-dataset?resource=download")
+    for text in ("busi", "a/b/c", "../b", "a/.."):
+        with pytest.raises(InputError, match="is no data set.*OWNER/NAME"):
+            plain_dataset(text)
+
+
+def test_which_contest(tmp_path):
+    paths = Paths(tmp_path, tmp_path / "data")
+    paths.data.mkdir()
+    given, config = argparse.Namespace(competition=None), Config("c", tmp_path / "c.yaml", Competition())
+    with pytest.raises(InputError, match="no contest is named.*--competition.*slug: in competition.yaml.*fetched.json"):
+        slug_of(given, config, paths)
+    paths.fetched.write_text('{"competition": "of-the-folder", "dataset": null}')
+    assert slug_of(given, config, paths) == "of-the-folder"
+    config.competition = Competition(slug="of-the-config")
+    assert slug_of(given, config, paths) == "of-the-config"
+    given.competition = "typed"
+    assert slug_of(given, config, paths) == "typed"
+    config.competition, given.competition = Competition(slug="https://www.kaggle.com/t/abc"), None
+    with pytest.raises(InputError, match=r"an invitation is no slug.*\(slug in competition.yaml\)"):
+        slug_of(given, config, paths)
+
+
+def test_nothing_else_imports_the_package():
+    """Writing a CSV must not need it, nor the network."""
+    def names(node: ast.AST) -> list[str]:
+        return [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+
+    for file in (ROOT / "src").rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        roots = {name.split(".")[0] for node in ast.walk(tree) for name in names(node)}
+        assert file.name == "kaggle.py" or not roots & {"kaggle", "kagglesdk"}, file
+        assert not {name.split(".")[0] for node in tree.body for name in names(node)} & {"kaggle", "kagglesdk", "requests"}, file
