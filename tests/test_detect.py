@@ -18,7 +18,7 @@ def lesions(shared):
     return [(f, read_mask(f.with_name(f"{f.stem}_mask.png"))[0]) for f in files[::5]]
 
 
-@pytest.mark.parametrize("order, first, relative", itertools.product(("column", "row"), (0, 1), (False, True)))
+@pytest.mark.parametrize("order, first, relative", list(itertools.product(("column", "row"), (0, 1), (False, True))))
 def test_all_ways_of_counting(lesions, order, first, relative):
     found = detect([[rle.encode(mask, order, first, "", relative)] for _, mask in lesions], [f for f, _ in lesions], Submission(), several=False)
     assert (found["order"], found["relative"], found["size"]) == (order, relative, None) and "order" not in found["assumed"]
