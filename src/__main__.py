@@ -133,6 +133,8 @@ def run_stages(config: Config, paths: Paths, stage: str | None, given: argparse.
         job.details["left"] = sum(j.stage == "train" for j in todo)
         waiting = [j for j in todo if j.stage == "train"]
         if job.stage == "train" and len(waiting) > 1 and (count := (side_by_side := importlib.import_module("src.parallel")).count(given.parallel)) > 1:
+            for other in waiting[1:]:
+                _check_inputs(other, everything)
             ran += side_by_side.run(waiting, config, paths, given, count)
             handled += [j.title for j in waiting]
             continue
