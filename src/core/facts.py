@@ -1,0 +1,92 @@
+"""The data as prepare found it, for those who want to look at it: index.csv, report.json and truth.npz together, and the images' light.
+
+READS   artifacts/prepared/ and the images in the data folder
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from src.core.console import InputError, progress, short
+from src.core.freshness import read_json
+from src.core.images import read_image
+from src.core.paths import Paths
+from src.core.pictures import tile
+from src.core.rle import Truth
+from src.core.tables import read_index
+
+
+@dataclass
+class Facts:
+    """What prepare found out; the pixels are read when first asked for, once."""
+
+    paths: Paths
+    index: pd.DataFrame  # see core/tables.py
+    report: dict
+    most: int  # of so many images, evenly over the index, the pixels are read
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.report["classes"])
+
+    @cached_property
+    def train(self) -> pd.DataFrame:
+        """The train rows, with `share`: the lesion's share of the image, and `parts`: how many pieces it is in."""
+        rows = self.index[self.index["set"] == "train"].reset_index(drop=True)
+        rows["share"] = rows["area"] / (rows["height"] * rows["width"])
+        rows["parts"] = [cv2.connectedComponents(self.truth.mask(i).astype(np.uint8))[0] - 1 for i in rows["id"]]
+        return rows
+
+    @cached_property
+    def truth(self) -> Truth:
+        return Truth.load(self.paths.truth)
+
+    @cached_property
+    def light(self) -> tuple[pd.DataFrame, np.ndarray]:
+        """A row an image: id, set, label, brightness, rms, michelson; and its histogram, (N,256), which sums to 1. The formulas: `light_of`."""
+        rows = self.index.iloc[np.unique(np.linspace(0, len(self.index) - 1, self.most).astype(int))]
+        found, histograms = [], []
+        with progress(len(rows), "reading") as bar:
+            for row in rows.itertuples():
+                histograms.append(np.bincount(self.pixels(row.image).ravel(), minlength=256))
+                found.append((row.id, row.set, row.label, *light_of(histograms[-1])))
+                bar.update(1)
+        histograms = np.array(histograms, float)
+        return pd.DataFrame(found, columns=["id", "set", "label", "brightness", "rms", "michelson"]), histograms / histograms.sum(1, keepdims=True)
+
+    def pixels(self, image: str) -> np.ndarray:
+        """One image by its path in the index, (H,W) uint8. Raises InputError where it is no longer there."""
+        try:
+            return read_image(self.paths.data / image)
+        except ValueError as error:
+            raise InputError(f"an image of the index cannot be read: {error}", short(self.paths.data / image), "Name the folder that was prepared, or run ./run.sh prepare again") from None
+
+    def outlined(self, id: str, side: int = 480) -> np.ndarray:
+        """A train image with its lesion's outline, (h,w,3) RGB."""
+        row = self.train[self.train["id"] == id].iloc[0]
+        return tile(self.pixels(row["image"]), self.truth.mask(id), None, side)
+
+
+def load(work: Path | str, data: Path | str, most: int = 2000) -> Facts:
+    """`work`: where artifacts/ is; `data`: the images that were prepared. Raises InputError where prepare has not run."""
+    paths = Paths(Path(work).expanduser().resolve(), Path(data).expanduser().resolve())
+    index = read_index(paths)
+    return Facts(paths, index, read_json(paths.report), min(most, len(index)))
+
+
+def light_of(histogram: np.ndarray) -> tuple[float, float, float]:
+    """(brightness, RMS contrast, Michelson contrast) of an image whose grey levels i = 0 … 255 occur h_i times, n = Σ h_i pixels:
+
+    brightness   b = Σ i·h_i / n, the mean intensity
+    RMS          √(Σ (i − b)²·h_i / n), the standard deviation (Peli, Contrast in complex images, J. Opt. Soc. Am. A 7(10), 1990, pp. 2032-2040)
+    Michelson    (max − min) / (max + min), 0 for a black image (Michelson, Studies in Optics, 1927)
+    """
+    levels, n = np.arange(256), histogram.sum()
+    brightness = float(levels @ histogram / n)
+    low, high = np.flatnonzero(histogram)[[0, -1]].astype(float)
+    return brightness, float(np.sqrt((levels - brightness) ** 2 @ histogram / n)), (high - low) / (high + low) if high else 0.0
