@@ -16,7 +16,8 @@ from src.core.config import Config, load
 from src.core.console import InputError, StageError, Stopped, command, duration, say, short
 from src.core.freshness import Fingerprints, Job, read_json
 from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder
-from src.core.stages import data_files, has_test, member_folder, plan, sample_of, unanswered
+from src.core.sample import no_sample
+from src.core.stages import data_files, form_of, has_test, member_folder, plan, sample_of, submit_job, unanswered
 
 def main(words: list[str]) -> int:
     words = sorted(words, key=lambda w: w != "test") if words[:1] == ["--traceback"] else words
@@ -124,6 +125,8 @@ def run_stages(config: Config, paths: Paths, stage: str | None, given: argparse.
         if not checked and (stage is None or job.stage in ("train", "predict", "ensemble", "evaluate")):
             importlib.import_module("src.parts.check").check(config)
             _check_members(config, paths)
+            if has_test(paths) and sample_of(config, paths).is_file() and (stage is None or stage == "submit"):
+                form_of(config, paths)  # a sample that is not understood need not wait for hours of training to be refused
             checked = True
         if job.stage != "prepare":  # that one looks for its files itself, and says what it looked for
             _check_inputs(job, everything)
@@ -163,6 +166,8 @@ def status(config: Config, paths: Paths) -> int:
             log = paths.log(job.name, job.fold)
             epochs = max(0, len(log.read_text().splitlines()) - 1) if log.is_file() else 0
             extra = f"{epochs} of {job.keys['train.epochs']} epochs"
+        if job.stage == "submit" and kind != "done" and (wrong := _sample_wrong(config, paths)):
+            extra = wrong
         took = duration(record["seconds"]) if kind == "done" and "seconds" in record else ""
         say(f"  {job.title:<34} {kind:<8} {took:>12}  {extra}".rstrip())
     Fingerprints.of(paths).save()
@@ -171,6 +176,15 @@ def status(config: Config, paths: Paths) -> int:
     else:
         say(f"next: {command()}" if config.study else f"next: {command()}   (or only its first step: {command(waiting[0].stage)})")
     return 0
+
+
+def _sample_wrong(config: Config, paths: Paths) -> str:
+    """Why the sample of the submission is not understood; ''."""
+    try:
+        form_of(config, paths)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _folds_wrong(paths: Paths) -> str:
@@ -219,7 +233,7 @@ def _no_jobs(config: Config, paths: Paths, stage: str, fold: int | None) -> Inpu
     if stage == "submit" and has_test(paths) and sample_of(config, paths).is_file() and (column := unanswered(config, paths)):
         return InputError(f"the sample asks for '{column}', and {config.name}, of one task, does not answer it", short(config.file), "An ensemble with members of both tasks does")
     if stage == "submit" and has_test(paths):
-        return InputError("there is no sample of the submission", short(sample_of(config, paths)), "Download it from the contest's page, or name another with data.sample_submission")
+        return no_sample(config.competition, paths.data)
     if stage == "submit":
         return InputError("there is no test set, so there is nothing to submit", short(paths.data), "A test/ folder (and sample_submission.csv) makes one; the scores are in " + short(paths.metrics(config.name)))
     if stage == "ensemble":
@@ -240,9 +254,9 @@ def _check_members(config: Config, paths: Paths) -> None:
 def _last_line(config: Config, paths: Paths) -> str:
     if config.study:
         return f"table: {short(paths.study(config.name, 'table.md'))}   report: {short(paths.study(config.name, 'report.html'))}"
-    html, table, sample = paths.html(config.name), paths.submission(config.name), sample_of(config, paths).is_file()
+    html, table, sample = paths.html(config.name), submit_job(config, paths).outputs[0], sample_of(config, paths).is_file()
     found = [f"report: {short(html)}"] if html.is_file() else []
-    lacks = "no test set" if not has_test(paths) else "no sample_submission.csv" if not sample else f"the sample asks for '{column}'" if (column := unanswered(config, paths)) else ""
+    lacks = "no test set" if not has_test(paths) else "no sample of the submission" if not sample else f"the sample asks for '{column}'" if (column := unanswered(config, paths)) else ""
     found += [f"{lacks}, so no submission"] if lacks else [f"submission: {short(table)}"] if table.is_file() else []
     return "   ".join(found)
 

@@ -230,7 +230,7 @@ class Meter:
 def report(files: dict[str, dict], config: Config, paths: Paths) -> None:
     """What is there, whether the pipeline understands it, and the next command."""
     from src.core import dataset
-    from src.core.form import sample_file
+    from src.core.sample import sample_file
 
     sample = sample_file(config.competition, paths.data)
     alike = sorted(n for n in files if re.search("sample.*subm|subm.*sample", n.lower()) and n.lower().endswith((".csv", ".tsv", ".txt", ".zip")))

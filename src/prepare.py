@@ -38,6 +38,7 @@ from src.core.paths import Paths, filter_text
 from src.core.settings import Experiment
 from src.core.stages import plan
 from src.core.tables import COLUMNS, read_index
+from src.core.train_table import empty_token
 from src.parts import filters
 
 BATCH = 8  # images a task: small, so that Ctrl+C ends at once
@@ -84,7 +85,7 @@ def run(job: Job | None, config: Config, paths: Paths, force: bool = False) -> b
     with ExitStack() as cleanup:
         finish = {job.name: cleanup.enter_context(ExitStack()) for job in stores}
         made = [] if problems and not skip else [_open_store(job, items, config, finish[job.name]) for job in stores]
-        runs = _run_lengths(items, config)
+        runs = _run_lengths(items, config, paths)
         seen = _pass_over_files(items, made, config, paths, runs)
         for kind, name in (p for s in seen for p in s.problems):
             problems.add(kind, name)
@@ -120,12 +121,13 @@ def _items_of_index(items: list[Item], paths: Paths) -> list[Item]:
     return [there[r.set, r.id] for r in rows.itertuples()]
 
 
-def _run_lengths(items: list[Item], config: Config) -> dict[str, Any] | None:
+def _run_lengths(items: list[Item], config: Config, paths: Paths) -> dict[str, Any] | None:
     """How the run lengths of the train table count; None where masks are files."""
     having = [i for i in items if i.runs]
     if not having:
         return None
     runs = detect.detect([i.runs for i in having], [i.image for i in having], config.competition.submission, any(len(i.runs) > 1 for i in having))
+    runs["empty"] = empty_token(paths.data / config.competition.data.table, config.competition)
     size = f", masks of {runs['size'][0]}x{runs['size'][1]}" if runs["size"] else ""
     say(f"run lengths of {config.competition.data.table}: by {runs['order']}, first pixel {runs['first']}, {'relative' if runs['relative'] else 'absolute'} starts{size} ({runs['why']})")
     if runs["assumed"]:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from src.core.config import Config
 from src.core.console import InputError, command, header, listing, say, short, warn
-from src.core.freshness import Job, read_json
+from src.core.freshness import Job, read_json, retire
 from src.core.paths import ROOT, Paths
 from src.core.predictions import Predictions
 from src.core.stages import form_of, sample_of
@@ -38,7 +38,8 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
             if data.on_error != "skip":
                 raise InputError(f"{len(form.unknown)} ids have no test image: {listing(form.unknown)}", short(sample), "Put the images there, or answer these rows with nothing: --set data.on_error=skip")
             warn(f"{len(form.unknown)} rows have no readable test image and are answered with {data.empty_class or data.classes[0]} and {'no mask in the zip, since their size is not known' if form.masks else 'an empty mask'}: {listing(form.unknown)}")
-        if left_out := [i for i in index.id if i not in set(form.images)]:
+        asked = set(form.images)
+        if left_out := [i for i in index.id if i not in asked]:
             warn(f"{len(left_out)} test images are not in the sample, and so not in the submission: {listing(left_out)}")
         decision = Decision.load(paths.decision(name))
         facts |= made_by(config, paths, decision)
@@ -50,6 +51,8 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         target = job.outputs[0]
         facts |= answers.write(target, form, predictions, sizes, decision, data.classes, data.empty_class)
         facts |= {"file": target.name, "sha256": hashlib.sha256(target.read_bytes()).hexdigest()}
+        if (other := ({paths.submission(name), paths.archive(name)} - {target}).pop()).is_file():  # of another form: the record beside it is no longer its own
+            retire(other, paths)
         facts["summary"] = f"{facts['rows']} rows, CV score {facts['score']:.4f}"
     if facts["note"]:
         say(f"  {facts['note']}")

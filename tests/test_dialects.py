@@ -143,7 +143,7 @@ def test_512_by_512_in_rows(tmp_path):
 
 
 def test_512_by_512_in_rows_found_in_the_training_table(tmp_path):
-    table = {"order": "row", "sizes": one_size(512, 512), "masks": [outline((512, 512), k) for k in (0, 3, 5, 6)], "id": "{id}_segmentation"}
+    table = {"order": "row", "sizes": one_size(512, 512), "masks": [outline((512, 512), k) for k in (0, 3, 5, 6, 7, 8)], "id": "{id}_segmentation"}
     w = world(tmp_path, "ImageId,Predicted\n{id}_segmentation,-1\n", SALT, "none", sizes=one_size(512, 512), table=table)
     assert w.facts() == {"order": "row", "first": 1, "relative": False}
     check(w, w.table(), "ImageId", "Predicted", by_rows, "{id}_segmentation", "-1")

@@ -60,13 +60,13 @@ def parse(words: list[str]) -> argparse.Namespace:
     if given.stage not in known:
         raise InputError(f"unknown stage '{given.stage}'", "command line", nearest(given.stage, known))
     for option, good in GOES_WITH.items():
-        if getattr(given, option) not in (None, False) and given.stage not in good:
+        if (value := getattr(given, option)) is not None and value is not False and given.stage not in good:
             word = listing([w for w in good if w != "all"])
             raise InputError(f"--{option} goes with {word}", "command line", f"./run.sh {good[0]} --{option} …" if good[0] != "all" else "")
     for option in ("message", "yes"):
         if getattr(given, option) and not given.send:
             raise InputError(f"--{option} goes with --send", "command line", "./run.sh submit --send -m TEXT hands the submission in")
-    if (given.parallel or 1) < 1:
+    if given.parallel is not None and given.parallel < 1:
         raise InputError(f"--parallel {given.parallel} is no number of folds", "command line", "1 trains one after another")
     if given.minutes is not None and not given.minutes > 0:
         raise InputError(f"--minutes {given.minutes:g} is no time", "command line", "For example --minutes 60")

@@ -14,9 +14,9 @@ import numpy as np
 
 from src.core import rle
 from src.core.console import InputError, listing, nearest, short, warn
-from src.core.form import sample_file
+from src.core.form import infer
 from src.core.images import read_image, read_mask, scaled
-from src.core.sample import IMAGE_SUFFIXES, image_of, match_rows, read_sample
+from src.core.sample import IMAGE_SUFFIXES, image_of, no_sample, sample_file
 from src.core.settings import Competition
 from src.core.stages import data_files
 from src.core.train_table import read_rows
@@ -196,11 +196,10 @@ def _test_items(data: Path, files: dict[Path, str], competition: Competition, pr
     items = sorted(_once(items, data, problems), key=lambda i: natural(i.id))
     if not sample.is_file():
         if items:
-            warn(f"there are {len(items)} test images, but no {sample.name}: everything but the submission works")
+            warn(f"{no_sample(competition, data)} Everything but the submission works")
         return items
-    found = read_sample(sample, competition.submission)
-    column, name, rows = match_rows(found, competition.submission, stems)
-    there, order = {i.id: i for i in items}, dict.fromkeys(image_of(row, found, column, name) for row in rows)
+    form = infer(sample, competition, stems)  # all of it, so that a sample that is not understood is known before hours of training
+    there, order = {i.id: i for i in items}, dict.fromkeys(image_of(row, form.sample, form.id, form.name) for row in form.rows)
     for id in order:
         if id not in stems:
             problems.add("sample_only", id)

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from src.core import rle
+from src.core.console import InputError, warn
 from src.core.images import read_image
 from src.core.settings import Submission
 
@@ -21,34 +22,39 @@ SIDES = (64, 96, 101, 128, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 1536, 2
 LOOKED_AT = 60  # images whose pixels are compared with their masks
 SURE, ENOUGH = 4.0, 6  # standard errors, and images, for pictures to decide
 MARGIN = 3  # runs over the end of a line: one or two may be so by right
+POOR = 0.05  # this share of runs over the end of a line: nothing fits well
 
 
 def detect(texts: list[list[str]], images: list[Path], given: Submission, several: bool) -> dict[str, Any]:
-    """texts: the run lengths of each image, images: their files -> {order, first, relative, size, assumed: what could not be known, why}.
-    What `given` says stands. `several`: whether images have several rows, one a part."""
+    """texts: the run lengths of each image, images: their files -> {order, first, relative, size, assumed: what could not be known, why}. Where the data leave
+    it open, what `given` says stands; raises InputError where it says something else than they do. `several`: whether images have several rows, one a part."""
     runs_of: dict[tuple, list] = {}
     kept: list[tuple[list[str], Path, tuple[int, int]]] = []
     for its, file in zip(texts, images):
         if its and (size := _size(file)):
             kept.append((its, file, size))
     sizes = [k[2] for k in kept]
-    ways = [w for w in itertools.product(*((getattr(given, n),) if getattr(given, n) is not None else v for n, v in (("order", ("column", "row")), ("first", (1, 0)), ("relative", (False, True)))))]
+    ways = list(itertools.product(("column", "row"), (1, 0), (False, True)))
     flat = [(i, t) for i, (its, _, _) in enumerate(kept) for t in its]
     for first, relative in {w[1:] for w in ways}:
         runs_of[first, relative] = [_parsed(t, first, relative) for _, t in flat]
     owners = [i for i, _ in flat]
     best = _best(ways, runs_of, [sizes[i] for i in owners])
-    size = given.size
+    size = None
     count = sum(len(r) for r in next(iter(runs_of.values())) if r is not None)
-    if size or best[0][0] > max(3, 0.05 * len(flat)) or best[0][1] > 0.2 * count and len(flat) > 3:  # they fit no image as it is: masks of one size for all?
-        squares = [size] if size else [(n, n) for n in SIDES]
-        tried = [(ranked[0], n, ranked) for n in squares for ranked in [_best(ways, runs_of, [n] * len(flat))]]
+    if len(flat) > MARGIN and (best[0][0] > max(MARGIN, 0.05 * len(flat)) or best[0][1] > 0.02 * count):  # they fit no image as it is: masks of one size for all?
+        tried = [(ranked[0], n, ranked) for n in dict.fromkeys([*([tuple(given.size)] if given.size else []), *((n, n) for n in SIDES)]) for ranked in [_best(ways, runs_of, [n] * len(flat))]]
         found = min(tried, key=lambda t: t[0][:2])
-        if size or found[0][0] <= min(0.05 * len(flat), best[0][0]) and found[0][1] < 0.1 * count:
+        if found[0][0] <= min(0.05 * len(flat), best[0][0]) and found[0][1] < 0.25 * max(1, best[0][1]):
             best, size = found[2], found[1]
     bad, crossing = best[0][:2]
     equal = [way for *cost, way in best if cost[0] == bad and cost[1] - crossing < MARGIN]
     others = [cost[1] for *cost, way in best if way not in equal]
+    for at, name in enumerate(("order", "first", "relative")):
+        if (told := getattr(given, name)) is not None and count:
+            if not (fit := [w for w in equal if w[at] == told]):
+                raise InputError(f"submission.{name} is {told}, but the run lengths of the train table count by {name} {equal[0][at]}", "competition.yaml", f"Leave submission.{name} out, or correct it")
+            equal = fit
     assumed, why = [], f"{crossing} of {count} runs go on from one line into the next" + (f", {others[0]} in the next best way" if others else "")
     if len({w[0] for w in equal}) > 1:
         order, sure = _by_pictures(kept, equal, size)
@@ -61,6 +67,8 @@ def detect(texts: list[list[str]], images: list[Path], given: Submission, severa
         assumed.append("first")
         equal = [w for w in equal if w[1] == (0 if w[2] else 1)]  # SIIM-ACR, the one known contest of relative starts, counts from 0; the others mostly from 1
     order, first, relative = equal[0]
+    if crossing > POOR * count and len(flat) > MARGIN:
+        warn(f"no way of counting fits the run lengths of the train table well: {why}")
     return {"order": order, "first": first, "relative": relative, "size": list(size) if size else None, "several": several, "assumed": assumed, "why": why}
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable
@@ -71,18 +72,23 @@ def infer(file: Path, competition: Competition, known: Iterable[str], runs: dict
     column, name, rows = match_rows(sample, given, known)
     form = Form(sample, rows, data.classes, column, name)
     told = _Told(form, given)
-    told("id", column, f"name {name}")
+    told("id", column)
+    told("name", name)
     _columns(form, told, given, data)
     _keys(form, told, given, data)
     if form.label:
         shown = set(sample.column(form.label))
         form.labels = _given_labels(given, data, sample) or spell(shown, data.classes, data.empty_class, whole=False) or {}
         if not form.labels:
-            todo = f"Say what stands for each class: submission.labels: {{{data.classes[0]}: …}}, or probabilities: {{{data.classes[-1]}: {form.label}}}"
+            todo = f"Say what stands for each class: submission.labels: {{{data.classes[0]}: …}}; for a column of probabilities, of which class: submission.probabilities: {{{data.classes[0]}: {form.label}}}"
             raise InputError(f"column '{form.label}' holds {listing(sorted(shown), 3)}, which is no class", short(file), todo)
+        if lacking := [c for c in data.classes if c not in form.labels]:
+            raise InputError(f"submission.labels has nothing for {listing(lacking)}", short(file), "Every class needs its own")
         if given.labels is None and list(form.labels) != list(form.labels.values()):
-            open_ = all(s.isdigit() for s in shown if s) and not shown & {"0", str(len(data.classes))}
-            told("labels", ", ".join(f"{v} for {k}" for k, v in form.labels.items()), "counted from 0: assumed, the sample does not show it" if open_ else "")
+            open_ = not shown & {"0", str(len(data.classes))}
+            told("labels", _written(form.labels), "" if not any(s.isdigit() for s in shown) else "assumed: in the order of data.classes" + (", and counted from 0" if open_ else ""))
+        elif not any(shown):
+            told("labels", _written(form.labels), "assumed: the sample shows none")
     if form.rle:
         _runs(form, told, given, sample.column(form.rle), runs or {})
     if form.boxes:
@@ -91,6 +97,10 @@ def infer(file: Path, competition: Competition, known: Iterable[str], runs: dict
             raise InputError(f"column '{form.boxes}' holds {listing(tokens, 4)}", short(file), f"These are no boxes of '{form.box}': correct submission.box, or say what stands for none: submission.empty")
         form.empty = told.pick("empty", given.empty, tokens[0] if tokens else "")
         form.labels = form.labels or _given_labels(given, data, sample) or {c: c for c in data.classes}
+    if len(set(form.labels.values())) < len(form.labels):
+        raise InputError(f"submission.labels writes the same for two classes: {_written(form.labels)}", short(file), "Every class needs its own")
+    if form.boxes and "label" in form.box.split() and (spaced := [v for v in form.labels.values() if " " in v]):
+        raise InputError(f"a box cannot hold the label '{spaced[0]}', which has a space", short(file), f"Say what stands for each class: submission.labels: {{{data.classes[0]}: …}}")
     if form.masks:
         form.lesion = told.pick("lesion", given.lesion, sample.lesion or 255)
     form.size = given.size or (tuple(runs["size"]) if runs and runs.get("size") else None)
@@ -99,6 +109,10 @@ def infer(file: Path, competition: Competition, known: Iterable[str], runs: dict
     if not form.asks:
         raise InputError(f"the columns are {', '.join(sample.columns)}", short(file), f"Expected {column} with a class, probabilities, run lengths or boxes; name them in competition.yaml under submission")
     return form
+
+
+def _written(labels: dict[str, str]) -> str:
+    return ", ".join(f"{v} for {k}" for k, v in labels.items())
 
 
 class _Told:
@@ -121,6 +135,8 @@ def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
     """What every other column asks for."""
     sample = form.sample
     form.copied = list(given.copied or [])
+    if mine := next((k for k in ("key", "label", "rle", "boxes") if getattr(given, k) == form.id), None):
+        raise InputError(f"column '{form.id}' holds the ids, and submission.{mine} names it too", short(sample.file), "Correct one of them in competition.yaml")
     named = {v: k for k in ("key", "label", "rle", "boxes") if (v := getattr(given, k))} | {c: "probability" for c in (given.probabilities or {}).values()}
     for setting, columns in (("copied", form.copied), ("probabilities", (given.probabilities or {}).values())):
         if absent := [c for c in columns if c not in sample.columns]:
@@ -147,8 +163,8 @@ def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
             continue
         if not kind:
             cls = class_of(column, data.classes)
-            likely = f"probabilities: {{{cls}: {column}, …}}" if cls else f"label: {column}, rle: {column}"
-            todo = f"Say in competition.yaml under submission what it is, for example {likely}, or copied: [{column}] to hand it in as it is"
+            likely = f"probabilities: {{{cls}: {column}, …}}" if cls else f"label: {column} (a class), or rle: {column} (run lengths)"
+            todo = f"Say in competition.yaml under submission what it is: {likely}, or copied: [{column}], to hand it in as it is"
             raise InputError(f"column '{column}' is not known", short(sample.file), todo)
         if kind == "probability":
             cls = next((c for c, col in (given.probabilities or {}).items() if col == column), None) or class_of(column, data.classes)
@@ -206,8 +222,9 @@ def _keys(form: Form, told: _Told, given: Submission, data: Data) -> None:
     if not shown:
         ids = sample.column(form.id)
         if len(set(ids)) < len(ids):
-            if not form.rle or len(set(map(tuple, sample.cells))) < len(ids) or given.several is False:
-                raise InputError(f"the same id twice: {listing(sorted({i for i in ids if ids.count(i) > 1}))}", short(sample.file), "One row an image is expected; where every part of a mask has one: submission.several")
+            if not form.rle or given.several is False or given.several is None and len(set(map(tuple, sample.cells))) < len(ids):
+                todo = "One row an image is expected" + ("; where every part of a mask has one: submission.several: true" if form.rle else "")
+                raise InputError(f"the same id twice: {listing(sorted(i for i, n in Counter(ids).items() if n > 1))}", short(sample.file), todo)
             form.several = told.pick("several", given.several, True, "images have several rows")
         return
     form.keys = _given_labels(given, data, sample) or spell(shown, data.classes, data.empty_class, whole=True) or {}
@@ -215,7 +232,8 @@ def _keys(form: Form, told: _Told, given: Submission, data: Data) -> None:
     if strange := sorted(shown - set(back)):
         raise InputError(f"the rows' class {strange[0]} is no class", short(sample.file), f"Say what stands for each: submission.labels: {{{data.classes[0]}: {strange[0]}}}")
     form.keys = {c: v for c, v in form.keys.items() if v in shown}
-    told("labels", ", ".join(f"{v} for {k}" for k, v in form.keys.items()), "a row for each")
+    order = "; assumed: in the order of data.classes" if all(v.isdigit() for v in shown) and list(form.keys) != list(form.keys.values()) else ""
+    told("labels", _written(form.keys), f"a row for each{order}")
     for row in form.rows:
         row.key = back.get(row.key)
 
@@ -234,27 +252,21 @@ def _runs(form: Form, told: _Told, given: Submission, cells: list[str], found: d
     for name, (value, why) in usual.items():
         if name in found:
             value, why = found[name], "assumed: the train table leaves it open" if name in found.get("assumed", []) else "as the train table's"
-        value = told.pick(name, getattr(given, name), value, why) if name != "relative" or value or given.relative else bool(given.relative)
-        setattr(form, name, value)
+        if name == "relative" and not value:  # not worth a word
+            form.relative = bool(given.relative)
+            continue
+        setattr(form, name, told.pick(name, getattr(given, name), value, why))
     empty = tokens[0] if tokens else found.get("empty", "")
-    form.empty = told.pick("empty", given.empty, empty, "" if tokens else "the sample has only dummies")
+    why = "" if tokens else "as the train table's" if "empty" in found else "assumed: the sample shows only placeholders"
+    form.empty = told.pick("empty", given.empty, empty, why)
     if not form.several and not form.keys:
         several = bool(found.get("several")) if given.several is None else given.several
         form.several = several
         if several:
-            told("several", "yes", "as the train table has it")
+            told("several", "yes", "a row for each part, as the train table has it, so more rows than the sample; submission.several: false gives one an image")
 
 
 # ------------------------------------------------------------------------------------------------------------ before anything is prepared
-
-
-def sample_file(competition: Competition, data: Path) -> Path:
-    """The sample of the submission: the one named, else the only file of the data folder that is called something like it."""
-    named = data / competition.data.sample_submission
-    if named.is_file() or competition.data.sample_submission != Data().sample_submission or not data.is_dir():
-        return named
-    alike = [f for f in data.iterdir() if f.is_file() and "samplesub" in re.sub(r"[^a-z]", "", f.name.lower()) and f.suffix.lower() in (".csv", ".tsv", ".txt", ".zip")]
-    return alike[0] if len(alike) == 1 else named
 
 
 def glance(file: Path, competition: Competition, known: Iterable[str]) -> Form | None:

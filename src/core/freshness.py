@@ -153,6 +153,13 @@ class Job:
         return moved
 
 
+def retire(path: Path, paths: Paths) -> None:
+    """Move a file to artifacts/old/<time>/."""
+    target = paths.old / time.strftime("%Y%m%d-%H%M%S") / os.path.relpath(path, paths.work)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(path, target)
+
+
 class Fingerprints:
     """Content digests of files, remembered by path, size and time, so that a second look costs a stat."""
 

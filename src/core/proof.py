@@ -11,13 +11,21 @@ import numpy as np
 
 from src.core.console import InputError, command, listing, short
 from src.core.form import Form
-from src.core.sample import Row
+from src.core.sample import DAMAGED, Row
 
 if TYPE_CHECKING:
     from src.parts.answers import Answer
 
+class Fault(InputError):
+    """What is wrong with a submission; `what`: without the advice."""
+
+    def __init__(self, what: str, file: Path):
+        super().__init__(what, short(file), f"Write it anew with {command('submit', '--force')}")
+        self.what = what
+
+
 NOTHING = {"", "nan", "none", "null", "na"}
-Fault = Callable[..., InputError]
+Found = Callable[..., Fault]
 Cells = list[tuple[str, str, Row]]  # what stands there, the row's id, and the row of the sample that it answers
 
 
@@ -27,17 +35,17 @@ def table_name(form: Form) -> str:
 
 
 def check(file: Path, form: Form, sizes: dict[str, tuple[int, int]], meant: dict[str, "Answer"] | None = None) -> None:
-    """Raises InputError unless the file has the sample's header, ids, count and order, no empty cells, known labels, probabilities that add up to 1, and
+    """Raises Fault unless the file has the sample's header, ids, count and order, no empty cells, known labels, probabilities that add up to 1, and
     runs (boxes, PNG files) that are sorted, apart from each other and inside of their image; and, where given, says what is meant."""
 
-    def fault(what: str, ids: list[str] = ()) -> InputError:
-        return InputError(what + (f": {listing(ids)}" if ids else ""), short(file), f"Write it anew with {command('submit', '--force')}")
+    def fault(what: str, ids: list[str] = ()) -> Fault:
+        return Fault(what + (f": {listing(ids)}" if ids else ""), file)
 
     pngs = None
     try:
         pngs = zipfile.ZipFile(file) if form.masks else None
         text = (pngs.read(table_name(form)) if pngs else file.read_bytes()).decode("utf-8")
-    except (OSError, KeyError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, UnicodeDecodeError, *DAMAGED) as error:
         raise fault(f"not readable: {error}") from None
     head, _, body = text.partition("\n")
     if head.rstrip("\r") != form.sample.header:
@@ -71,7 +79,7 @@ def check(file: Path, form: Form, sizes: dict[str, tuple[int, int]], meant: dict
         raise fault("labels are not those that were decided", other)
 
 
-def _in_order(form: Form, lines: list[list[str]], fault: Fault) -> list[Row]:
+def _in_order(form: Form, lines: list[list[str]], fault: Found) -> list[Row]:
     """The row of the sample that each line answers: all of them, each once (or, where parts have a line each, one or more lines together), in its order."""
     where = [form.sample.columns.index(c) for c in (form.id, form.key) if c]
     rows = {tuple(row.cells[i] for i in where): row for row in form.rows}
@@ -97,7 +105,7 @@ def _in_order(form: Form, lines: list[list[str]], fault: Fault) -> list[Row]:
     return [rows[k] for k in keys]
 
 
-def _check_probabilities(form: Form, table: list[dict[str, str]], names: list[str], fault: Fault) -> None:
+def _check_probabilities(form: Form, table: list[dict[str, str]], names: list[str], fault: Found) -> None:
     wrong = []
     for name, cells in zip(names, table):
         try:
@@ -110,43 +118,50 @@ def _check_probabilities(form: Form, table: list[dict[str, str]], names: list[st
         raise fault(f"{len(wrong)} rows hold no probabilities, or some that do not add up to 1", wrong)
 
 
-def _check_runs(form: Form, cells: Cells, sizes: dict[str, tuple[int, int]], meant: dict[str, "Answer"] | None, fault: Fault) -> None:
-    wrong: dict[str, list[str]] = {}
-    drawn: dict[tuple, np.ndarray] = {}
+def _check_runs(form: Form, cells: Cells, sizes: dict[str, tuple[int, int]], meant: dict[str, "Answer"] | None, fault: Found) -> None:
+    together: dict[tuple, list[tuple[str, str]]] = {}  # the lines of one mask
     for text, name, row in cells:
-        height, width = form.size or sizes.get(row.image, (1, 1))
-        canvas = drawn.setdefault((row.image or name, row.key), np.zeros(height * width, bool))
-        words, end = [] if text == form.empty else text.split(" "), 0
-        if len(words) % 2 or not all(w.isdigit() for w in words):
-            wrong.setdefault("are no pairs of whole numbers", []).append(name)
-            continue
-        for number, (start, length) in enumerate(zip(map(int, words[::2]), map(int, words[1::2]))):
-            start = start + end if form.relative and number else start - form.first
-            kind = ("lie outside of their image" if start < 0 or length < 1 or start + length > height * width else "overlap or are not sorted" if start < end
-                    else "overlap another row of the same image" if canvas[start : start + length].any() else "")
-            if kind:
+        together.setdefault((row.image or name, row.key), []).append((text, name))
+    wrong: dict[str, list[str]] = {}
+    other, shown = [], set()
+    for (image, _), lines in together.items():
+        height, width = form.size or sizes.get(image, (1, 1))
+        flat = np.zeros(height * width, bool)  # one at a time: thousands of large masks do not fit into memory
+        for text, name in lines:
+            if kind := _draw(text, flat, form):
                 wrong.setdefault(kind, []).append(name)
-                break
-            end = start + length
-            canvas[start:end] = True
+        answer = meant.get(image) if meant else None
+        if answer is not None and (flat.any() or not form.keys):  # of one image's classes only one carries the mask
+            mask = flat.reshape(width, height).T if form.order == "column" else flat.reshape(height, width)
+            other += [] if np.array_equal(np.packbits(mask), answer.bits) else [lines[0][1]]
+            shown.add(image)
     for kind, ids in wrong.items():
         raise fault(f"run lengths of {len(ids)} rows {kind}", ids)
-    if meant is None:
-        return
-    in_a_row = set()
-    for (image, _), flat in drawn.items():
-        if image not in meant:  # not on disk: nothing was to be drawn
-            continue
-        answer, bits = meant[image], None
-        bits = np.packbits(flat.reshape(answer.width, answer.height).T if form.order == "column" else flat.reshape(answer.height, answer.width))
-        if not np.array_equal(bits, answer.bits) and not (form.keys and not bits.any()):  # of one image's classes only one carries the mask
-            raise fault("run lengths do not decode to the mask that was meant", [image])
-        in_a_row |= {image} if bits.any() else set()
-    if lost := [image for image, answer in meant.items() if answer.bits.any() and image not in in_a_row]:
+    if other:
+        raise fault(f"run lengths of {len(other)} rows do not decode to the mask that was meant", other)
+    if lost := [image for image, answer in (meant or {}).items() if answer.bits.any() and image not in shown]:
         raise fault(f"the masks of {len(lost)} images are in no row", lost)
 
 
-def _check_boxes(form: Form, cells: Cells, sizes: dict[str, tuple[int, int]], fault: Fault) -> None:
+def _draw(text: str, flat: np.ndarray, form: Form) -> str:
+    """Run lengths onto the pixels (H·W) of one mask, in their order; what is wrong with them, or ''."""
+    words, end = [] if text == form.empty else text.split(" "), 0
+    if len(words) % 2 or not all(w.isdigit() for w in words):
+        return "are no pairs of whole numbers"
+    for number, (start, length) in enumerate(zip(map(int, words[::2]), map(int, words[1::2]))):
+        start = start + end if form.relative and number else start - form.first
+        if start < 0 or length < 1 or start + length > len(flat):
+            return "lie outside of their image"
+        if start < end:
+            return "overlap or are not sorted"
+        end = start + length
+        if flat[start:end].any():
+            return "overlap another row of the same image"
+        flat[start:end] = True
+    return ""
+
+
+def _check_boxes(form: Form, cells: Cells, sizes: dict[str, tuple[int, int]], fault: Found) -> None:
     words, wrong = form.box.split(), []
     for text, name, row in cells:
         found = [] if text == form.empty else text.split(" ")
@@ -166,7 +181,7 @@ def _check_boxes(form: Form, cells: Cells, sizes: dict[str, tuple[int, int]], fa
         raise fault(f"boxes of {len(wrong)} rows are not '{form.box}', or lie outside of their image", wrong)
 
 
-def _check_pngs(form: Form, pngs: zipfile.ZipFile, sizes: dict[str, tuple[int, int]], meant: dict[str, "Answer"] | None, fault: Fault) -> None:
+def _check_pngs(form: Form, pngs: zipfile.ZipFile, sizes: dict[str, tuple[int, int]], meant: dict[str, "Answer"] | None, fault: Found) -> None:
     from PIL import Image
 
     names, wanted = set(pngs.namelist()) - {table_name(form)}, {form.masks.replace("{id}", i): i for i in form.images}
@@ -180,7 +195,7 @@ def _check_pngs(form: Form, pngs: zipfile.ZipFile, sizes: dict[str, tuple[int, i
             pixels = np.asarray(Image.open(io.BytesIO(pngs.read(name))))
             good = pixels.shape == tuple(form.size or sizes[image]) and set(np.unique(pixels).tolist()) <= {0, form.lesion}
             wrong += [] if good and (meant is None or np.array_equal(pixels > 0, meant[image].mask)) else [name]
-        except (OSError, zipfile.BadZipFile):
+        except (OSError, *DAMAGED):
             wrong.append(name)
     if wrong:
         raise fault(f"{len(wrong)} masks are not readable, or have another size or other values than they should", wrong)

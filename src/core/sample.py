@@ -6,19 +6,24 @@ import io
 import os
 import re
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterable
 
-from src.core.console import InputError, short
-from src.core.settings import Submission
+from src.core.console import InputError, listing, short
+from src.core.settings import Competition, Data, Submission
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"}
 RUN_NAMES = {"rle", "rlemask", "maskrle", "mask", "masks", "encodedpixels", "pixels", "encodedmask", "predicted", "segmentation", "annotation", "runlength", "runlengths", "rles", "predictedrle"}
 LABEL_NAMES = {"label", "labels", "class", "classname", "classid", "target", "diagnosis", "category", "categoryid", "prediction", "y", "type"}
 BOX_NAMES = {"predictionstring", "box", "boxes", "bbox", "bboxes", "detections"}
+LONGEST = 200  # characters of a file's name: run lengths need not be searched for one
+UNCERTAIN = {"predicted", "annotation", "segmentation", "prediction"}  # names of runs, and of classes too
+csv.field_size_limit(2**31 - 1)  # the run lengths of one large image have more than the 131,072 characters that csv allows
 SEPARATORS = re.compile(r"[^0-9A-Za-z]+")
+DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError)  # what reading a zip may raise
 
 
 @dataclass
@@ -52,21 +57,42 @@ class Row:
 # ------------------------------------------------------------------------------------------------------------------------ reading the sample
 
 
+def sample_file(competition: Competition, data: Path) -> Path:
+    """The sample of the submission: the one named, else the only file of the data folder that is called something like it."""
+    named, alike = data / competition.data.sample_submission, alike_samples(data)
+    return named if named.is_file() or competition.data.sample_submission != Data().sample_submission or len(alike) != 1 else alike[0]
+
+
+def alike_samples(data: Path) -> list[Path]:
+    """Files that are called something like sample_submission."""
+    here = sorted(data.iterdir()) if data.is_dir() else []
+    return [f for f in here if f.is_file() and "samplesub" in re.sub(r"[^a-z]", "", f.name.lower()) and f.suffix.lower() in (".csv", ".tsv", ".txt", ".zip")]
+
+
+def no_sample(competition: Competition, data: Path) -> InputError:
+    """For a sample that is not there."""
+    if alike := alike_samples(data):
+        return InputError(f"{len(alike)} files look like the sample of the submission: {listing(f.name for f in alike)}", short(data), "Name one with data.sample_submission")
+    return InputError("there is no sample of the submission", short(sample_file(competition, data)), "Download it from the contest's page, or name another with data.sample_submission")
+
+
 def read_sample(file: Path, submission: Submission) -> Sample:
     """Raises InputError for a sample that is missing or damaged, empty, or has rows of different lengths."""
     todo = "Download it again"
     try:
         name, data, pngs, lesion = file.name, file.read_bytes(), [], 0
-        if zipfile.is_zipfile(file):
+        if file.suffix.lower() == ".zip" or zipfile.is_zipfile(file):
             name, data, pngs, lesion = _of_zip(file)
         text = data.decode("utf-8")
         lines = text.removeprefix("\ufeff").splitlines()
         head = next((line for line in lines if line.strip()), "")
-        delimiter = submission.delimiter or _delimiter(head, lines)
+        delimiter = {"tab": "\t"}.get(submission.delimiter, submission.delimiter) or delimiter_of(head, lines)
         raw = [row for row in csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), delimiter=delimiter) if row]
     except FileNotFoundError:
         raise InputError("there is no sample of the submission", short(file), "Download it from the contest's page, or name another with data.sample_submission") from None
-    except (OSError, UnicodeDecodeError, csv.Error, zipfile.BadZipFile) as error:
+    except UnicodeDecodeError:
+        raise InputError("the sample of the submission is no UTF-8 text", short(file), "Save it as UTF-8") from None
+    except (OSError, csv.Error, *DAMAGED) as error:
         raise InputError(f"not readable as a table: {error}", short(file), todo) from None
     if not raw:
         raise InputError("the sample of the submission is empty", short(file), todo)
@@ -81,7 +107,7 @@ def read_sample(file: Path, submission: Submission) -> Sample:
     return Sample(file, name, header, delimiter, columns, raw, [[c.strip() for c in row] for row in raw], pngs, lesion)
 
 
-def _delimiter(head: str, lines: list[str]) -> str:
+def delimiter_of(head: str, lines: list[str]) -> str:
     """The one by which header and first row fall into the same number of cells, the more the better."""
     first = next((line for line in lines[lines.index(head) + 1 :] if line.strip()), head) if head else ""
     counts = {d: len(next(csv.reader([head], delimiter=d), [])) for d in ",;\t|"}
@@ -108,6 +134,8 @@ def find_id(value: str, known: Iterable[str]) -> tuple[str, str, str] | None:
     """What stands before the image's id in a cell, the id, and what stands behind: the first and longest run of whole words that is one."""
     if value in known:
         return "", value, ""
+    if len(value) > LONGEST:
+        return None
     cuts = sorted({0, len(value), *(at for m in SEPARATORS.finditer(value) for at in range(m.start(), m.end() + 1))})
     for start in cuts:
         for end in reversed(cuts):
@@ -211,17 +239,19 @@ def role(column: str, cells: list[str], classes: list[str], written: Iterable[st
     plain, texts = _plain(column), {c for c in cells if c}
     folded = {c.casefold() for c in (*classes, *written)}
     numbers = [c.split() for c in texts]
-    if texts and {t.casefold() for t in texts} <= folded and plain not in RUN_NAMES - {"predicted", "annotation"}:  # a class may be called none
+    if texts and {t.casefold() for t in texts} <= folded and plain not in RUN_NAMES - UNCERTAIN:  # a class may be called none
         return "label"
     if plain in BOX_NAMES and not (texts and all(map(is_runs, texts))) or numbers and all(len(n) >= 5 and len(n) % 5 == 0 and _is_number(*n) for n in numbers):
         return "boxes"
+    if plain in UNCERTAIN and texts and all(re.fullmatch(r"\d", t) for t in texts):
+        return ""  # a class or an empty mask: one wrong guess would cost a submission
     if plain in RUN_NAMES:
         return "rle"
     if texts and all(is_runs(t) or t in ("-1", "-") for t in texts) and (plain not in LABEL_NAMES or any(map(is_runs, texts))):
         return "rle"
     if texts and class_of(column, classes) and all(len(n) == 1 and _is_number(*n) for n in numbers):
         return "probability"
-    return "label" if plain in LABEL_NAMES or texts and all(t.isdigit() and int(t) <= len(classes) for t in texts) else ""
+    return "label" if plain in LABEL_NAMES else ""
 
 
 def _is_number(*words: str) -> bool:

@@ -92,7 +92,7 @@ class Submission(Strict):
     masks: str | None = None  # PNG files in a zip beside the table: masks/{id}.png
     lesion: Annotated[int, Field(ge=1, le=255)] | None = None  # their value of a lesion
     copied: list[str] | None = None  # columns taken over from the sample
-    delimiter: str | None = None
+    delimiter: Literal[",", ";", "|", " ", "\t", "tab"] | None = None
 
 
 class Evaluation(Strict):

@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 
 from src.core.config import Config
-from src.core.form import Form, glance, infer, sample_file
+from src.core.console import InputError
+from src.core.form import Form, glance, infer
 from src.core.freshness import Job, folder_fingerprint, index_ids, read_json, rows_fingerprint
 from src.core.paths import Paths, anchored, filter_text
-from src.core.sample import IMAGE_SUFFIXES
+from src.core.sample import IMAGE_SUFFIXES, sample_file
 
 STAGES = ["prepare", "split", "train", "predict", "ensemble", "evaluate", "submit"]  # study is all but the last of every cell, and the table
 
@@ -55,7 +56,10 @@ def form_of(config: Config, paths: Paths) -> Form:
 
 def train_runs(paths: Paths) -> dict | None:
     """What prepare found out about the run lengths of the train table; None where there are none."""
-    return read_json(paths.report).get("runs") if paths.report.is_file() else None
+    try:
+        return read_json(paths.report)["runs"]
+    except (OSError, InputError, KeyError, TypeError):  # not there, or damaged: prepare's own state says so
+        return None
 
 
 def glance_of(config: Config, paths: Paths) -> Form | None:
@@ -85,8 +89,12 @@ def folds(config: Config, paths: Paths) -> list[int]:
 
 
 def prepare_job(config: Config, paths: Paths) -> Job:
-    data = folder_fingerprint(data_files(paths.data), paths.data, paths)
-    return Job("prepare", "", paths, paths.record("prepare"), config.keys("data", *(f"submission.{k}" for k in ("id", "name", "order", "first", "relative", "empty", "size"))), {"the data": data}, [paths.index, paths.report, paths.truth], sources=["src/prepare.py"])
+    inputs: dict[str, Path | str] = {"the data": folder_fingerprint(data_files(paths.data), paths.data, paths)}
+    if (sample := sample_of(config, paths)).is_file() and sample.suffix.lower() != ".csv":  # those are of the data
+        inputs["the sample of the submission"] = sample
+    counted = ("order", "first", "relative", "empty", "size") if (paths.data / config.competition.data.table).is_file() else ()  # of run lengths in the table
+    keys = config.keys("data", *(f"submission.{k}" for k in ("id", "name", "delimiter", *counted)))
+    return Job("prepare", "", paths, paths.record("prepare"), keys, inputs, [paths.index, paths.report, paths.truth], sources=["src/prepare.py"])
 
 
 def store_job(config: Config, paths: Paths) -> Job:
@@ -171,7 +179,7 @@ def evaluate_job(config: Config, paths: Paths) -> Job:
 def submit_job(config: Config, paths: Paths) -> Job:
     n = config.name
     inputs = {"test.npz": paths.test(n), "decision.json": paths.decision(n), "metrics.json": paths.metrics(n), "the test images": rows_fingerprint(paths.index, "test"),
-              "sample_submission.csv": sample_of(config, paths), "the run lengths": json.dumps(train_runs(paths))}
+              "the sample of the submission": sample_of(config, paths), "the run lengths": json.dumps(train_runs(paths))}
     made_by = {"test.npz": "ensemble" if config.ensemble else "predict", "decision.json": "evaluate", "metrics.json": "evaluate", "the test images": "prepare", "the run lengths": "prepare"}
     output = paths.archive(n) if (form := glance_of(config, paths)) and form.masks else paths.submission(n)
     return Job("submit", n, paths, paths.record("submit", n), config.keys("data.classes", "data.empty_class", "data.sample_submission", "submission"), inputs, [output], made_by=made_by,

@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Iterable
 
-from src.core.console import InputError, say, short
-from src.core.sample import class_in_name, find_id, is_runs, role, spell
+from src.core.console import InputError, listing, say, short
+from src.core.sample import class_in_name, delimiter_of, find_id, is_runs, role, spell
 from src.core.settings import Competition, Data
 
 EMPTY_RUNS = {"", "-1", "-", "nan", "none"}  # what tables write for a mask without lesion
@@ -43,6 +43,15 @@ def read_rows(file: Path, images: Iterable[str], competition: Competition) -> tu
     return [(i, label, r) for i, label, r in found if r or i in single] + list(empty.values()), True
 
 
+def empty_token(file: Path, competition: Competition) -> str:
+    """What the table most often writes for a mask without lesion."""
+    rows, names = _read(file)
+    column = competition.data.table_columns.get("rle")
+    column = column if column in names else next((n for n in names if role(n, [row[n].strip() for row in rows], competition.data.classes) == "rle"), None)
+    tokens = Counter(text for row in rows if column and not is_runs(text := row[column].strip()))
+    return tokens.most_common(1)[0][0] if tokens else ""
+
+
 def _classes_in_ids(parts: list, cfg: Data) -> dict[tuple[str, str], str]:
     """What stands around an id -> its class, where every image has a row of each: x.jpg_1, x.jpg_2, …"""
     shapes = Counter((p[0], p[2]) for p in parts if p)
@@ -60,10 +69,14 @@ def _columns(file: Path, rows: list[dict[str, str]], names: list[str], images: I
     if "id" not in columns:
         hits = {n: sum(find_id(row[n].strip(), images) is not None for row in rows[:200]) for n in names}
         columns |= {"id": max(hits, key=hits.get)} if max(hits.values(), default=0) else {}
-    for name in names:
-        kind = role(name, [row[name].strip() for row in rows], cfg.classes)
-        if name not in columns.values() and kind in ("label", "rle"):
-            columns.setdefault(kind, name)
+    cells = {n: [row[n].strip() for row in rows] for n in names if n not in columns.values()}
+    for kind in ("label", "rle"):
+        alike = [n for n, its in cells.items() if role(n, its, cfg.classes) == kind]
+        alike = [n for n in alike if set(cells[n]) - {""} <= set(cfg.classes)] or alike if kind == "label" else alike
+        if kind not in columns and len(alike) > 1:
+            raise InputError(f"columns {listing(alike)} all look like {'a class' if kind == 'label' else 'run lengths'}", short(file), f"Name the right one: data.table_columns: {{{kind}: …}}")
+        if kind not in columns and alike:
+            columns[kind] = alike[0]
     in_ids = "id" in columns and _classes_in_ids([find_id(row[columns["id"]].strip(), images) for row in rows], cfg)
     unlabelled = "rle" in columns and (in_ids or len(cfg.classes) == 2 and cfg.empty_class)
     if absent := [cfg.table_columns.get(c, c) for c in ("id", "label") if c not in columns and not (c == "label" and unlabelled)]:
@@ -79,7 +92,9 @@ def _read(file: Path) -> tuple[list[dict[str, str]], list[str]]:
     """(rows, column names) of a CSV file, all as text; raises InputError where it is none."""
     try:
         with open(file, newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines, restval="")
+            head, first = lines.readline(), lines.readline()
+            lines.seek(0)
+            reader = csv.DictReader(lines, restval="", delimiter=delimiter_of(head.rstrip("\r\n"), [head.rstrip("\r\n"), first]))
             return list(reader), list(reader.fieldnames or ["none"])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"not readable as a table: {error}", short(file)) from None

@@ -15,7 +15,7 @@ from src.core.console import InputError, StageError, command, short
 from src.core.form import Form
 from src.core.freshness import replacing
 from src.core.paths import Paths
-from src.core.proof import check, table_name
+from src.core.proof import Fault, check, table_name
 from src.core.predictions import Predictions
 from src.core.rle import encode
 from src.core.sample import Row
@@ -61,8 +61,8 @@ def write(target: Path, form: Form, predictions: Predictions, sizes: dict[str, t
             temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
         try:
             check(temporary, form, sizes, answers)
-        except InputError as error:
-            raise StageError(f"what was written does not read back as it was meant: {str(error).replace(temporary.name, target.name)}") from None
+        except Fault as fault:
+            raise StageError(f"what was written to {short(target)} does not read back as it was meant: {fault.what}. This is a fault of the program") from None
     counts = {"rows": len(cells), "images": len(answers)}
     if "label" in form.asks:
         counts["labels"] = {c: sum(a.label == c for a in answers.values()) for c in classes}

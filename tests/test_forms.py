@@ -1,0 +1,239 @@
+"""What a contestant may get wrong, or a contest may do otherwise, around the form of a submission: one clear line, in time, and nothing decided in silence."""
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import picture, save
+from dialects import CLASSES, DECISION, SALT, STEMS, ellipse, kaggle, outline, rows, world, written
+
+from src.core import sample, stages
+from src.core.cli import parse
+from src.core.config import load
+from src.core.console import InputError
+from src.core.detect import detect
+from src.core.paths import Paths
+from src.core.settings import Submission
+from src.parts.postprocess import Decision
+
+
+def with_settings(w, text: str):
+    """The world's config with other lines under submission."""
+    file = w.config.file.parent / "competition.yaml"
+    file.write_text(file.read_text().split("submission:")[0] + f"submission: {text}\n")
+    return load(w.config.file)
+
+
+# ------------------------------------------------------------------------------------------------------------------ run lengths of the train table
+
+
+@pytest.mark.parametrize("order, first", [("column", 1), ("row", 0)])
+def test_masks_of_one_size_that_is_smaller_than_the_images(tmp_path, order, first):
+    """They fit into every image, so that only the lines tell."""
+    files, texts = [], []
+    for k in range(12):
+        height, width = 180 + 7 * k, 230 - 9 * k
+        big = ellipse((height, width), 0.3 + 0.03 * k, 0.7 - 0.04 * k, 0.2, 0.12)
+        files.append(save(tmp_path / f"{k}.png", np.where(big, 200, picture(k, height, width) // 3).astype(np.uint8)))
+        small = cv2.resize(big.astype(np.uint8), (96, 96), interpolation=cv2.INTER_NEAREST)
+        texts.append([written(small.astype(bool), order, first)])
+    found = detect(texts, files, Submission(), several=False)
+    assert (found["size"], found["order"], found["relative"]) == ([96, 96], order, False)
+    assert found["first"] == first or "first" in found["assumed"]
+
+
+@pytest.mark.parametrize("setting", ["order: row", "first: 0", "relative: true"])
+def test_a_setting_against_the_train_table_is_refused(tmp_path, setting):
+    name, value = setting.split(": ")
+    with pytest.raises(InputError, match=f"submission.{name} is .*but the run lengths of the train table count by"):
+        world(tmp_path, "id,rle\n{id},-1\n", SALT, "none", table={}, **{name: {"row": "row", "0": 0, "true": True}[value]})
+
+
+def test_masks_are_handed_in_at_another_size_than_the_train_tables(tmp_path):
+    w = world(tmp_path, "id,rle\n{id},-1\n", SALT, "none", table={}, size=[48, 64])
+    assert w.facts() == {"order": "column", "first": 1, "relative": False}
+    for stem, row in zip(STEMS, w.table()):
+        mask, _ = w.meant(stem, (48, 64))
+        assert row["rle"] == "-1" and not mask.any() or np.array_equal(kaggle(row["rle"], 48, 64), mask)
+
+
+def test_the_train_tables_token_for_nothing_serves_a_sample_of_placeholders(tmp_path, capsys):
+    w = world(tmp_path, "id,rle\n{id},1 1\n", SALT, "none", table={"token": "-1"})
+    assert sum(r["rle"] == "-1" for r in w.table()) == 1 and "empty: -1 (as the train table's)" in capsys.readouterr().out
+
+
+def test_more_rows_than_the_sample_are_said(tmp_path, capsys):
+    w = world(tmp_path, "id,rle\n{id},-1\n", SALT, "none", table={"several": True})
+    assert len(w.table()) > len(STEMS) and "more rows than the sample" in capsys.readouterr().out
+    w.config = with_settings(w, "{several: false}")
+    assert [r["id"] for r in w.table()] == STEMS
+
+
+@pytest.mark.parametrize("head, message", [("id,sex,diagnosis,rle", ""), ("id,kind,diagnosis,rle", "columns kind, diagnosis all look like a class.*table_columns")])
+def test_the_column_of_class_names_is_the_class(tmp_path, make_config, head, message):
+    from test_bad_data import prepared
+
+    data, config = tmp_path / "data", make_config()
+    data.mkdir()
+    with open(data / "train.csv", "w", newline="") as file:
+        lines = csv.writer(file, delimiter=";")
+        lines.writerow(head.split(","))
+        for k, label in enumerate(("benign", "malignant", "benign")):
+            save(data / "images" / f"i{k}.png", picture(k, 60, 80))
+            lines.writerow([f"i{k}", label if "kind" in head else k % 2, label, written(outline((60, 80), 0))])
+    if message:
+        with pytest.raises(InputError, match=message):
+            prepared(data, tmp_path, config)
+    else:
+        assert [r["label"] for r in csv.DictReader(open(prepared(data, tmp_path, config).index))] == ["benign", "malignant", "benign"]
+
+
+# ------------------------------------------------------------------------------------------------------------------------------- the sample
+
+
+def test_a_sample_that_is_not_understood_is_refused_before_anything_is_prepared(tmp_path):
+    with pytest.raises(InputError, match="column 'severity' is not known.*label: severity"):
+        world(tmp_path, "id,label,severity\n{id},normal,x\n")
+
+
+def test_the_order_of_integers_is_said_to_be_assumed(tmp_path, capsys):
+    world(tmp_path, "id,label\n{id},0\n").table()
+    assert "0 for benign, 1 for malignant, 2 for normal (assumed: in the order of data.classes)" in capsys.readouterr().out
+    world(tmp_path / "other", "id,label\n{id},1\n").table()
+    assert "counted from 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("column", ["Predicted", "prediction", "score"])
+def test_zeros_may_be_classes_or_empty_masks(tmp_path, column):
+    with pytest.raises(InputError, match=f"column '{column}' is not known"):
+        world(tmp_path, f"Id,{column}\n{{id}},0\n", SALT, "none")
+    w = world(tmp_path / "told", f"Id,{column}\n{{id}},0\n", SALT, "none", label=column)
+    assert {r[column] for r in w.table()} == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("submission", "message"),
+    [
+        ({"labels": {"benign": "0", "malignant": "1"}}, "nothing for normal"),
+        ({"labels": {"benign": "0", "malignant": "1", "normal": "1"}}, "the same for two classes"),
+        ({"rle": "id"}, "holds the ids, and submission.rle names it too"),
+        ({"boxes": "label", "box": "confidence xmin ymin"}, "xmax or width"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path, submission, message):
+    with pytest.raises(InputError, match=message):
+        world(tmp_path, "id,label\n{id},0\n", **submission)
+
+
+def test_a_box_cannot_hold_a_label_of_two_words(tmp_path):
+    classes = ["benign tumor", "normal"]
+    with pytest.raises(InputError, match="cannot hold the label 'benign tumor'.*submission.labels"):
+        world(tmp_path, "id,PredictionString\n{id},\n", classes, box="label confidence xmin ymin xmax ymax")
+
+
+@pytest.mark.parametrize("lines, message", [("{id},1 1\n{id},1 1\n", "the same id twice.*submission.several: true"), ("{id},1 1\n{id},5 1\n", "")])
+def test_an_id_twice_in_the_sample(tmp_path, lines, message):
+    if message:
+        with pytest.raises(InputError, match=message):
+            world(tmp_path, f"id,rle\n{lines}", SALT, "none")
+    w = world(tmp_path / "told", f"id,rle\n{lines}", SALT, "none", several=True)
+    assert list(dict.fromkeys(r["id"] for r in w.table())) == STEMS
+
+
+def test_run_lengths_of_a_large_image(tmp_path):
+    """More than the 131,072 characters that csv allows a cell."""
+    w = world(tmp_path, "id,rle\n{id},-1\n", SALT, "none", sizes=[(1400, 900)] * len(STEMS), decision=Decision(threshold=0.4))
+    noise = np.random.default_rng(0).random((len(STEMS), 384, 384)).astype(np.float16)
+    w.predictions.mask = noise
+    w.predictions.save(w.paths.test("exp"))
+    found = w.table()
+    assert max(len(r["rle"]) for r in found) > 131072 and np.array_equal(kaggle(found[0]["rle"], 1400, 900), w.meant(STEMS[0])[0])
+    assert sample.find_id(found[0]["rle"], set(STEMS)) is None
+
+
+def test_two_files_that_look_like_the_sample(tmp_path):
+    w = world(tmp_path, "id,label\n{id},normal\n", prepared=False)
+    (w.paths.data / "sample_submission.csv").rename(w.paths.data / "stage1_sample_submission.csv")
+    assert sample.sample_file(w.config.competition, w.paths.data).name == "stage1_sample_submission.csv"
+    (w.paths.data / "SampleSubmission.zip").write_bytes(b"")
+    assert "2 files look like the sample of the submission: SampleSubmission.zip, stage1" in str(sample.no_sample(w.config.competition, w.paths.data))
+
+
+@pytest.mark.parametrize("kind", ["cut", "spoilt", "utf16"])
+def test_a_damaged_sample(tmp_path, kind):
+    w = world(tmp_path, "id,label\n{id},normal\n", prepared=False)
+    file = w.paths.data / "sample_submission.csv"
+    text, message = file.read_text(), "not readable as a table"
+    if kind == "utf16":
+        file.write_text(text, encoding="utf-16")
+        message = "no UTF-8 text.*Save it as UTF-8"
+    else:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("sample_submission.csv", text * 50)
+        data = bytearray(packed.getvalue())
+        data[60:100] = b"\xff" * 40
+        file.unlink()
+        file = file.with_suffix(".zip")
+        file.write_bytes(data if kind == "spoilt" else packed.getvalue()[:-40])
+    with pytest.raises(InputError, match=message):
+        sample.read_sample(file, Submission())
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ freshness
+
+
+def states(w, config=None) -> dict[str, stages.Job]:
+    return {job.stage: job for job in stages.plan(config or w.config, w.paths) if job.stage in ("prepare", "submit") and not job.name.startswith("pixels")}
+
+
+def test_how_masks_are_written_does_not_concern_prepare_where_they_are_files(tmp_path):
+    w = world(tmp_path, "id,label,rle\n{id},normal,-1\n")
+    w.run()
+    assert states(w)["prepare"].state().done and states(w)["submit"].state().done
+    other = with_settings(w, "{order: row}")
+    assert states(w, other)["prepare"].state().done and states(w, other)["submit"].state().why == "submission.order changed from None to row"
+
+
+def test_a_zipped_sample_that_changed_is_noticed(tmp_path):
+    w = world(tmp_path, "id,label\n{id},normal\n", prepared=False)
+    text = (w.paths.data / "sample_submission.csv").read_text()
+    (w.paths.data / "sample_submission.csv").unlink()
+
+    def zipped(content: str) -> None:
+        with zipfile.ZipFile(w.paths.data / "sample_submission.csv.zip", "w") as archive:
+            archive.writestr("sample_submission.csv", content)
+
+    from src import prepare
+
+    zipped(text)
+    prepare.run(None, w.config, w.paths)
+    assert states(w)["prepare"].state().done and [r["id"] for r in w.table()] == STEMS
+    zipped("\n".join(text.split("\n")[:-3]) + "\n")
+    assert states(w)["prepare"].state().why == "the sample of the submission changed"
+
+
+def test_a_submission_of_the_other_kind_moves_away(tmp_path):
+    w = world(tmp_path, "id,label\n{id},normal\n")
+    w.run()
+    assert w.file.is_file()
+    w.config = with_settings(w, '{masks: "masks/{id}.png"}')
+    w.run()
+    assert w.paths.archive("exp").is_file() and not w.file.exists() and list(w.paths.old.rglob("exp.csv"))
+
+
+def test_a_damaged_report_hinders_no_command(tmp_path):
+    w = world(tmp_path, "id,rle\n{id},-1\n", SALT, "none", table={})
+    w.paths.report.write_text("[]")
+    assert states(w)["prepare"].state().kind == "damaged"
+
+
+@pytest.mark.parametrize("words", [["predict", "--fold", "0"], ["status", "--parallel", "0"], ["train", "--parallel", "0"], ["fetch", "--send"], ["submit", "--yes"], ["infer"]])
+def test_options_that_mean_nothing_here(words):
+    with pytest.raises(InputError, match="goes with|is no number of folds|infer needs"):
+        parse(words)
