@@ -26,6 +26,7 @@ PY
 }
 
 install() {  # into .venv; beside a system-wide torch (Kaggle, Colab) that one is used, not a second copy
+  [ ! -e bundle.json ] || fail "$1 lacks packages of requirements.txt. packages.txt in this bundle says how to bring them without network"
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "Python 3.10 or newer is needed ($1). Name another one with PYTHON=/path/to/python"
   site=$("$1" -c 'import importlib.util as u; print("--system-site-packages" if u.find_spec("torch") else "")')
   echo "installing what requirements.txt names into .venv, once${site:-; torch with its GPU libraries is about 6 GB}" | sed 's/--system-site-packages/ (beside the torch that is there)/'

@@ -204,7 +204,7 @@ def _folds_wrong(paths: Paths) -> str:
 
 def _remember(given: argparse.Namespace, file: Path, demo: bool) -> None:
     """What every suggested command repeats."""
-    console.REPEATED[:] = ["demo"] if demo else ["--config", short(Path(os.path.abspath(file)))] if given.config else []
+    console.REPEATED[:] = ["demo"] if demo else ["--config", short(Path(os.path.abspath(file)))] if given.config and not given.bundle else []
     console.REPEATED += ["--tiny"] if given.tiny else []
     console.OF_CONTEST[:] = ["--competition", given.competition] if given.competition else []
     console.REPEATED += [w for k in ("data", "work") if (v := getattr(given, k)) for w in (f"--{k}", str(v))]

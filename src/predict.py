@@ -5,6 +5,7 @@ WRITES  predictions/<experiment>/ oof.npz test.npz stage.json (and, until it is 
 """
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,10 @@ import torch
 
 from src.core.checkpoint import load_weights
 from src.core.config import Config
-from src.core.console import InputError, StageError, header, progress, say, short
-from src.core.device import amp_dtype, out_of_memory, pick_device
+from src.core.console import InputError, header, progress, say, short
+from src.core.device import amp_dtype, pick_device
 from src.core.freshness import Job
-from src.core.images import restore
-from src.core.inference import infer
+from src.core.inference import enough_memory, infer, mean_of_folds, whole
 from src.core.paths import Paths, filter_text
 from src.core.predictions import Predictions
 from src.core.stages import folds as folds_to_use
@@ -46,6 +46,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
     batch = e.predict.batch_size or 2 * e.train.batch_size
 
     with job.running(facts := {}, force):
+        seen, spent = 0, 0.0
         with progress(sum(len(rows[k][of]) for k in folds for of in stores), f"predict {name}") as bar:
             for k in folds:
                 net = None
@@ -54,31 +55,28 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
                     if not part.is_file():
                         if net is None:
                             net = models.build(e, len(classes), pretrained=False)
-                            load_weights(paths.checkpoint(name, k, e.predict.checkpoint), net)
+                            load_weights(paths.checkpoint(name, k, e.predict.checkpoint), net, e.predict.weights)
                             net = net.to(device, memory_format=torch.channels_last)
+                        started = time.perf_counter()
                         one_part(part, net, images, rows[k][of], tables[of], views, config, device, dtype, batch, bar.update)
+                        seen, spent = seen + len(views) * len(rows[k][of]), spent + time.perf_counter() - started
                     else:
                         bar.update(len(rows[k][of]))
         join_folds([paths.part(name, k, "oof") for k in folds], paths.oof(name), train["id"].to_numpy(), classes)
         if len(test):
-            mean_of_folds([paths.part(name, k, "test") for k in folds], paths.test(name), classes)
+            mean_of_folds([paths.part(name, k, "test") for k in folds], classes).save(paths.test(name))
         facts["summary"] = f"{len(folds)} folds, views {', '.join(e.predict.views)}"
+        facts["pace"] = spent / seen if seen else None  # seconds per image and view: infer plans by it
         for part in job.details["extras"]:
             part.unlink(missing_ok=True)
 
 
 def one_part(part: Path, net, images, rows, table, views, config: Config, device, dtype, batch: int, advance) -> None:
     """One fold's answers for some rows, written to `part`: what is there when a run is stopped need not be done again."""
-    try:
+    with enough_memory(batch, images.shape[1]):
         mask, label = infer(net, images, rows, views, device, dtype, batch, advance)
-    except (RuntimeError, MemoryError) as error:
-        if out_of_memory(error):
-            raise StageError(f"out of memory at {batch} images of {images.shape[1]} px. --set predict.batch_size={max(1, batch // 4)} takes a quarter of it") from error
-        raise
-    if config.experiment.resize == "letterbox" and mask is not None:
-        sizes = table[["height", "width"]].to_numpy()[rows]
-        mask = np.stack([restore(m, h, w, "letterbox") for m, (h, w) in zip(mask, sizes)]).astype(np.float16)
-    Predictions(table["id"].to_numpy()[rows], mask, label, config.competition.data.classes).save(part)
+    sizes = table[["height", "width"]].to_numpy()[rows]
+    whole(mask, label, table["id"].to_numpy()[rows], sizes, config.experiment.resize, config.competition.data.classes).save(part)
 
 
 def join_folds(parts: list[Path], target: Path, ids: np.ndarray, classes: list[str]) -> None:
@@ -88,13 +86,3 @@ def join_folds(parts: list[Path], target: Path, ids: np.ndarray, classes: list[s
     all_ = Predictions(np.concatenate([f.ids for f in found]), mask, label, classes)
     there = set(all_.ids)
     all_.select([i for i in ids if i in there]).save(target)
-
-
-def mean_of_folds(parts: list[Path], target: Path, classes: list[str]) -> None:
-    """One fold at a time: the sum is all that is held."""
-    mask = label = 0
-    for part in parts:
-        found = Predictions.load(part, classes)
-        mask = None if found.mask is None else mask + found.mask.astype(np.float32)
-        label = None if found.label is None else label + found.label
-    Predictions(found.ids, None if mask is None else (mask / len(parts)).astype(np.float16), None if label is None else label / len(parts), classes).save(target)

@@ -130,7 +130,9 @@ def test_a_second_run_does_nothing(home, capfd):
         ("predict.checkpoint=best", {"predict"}),
         ("evaluate.bootstrap=200", {"evaluate"}),
         ("score={dice: 1}", {"train", "evaluate"}),
-        ("submission.empty=", {"prepare", "submit"}),
+        ("predict.weights=float16", {"predict"}),
+        ("submission.empty=", {"submit"}),
+        ("submission.id=id", {"prepare", "submit"}),
     ],
 )
 def test_which_setting_makes_which_stage_stale(home, override, stale):
@@ -265,7 +267,7 @@ def test_without_a_sample_everything_but_the_submission_works(copy, capfd):
     (copy / "data" / "sample_submission.csv").unlink()
     assert run(copy, config="small") == 0
     out, err = capfd.readouterr()
-    assert "no sample_submission.csv, so no submission" in out and "everything but the submission works" in err
+    assert "no sample of the submission, so no submission" in out and "everything but the submission works" in err
     assert run(copy, "submit", config="small") == 2
     assert "no sample of the submission" in capfd.readouterr().err
 

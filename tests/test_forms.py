@@ -4,20 +4,18 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from conftest import picture, save
-from dialects import CLASSES, DECISION, SALT, STEMS, ellipse, kaggle, outline, rows, world, written
+from dialects import SALT, STEMS, ellipse, kaggle, outline, rows, world, written
 
 from src.core import sample, stages
 from src.core.cli import parse
 from src.core.config import load
 from src.core.console import InputError
 from src.core.detect import detect
-from src.core.paths import Paths
 from src.core.settings import Submission
 from src.parts.postprocess import Decision
 

@@ -48,9 +48,19 @@ def restore(saved: dict, net: nn.Module, ema: nn.Module, optimiser, scaler) -> d
     return {k: saved[k] for k in ("epoch", "step", "history", "best", "sums", "bad")}
 
 
-def load_weights(path: Path, net: nn.Module) -> None:
-    """The weights that predict uses, from last.pt or best.pt. Raises InputError for a damaged file or one of another network."""
+def shipped(state: dict[str, torch.Tensor], net: nn.Module, weights: str) -> dict[str, torch.Tensor]:
+    """The weights of a state_dict as predict uses them, and as a bundle holds them. weights 'float16': every learned tensor of two or more dimensions
+    (convolutions, linear layers) as float16; all else, and a tensor that float16 does not hold to a thousandth of its largest value, as it is."""
+    if weights == "float32":
+        return state
+    learned = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+    halves = {k: v.half() for k, v in state.items() if k in learned and v.dtype == torch.float32 and v.ndim > 1 and v.numel()}
+    return state | {k: h for k, h in halves.items() if (h.float() - state[k]).abs().max() <= 1e-3 * state[k].abs().max()}
+
+
+def load_weights(path: Path, net: nn.Module, weights: str = "float32") -> None:
+    """The weights that predict uses (predict.weights), from last.pt or best.pt. Raises InputError for a damaged file or one of another network."""
     try:
-        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["ema"])
+        net.load_state_dict(shipped(torch.load(path, map_location="cpu", weights_only=True)["ema"], net, weights))  # which makes float32 of what is float16
     except Exception as error:
         raise InputError(f"not usable as a checkpoint of this network: {str(error).splitlines()[0]}", short(path), "Train this fold again with --force") from None

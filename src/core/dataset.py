@@ -93,6 +93,12 @@ def find(data: Path, competition: Competition, problems: Problems) -> list[Item]
     return _once(train, data, problems) + _test_items(data, test, competition, problems)
 
 
+def find_test(data: Path, competition: Competition, problems: Problems) -> list[Item]:
+    """The test images alone, in the order of the sample submission (or natural order)."""
+    files = {f: f.relative_to(data).with_suffix("").as_posix() for f in data_files(data) if f.suffix.lower() in IMAGE_SUFFIXES}
+    return _test_items(data, {f: m["id"] for f, name in files.items() if (m := _regex(competition.data.test).fullmatch(name))}, competition, problems)
+
+
 def natural(text: str) -> list:
     """A sort key by which x2 comes before x10."""
     return [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", text)]
@@ -196,7 +202,7 @@ def _test_items(data: Path, files: dict[Path, str], competition: Competition, pr
     items = sorted(_once(items, data, problems), key=lambda i: natural(i.id))
     if not sample.is_file():
         if items:
-            warn(f"{no_sample(competition, data)} Everything but the submission works")
+            warn(f"{no_sample(competition, data)}. Without it, everything but the submission works")
         return items
     form = infer(sample, competition, stems)  # all of it, so that a sample that is not understood is known before hours of training
     there, order = {i.id: i for i in items}, dict.fromkeys(image_of(row, form.sample, form.id, form.name) for row in form.rows)

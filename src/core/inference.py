@@ -1,13 +1,18 @@
-"""From a network and rows of the pixel store to probabilities: the one loop that train's validation, predict and the benchmark share."""
+"""From a network and rows of the pixel store to probabilities: the one loop that train's validation, predict, infer and the benchmark share."""
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
-from src.core.device import autocast
+from src.core.console import StageError
+from src.core.device import autocast, out_of_memory
+from src.core.images import restore
+from src.core.predictions import Predictions
 
 
 @torch.inference_mode()
@@ -55,3 +60,31 @@ def infer(net: nn.Module, images: np.ndarray, rows: Sequence[int], views: Sequen
     net.train(was_training)
     mask, label = (np.concatenate(v) if v else None for v in found.values())
     return mask, label
+
+
+@contextmanager
+def enough_memory(batch: int, size: int) -> Iterator[None]:
+    """Around `infer`: out of memory becomes a StageError that names the setting which takes less."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            raise StageError(f"out of memory at {batch} images of {size} px. --set predict.batch_size={max(1, batch // 4)} takes a quarter of it") from error
+        raise
+
+
+def whole(mask: np.ndarray | None, label: np.ndarray | None, ids: Sequence[str], sizes: Sequence[tuple[int, int]], resize: str, classes: list[str]) -> Predictions:
+    """What `infer` gave for these images of these sizes (height, width), with masks over the whole image."""
+    if resize == "letterbox" and mask is not None:
+        mask = np.stack([restore(m, h, w, "letterbox") for m, (h, w) in zip(mask, sizes, strict=True)]).astype(np.float16)
+    return Predictions(np.asarray(ids), mask, label, classes)
+
+
+def mean_of_folds(parts: list[Path], classes: list[str]) -> Predictions:
+    """One fold at a time: the sum is all that is held."""
+    mask = label = 0
+    for part in parts:
+        found = Predictions.load(part, classes)
+        mask = None if found.mask is None else mask + found.mask.astype(np.float32)
+        label = None if found.label is None else label + found.label
+    return Predictions(found.ids, None if mask is None else (mask / len(parts)).astype(np.float16), None if label is None else label / len(parts), classes)

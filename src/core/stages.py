@@ -122,7 +122,7 @@ def train_job(config: Config, paths: Paths, fold: int) -> Job:
         inputs["model.encoder_weights"] = anchored(e.model.encoder_weights)
     return Job("train", config.name, paths, paths.record("train", config.name, fold), config.keys("data.classes", "score", "task", "image_size", "resize", "model", "loss", "train"), inputs, outputs,
                made_by={"the train images": "prepare", "folds.csv": "split", "the pixels": "prepare", "the masks": "prepare"}, fold=fold,
-               sources=["src/train.py", "src/core/loop.py", "src/core/pretrained.py", "src/parts/models.py", "src/parts/losses.py", "src/parts/augment.py", "src/parts/heads.py", "src/parts/transfer.py", "src/parts/monai_networks.py", "src/parts/fitted.py"], details={"extras": [paths.curves(config.name, fold)]})
+               sources=["src/train.py", "src/core/loop.py", "src/core/pretrained.py", "src/parts/models.py", "src/parts/losses.py", "src/parts/augment.py", "src/parts/heads.py", "src/parts/transfer.py", "src/parts/monai_networks.py", "src/parts/fitted.py"], details={"extras": [paths.curves(config.name, fold), paths.onnx(config.name, fold)]})
 
 
 def predict_job(config: Config, paths: Paths) -> Job:
@@ -138,7 +138,7 @@ def predict_job(config: Config, paths: Paths) -> Job:
         made_by[f"fold {k}"] = f"train --fold {k}"
     parts = [paths.part(config.name, k, of) for k in folds(config, paths) for of in ("oof", "test")]
     return Job("predict", config.name, paths, paths.record("predict", config.name), config.keys("image_size", "resize", "predict"), inputs, outputs, made_by=made_by,
-               sources=["src/predict.py", "src/parts/tta.py"], details={"extras": parts})
+               sources=["src/predict.py", "src/core/inference.py", "src/core/checkpoint.py", "src/parts/tta.py"], details={"extras": parts})
 
 
 def member_folder(config: Config, paths: Paths, member: str) -> Path:

@@ -1,0 +1,287 @@
+"""bundle: all that inference needs, in one folder, to upload as a Kaggle dataset: there a notebook without network makes the submission from it.
+
+READS   what the chain has made for this config: checkpoints, decision.json, weights.json, metrics.json, report.json
+WRITES  artifacts/bundles/<name>/ and <name>.zip, both the same:
+        run.sh  src/  requirements.txt       the code, and what inference alone imports of requirements.txt
+        configs/                             the config, its members and the competition, with every --set in them
+        artifacts/models/<experiment>/fold<k>/  last.pt or best.pt: only the weights that predict uses, float16 where predict.weights says so
+        artifacts/predictions/<name>/        decision.json  weights.json;  artifacts/prepared/report.json: how run lengths count
+        packages.txt  wheels/                what Kaggle's image lacks; its wheels, where you have put them there
+        bundle.json  README.md               what is in it, and how to use it
+
+The same artifacts give the same bytes. A working folder's names hold inside of it, so src/infer.py reads it with the same core/paths.py.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Iterator
+
+import numpy as np
+import torch
+import yaml
+from packaging.requirements import Requirement
+
+from src.core.checkpoint import load_weights, shipped
+from src.core.config import Config, load
+from src.core.console import InputError, StageError, command, duration, header, listing, progress, say, short
+from src.core.freshness import Fingerprints, Job, fingerprint, read_json, replacing, write_json
+from src.core.images import read_image
+from src.core.paths import COMPETITION, ROOT, Paths
+from src.core.stages import ensemble_job, evaluate_job, member_folder, plan, predict_job, train_runs
+from src.core.stages import folds as folds_to_use
+from src.core.tables import read_index
+from src.parts import models
+
+# What Kaggle's image has of all that inference may import, each with what it needs itself: installed_cpu_packages.txt of github.com/Kaggle/docker-python, May 2026
+KAGGLE = {"einops", "huggingface-hub", "matplotlib", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "pydicom", "pyyaml", "safetensors",
+          "scikit-learn", "scipy", "timm", "torch", "torchvision", "tqdm"}
+PIP = "pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux2014_x86_64"  # of Kaggle's image, whatever this machine is
+EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the zip
+README = """# {name}: a bundle for inference without network
+
+{what}
+
+1. {wheels}
+2. Upload `{name}.zip` (or this folder) as a Kaggle dataset; add it and the contest's data to a notebook, and switch the network off.
+3. In the notebook (notebooks/kaggle_infer.ipynb of the project is one that does it; the first line only where wheels/ is there):
+
+       !pip install --no-index --no-deps --find-links BUNDLE/wheels -r BUNDLE/packages.txt
+       !PYTHON=python bash BUNDLE/run.sh infer --bundle BUNDLE --data DATA --work /kaggle/working --minutes 60
+
+   BUNDLE and DATA are folders in /kaggle/input. --minutes M: test-time views, then networks, are left out to be done within M; without it all is done.
+4. The answer is /kaggle/working/submissions/{name}.csv; {name}.png beside it shows some of it.
+"""
+
+
+def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
+    started, target, archive = time.time(), paths.bundle(config.name), paths.bundle_zip(config.name)
+    used = finished(config, paths)
+    folds = {one.name: folds_to_use(one, paths) for one in used}
+    header("bundle", config.name, [*(paths.fold(e, 0).parent for e in folds), paths.predictions(config.name)], [target, archive])
+    with replacing_folder(target) as folder:
+        lacking = fill(folder, used, folds, config, paths)
+        have = take_wheels(target, folder, lacking)
+        write_zip(folder, archive)
+    Fingerprints.of(paths).save()
+    if left_out := [m for m in (config.ensemble.members if config.ensemble else []) if m not in folds]:
+        say(f"  left out, since they weigh nothing: {listing(left_out)}")
+    weights, kinds = sum(f.stat().st_size for f in target.rglob("*.pt")), sorted({one.experiment.predict.weights for one in used})
+    say(f"  {sum(map(len, folds.values()))} networks of {listing(folds)}: {weights / 1e6:.1f} MB of weights in {listing(kinds)}")
+    if missing := [p for p in lacking if p not in have]:
+        say(f"  Kaggle's image lacks {listing(missing)}. With the network on, once:")
+        say(f"    {PIP} -d {short(target / 'wheels')} -r {short(target / 'packages.txt')}\n    {command('bundle')}")
+    elif lacking:
+        say(f"  with wheels of {listing(lacking)}, which Kaggle's image lacks")
+    say(f"  {short(archive)}   {archive.stat().st_size / 1e6:.1f} MB, {duration(time.time() - started)}; {short(target / 'README.md')} says how to use it")
+    return 0
+
+
+def fill(folder: Path, used: list[Config], folds: dict[str, list[int]], config: Config, paths: Paths) -> dict[str, str]:
+    """Write all but the wheels into `folder`; returns the packages that Kaggle's image lacks, and their versions."""
+    inner, name = Paths(folder, folder), config.name
+    write_code(folder)
+    write_configs(config, folder / "configs")
+    with progress(sum(map(len, folds.values())), "weights") as bar:
+        for one in used:
+            write_weights(one, folds[one.name], paths, inner, bar.update)
+    inner.decision(name).parent.mkdir(parents=True)
+    shutil.copyfile(paths.decision(name), inner.decision(name))
+    if config.ensemble:
+        shutil.copyfile(paths.weights(name), inner.weights(name))
+    write_json(inner.report, {"runs": train_runs(paths)})
+    about = manifest(config, used, folds, paths, inner)
+    write_json(inner.manifest, about)
+    found = tried(folder, config, paths)
+    lacking = write_packages(folder, found)
+    write_json(inner.manifest, about | {"packages": found, "lacking_at_kaggle": lacking})
+    what = f"{sum(map(len, folds.values()))} networks ({', '.join(f'{e}: {len(k)} folds' for e, k in folds.items())}), classes {', '.join(about['classes'])}; CV score {about['score']:.4f}."
+    wheels = "Kaggle's image has all packages that it needs."
+    if lacking:
+        wheels = f"`{PIP} -d wheels -r packages.txt` adds the wheels of {listing(lacking)}, which Kaggle's image lacks."
+    (folder / "README.md").write_text(README.format(name=name, what=what, wheels=wheels))
+    return lacking
+
+
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """Fill the folder given; it takes the place of `target` at the end. Whatever happens on the way, `target` stays what it was, and nothing else is left."""
+    temporary, old = target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.old")
+    try:
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        if target.exists():
+            target.rename(old)
+        temporary.rename(target)
+    except OSError as error:
+        if error.errno == 28:
+            raise InputError("the disk is full", short(target), "Free some space, then run the same command again") from None
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def finished(config: Config, paths: Paths) -> list[Config]:
+    """The experiments that have a say. Raises InputError for what is not finished or stale, and for a member that is only predictions."""
+    used = config.experiments
+    if config.ensemble:
+        _done(ensemble_job(config, paths))
+        weights = read_json(paths.weights(config.name))
+        names = {m for answer in ("mask", "label") if weights[answer] for m, times in weights[answer]["times"].items() if times}
+        used = [one for one in used if one.name in names]
+        if only := [m for m in config.ensemble.members if m in names - {one.name for one in used}]:
+            raise InputError(f"{listing(only)} {'is' if len(only) == 1 else 'are'} there only as predictions, and those of new images cannot be made",
+                             short(member_folder(config, paths, only[0])), "Leave them out of the ensemble, or put their config beside this one")
+    for job in plan(config, paths):
+        own = job.name in (one.name for one in used)
+        if job.stage in ("prepare", "split", "ensemble") or job.stage in ("train", "predict") and own or job.stage == "evaluate" and job.name == config.name:
+            _done(job)
+    return used
+
+
+def _done(job: Job) -> None:
+    state = job.state()
+    if not state.done:
+        words = [job.stage, *(["--fold", str(job.fold)] if job.fold is not None else [])]
+        what = "is not finished" if state.kind in ("partial", "missing") else f"is {state.kind}: {state.why}"
+        raise InputError(f"{job.title} {what}; a bundle holds only what is finished", "", f"Make it with {command(*words)}, or all of it with {command()}")
+
+
+# ------------------------------------------------------------------------------------------------------------------------ what is written
+
+
+def write_code(folder: Path) -> None:
+    for file in sorted(ROOT.glob("src/**/*.py")):
+        copy = folder / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    shutil.copy(ROOT / "run.sh", folder)
+
+
+def write_configs(config: Config, folder: Path) -> None:
+    """The config, its members and the competition as they are after --set. Raises StageError unless they load as the same."""
+    folder.mkdir(parents=True)
+    for name, holder in ((COMPETITION, config.competition), *((f"{c.name}.yaml", c.experiment or c.ensemble) for c in (config, *config.members))):
+        (folder / name).write_text(yaml.safe_dump(holder.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=160), encoding="utf-8")
+    again = load(folder / f"{config.name}.yaml")
+    then, now = ([(c.name, c.competition, c.experiment, c.ensemble) for c in (whole, *whole.members)] for whole in (config, again))
+    if then != now:
+        raise StageError(f"{short(config.file)} does not read back as the same config")
+
+
+def write_weights(config: Config, folds: list[int], paths: Paths, inner: Paths, advance) -> None:
+    e = config.experiment
+    net = models.build(e, len(config.competition.data.classes), pretrained=False)
+    for k in folds:
+        load_weights(paths.checkpoint(config.name, k, e.predict.checkpoint), net)
+        with replacing(inner.checkpoint(config.name, k, e.predict.checkpoint)) as temporary:
+            torch.save({"ema": shipped(net.state_dict(), net, e.predict.weights)}, temporary)
+        advance(1)
+
+
+def manifest(config: Config, used: list[Config], folds: dict[str, list[int]], paths: Paths, inner: Paths) -> dict:
+    """bundle.json: what infer goes by, and what people may want to know."""
+    honest = read_json(paths.metrics(config.name))["honest"]
+    with np.load(paths.oof(config.name)) as oof:
+        mask_size = int(oof["mask"].shape[1]) if "mask" in oof.files else 0
+    networks = {}
+    for one in used:
+        record = predict_job(one, paths).record()
+        networks[one.name] = {"folds": folds[one.name], "views": one.experiment.predict.views, "image_size": one.experiment.image_size,
+                              "weights": one.experiment.predict.weights, "pace": record.get("pace"), "versions": record["versions"]}
+    files = sorted(f for d in ("artifacts", "configs") for f in (inner.work / d).rglob("*") if f.is_file())
+    return {
+        "name": config.name, "version": 1, "finished": evaluate_job(config, paths).record()["ended"], "classes": config.competition.data.classes,
+        "score": honest["score"], "metrics": honest["metrics"], "mask_size": mask_size, "networks": networks,
+        "files": {f.relative_to(inner.work).as_posix(): fingerprint(f, inner) for f in files},
+    }
+
+
+def tried(folder: Path, config: Config, paths: Paths) -> dict[str, str]:
+    """Load every experiment by the bundle's own code in a process of its own; returns what that has imported: distribution -> version."""
+    image = paths.data / read_index(paths).image.iloc[-1]  # its kind may need a package of its own
+    words = [sys.executable, "-m", "src.bundle", str(folder), str(folder / "configs" / f"{config.name}.yaml"), str(image)]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": "-1"})
+    if done.returncode:
+        raise StageError(f"the bundle does not load: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def trial(folder: Path, file: Path, image: Path) -> dict[str, str]:
+    """Import what infer imports, load one network of each experiment, read one image and draw; distribution -> version of all that was imported by then."""
+    import importlib
+
+    from src.core import pictures
+
+    importlib.import_module("src.infer")
+    config, home = load(file), Paths(folder, folder)
+    read_image(image, config.competition.data.channels)
+    pictures.canvas(1, 1)
+    for one in config.experiments:
+        if about := read_json(home.manifest)["networks"].get(one.name):
+            net = models.build(one.experiment, len(config.competition.data.classes), pretrained=False)
+            load_weights(home.checkpoint(one.name, about["folds"][0], one.experiment.predict.checkpoint), net, one.experiment.predict.weights)
+            models.try_out(net, len(config.competition.data.classes))
+    owners = metadata.packages_distributions()
+    names = {owner for module in list(sys.modules) if "." not in module for owner in owners.get(module, [])}
+    return {_plain(n): metadata.version(n) for n in sorted(names, key=_plain)}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def write_packages(folder: Path, found: dict[str, str]) -> dict[str, str]:
+    """requirements.txt, with only those lines that inference needs, and packages.txt; returns what Kaggle's image lacks, and its versions."""
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if (need := line.partition("#")[0].strip()) and _plain(Requirement(need).name) in found]
+    (folder / "requirements.txt").write_text("\n".join(lines) + "\n")
+    lacking, asked = {}, [line.partition("#")[0] for line in lines]
+    while asked:  # a package that the image has comes with what it needs
+        need = Requirement(asked.pop())
+        if (name := _plain(need.name)) in found and name not in lacking and name not in KAGGLE:
+            lacking[name] = found[name]
+            asked += [r for r in metadata.requires(name) or [] if (m := Requirement(r).marker) is None or any(m.evaluate({"extra": e}) for e in ("", *need.extras))]
+    text = ["# What inference imports and Kaggle's image lacks. Wheels, with the network on:", f"#   {PIP} -d wheels -r packages.txt", "# In the notebook, with the network off:",
+            "#   pip install --no-index --no-deps --find-links wheels -r packages.txt", *(f"{n}=={v}" for n, v in sorted(lacking.items()))]
+    (folder / "packages.txt").write_text("\n".join(text) + "\n")
+    return lacking
+
+
+def take_wheels(old: Path, folder: Path, lacking: dict[str, str]) -> list[str]:
+    """Keep the wheels that were put into the bundle before this one, as far as they are still the right ones; returns whose there are."""
+    have = []
+    for wheel in sorted((old / "wheels").glob("*.whl")):
+        name, version = wheel.name.split("-")[:2]
+        if lacking.get(_plain(name)) == version:
+            (folder / "wheels").mkdir(exist_ok=True)
+            shutil.copyfile(wheel, folder / "wheels" / wheel.name)
+            have.append(_plain(name))
+    return have
+
+
+def write_zip(folder: Path, target: Path) -> None:
+    """Always in the same order and with the same times; weights are stored as they are, they hardly shrink."""
+    with replacing(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+            info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), EPOCH)
+            info.compress_type = zipfile.ZIP_STORED if file.suffix in (".pt", ".whl") else zipfile.ZIP_DEFLATED
+            info.external_attr = (0o755 if file.suffix == ".sh" else 0o644) << 16
+            with open(file, "rb") as source, archive.open(info, "w", force_zip64=True) as copy:
+                shutil.copyfileobj(source, copy, 2**20)
+
+
+if __name__ == "__main__":  # the bundle's own code, by `tried`
+    print(json.dumps(trial(*map(Path, sys.argv[1:]))))

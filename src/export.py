@@ -1,0 +1,160 @@
+"""export: a fold's network as ONNX, for those who serve it elsewhere.
+
+READS   models/<experiment>/fold<k>/last.pt or best.pt (the weights that predict uses), and some of the fold's images to check the answer with
+WRITES  models/<experiment>/fold<k>/model.onnx
+
+Input   images (N,C,S,S) uint8: grey (C = 1) or RGB (C = 3) as prepare stores them, filtered and resized to S×S; the normalisation is inside. N is free.
+Outputs mask (N,S,S) and label (N,classes) float32, as far as the experiment's task has them: probabilities, without test-time views.
+All that one must know to feed it stands in the file's metadata_props. Nothing is written whose answers differ from torch's by more than TOLERANCE.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.core.checkpoint import load_weights
+from src.core.config import Config
+from src.core.console import InputError, StageError, command, duration, header, listing, say, short
+from src.core.freshness import replacing
+from src.core.paths import Paths, filter_text
+from src.core.stages import folds as folds_to_use
+from src.core.stages import train_job
+from src.core.tables import read_folds, read_index
+from src.parts import models
+from src.parts.fitted import FITTED
+
+PACKAGES = ["onnx", "onnxruntime", "onnxscript"]
+BATCHES = (1, 3)  # the network must not have learned the batch by heart
+TOLERANCE = 1e-3
+
+
+def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
+    if absent := [p for p in PACKAGES if importlib.util.find_spec(p) is None]:
+        raise InputError(f"export needs packages that are not installed: {listing(absent)}", "", f"pip install {' '.join(absent)}")
+    wanted = [(one, k) for one in config.experiments for k in folds_to_use(one, paths) if given.fold in (None, k)]
+    if not wanted:
+        raise InputError(f"there is no fold {given.fold}", "--fold", f"The folds are {listing(folds_to_use(config.experiments[0], paths))}" if config.experiments else "")
+    for one, k in wanted:
+        _check(one, k, paths)
+    header("export", config.name, [paths.fold(one.name, k) for one, k in wanted], [paths.onnx(one.name, k) for one, k in wanted])
+    index = read_index(paths, "train")
+    fold_of = read_folds(paths, index["id"])
+    for one, k in wanted:
+        e, started = one.experiment, time.time()
+        store = np.load(paths.images(e.image_size, e.resize, "train", filter_text(e)), mmap_mode="r")
+        rows = np.flatnonzero(fold_of == k)
+        images = np.stack([store[r] for r in np.resize(rows[:: max(1, len(rows) // max(BATCHES))], max(BATCHES))])
+        largest = export(one, paths.checkpoint(one.name, k, e.predict.checkpoint), images, paths.onnx(one.name, k), {"fold": k})
+        megabytes = paths.onnx(one.name, k).stat().st_size / 1e6
+        say(f"  {short(paths.onnx(one.name, k))}   {megabytes:.1f} MB, {duration(time.time() - started)}; largest difference from torch {largest:.1e} at batches of {' and '.join(map(str, BATCHES))}")
+    return 0
+
+
+def _check(config: Config, fold: int, paths: Paths) -> None:
+    """Raises InputError for what is not trained, and for what is no network in ONNX's sense."""
+    if config.experiment.model.arch in FITTED:
+        raise InputError(f"{config.experiment.model.arch} is not trained by gradients and has no ONNX form", f"model.arch of {config.name}", "Export an experiment with a network")
+    state = train_job(config, paths, fold).state()
+    if not state.done:
+        what = "is not finished" if state.kind in ("partial", "missing") else f"is {state.kind}: {state.why}"
+        raise InputError(f"the training of {config.name} fold {fold} {what}", short(paths.fold(config.name, fold)), f"Make it with {command('train', '--fold', str(fold))}")
+
+
+def export(config: Config, checkpoint: Path, images: np.ndarray, target: Path, facts: dict) -> float:
+    """Write one network; images (N,S,S) or (N,S,S,3) uint8 prove it. Returns the largest difference from torch; raises StageError where that is too large
+    or the network cannot be written."""
+    import onnx
+
+    e, classes = config.experiment, config.competition.data.classes
+    net = models.build(e, len(classes), pretrained=False)
+    load_weights(checkpoint, net, e.predict.weights)
+    served = Served(net).eval()
+    inputs = torch.from_numpy(np.ascontiguousarray(images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)))
+    with torch.inference_mode():
+        answers = dict(zip(served.answers, served(inputs)))
+    with replacing(target) as temporary:
+        try:
+            with _quiet():
+                torch.onnx.export(served, (inputs[:2],), temporary, input_names=["images"], output_names=served.answers, dynamo=True, external_data=False,
+                                  dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
+        except Exception as error:  # the exporter wraps whatever went wrong in each of its steps
+            why = str(error.__cause__ or error).strip().splitlines()[0]
+            raise StageError(f"{models.title(e.model)} of {config.name} cannot be written as ONNX: {why}") from error
+        written = onnx.load(temporary)
+        _strip(written.graph)
+        onnx.helper.set_model_props(written, {k: v if isinstance(v, str) else json.dumps(v) for k, v in (about(config, net) | facts).items()})
+        onnx.checker.check_model(written)
+        onnx.save(written, temporary)
+        largest = max(difference(temporary, inputs.numpy(), answers, n) for n in BATCHES)
+        if not largest <= TOLERANCE:
+            raise StageError(f"ONNX and torch differ by {largest:.1e} for {config.name}, more than {TOLERANCE:g}: {short(target)} is not written")
+    return largest
+
+
+def about(config: Config, net: models.Network) -> dict:
+    """What a program that serves the network has to know."""
+    e, data = config.experiment, config.competition.data
+    return {
+        "experiment": config.name, "classes": data.classes, "empty_class": data.empty_class, "size": e.image_size, "channels": data.channels,
+        "resize": e.resize, "filter": e.filter, "filter_options": e.filter_options,
+        "input": "uint8, 0 to 255, filtered at its original size and then resized to size x size; letterbox: centred on black",
+        "mean": [round(float(v) / 255, 6) for v in net.mean.flatten()], "std": [round(float(v) / 255, 6) for v in net.std.flatten()],
+        "normalisation": "inside: (image / 255 - mean) / std",
+        "mask": "probability of lesion, on the resized image", "label": "class probabilities in the order of classes",
+        "weights": e.predict.weights, "checkpoint": e.predict.checkpoint,
+    }
+
+
+class Served(torch.nn.Module):
+    """A network with its logits made probabilities: images -> the answers that `answers` names, in this order."""
+
+    def __init__(self, net: models.Network):
+        super().__init__()
+        self.net = net
+        self.answers = {"both": ["mask", "label"], "mask": ["mask"], "class": ["label"]}[net.task]
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.net(images)
+        return tuple(torch.sigmoid(found["mask"].float())[:, 0] if name == "mask" else torch.softmax(found["label"].float(), 1) for name in self.answers)
+
+
+def difference(file: Path, images: np.ndarray, answers: dict, batch: int) -> float:
+    """The largest |ONNX − torch| over all images, asked `batch` at a time."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+    starts = range(0, len(images) - batch + 1, batch)
+    found = [session.run(list(answers), {"images": images[s : s + batch]}) for s in starts]
+    return max(float(np.abs(part - wanted[s : s + batch].numpy()).max()) for s, parts in zip(starts, found) for part, wanted in zip(parts, answers.values()))
+
+
+def _strip(graph) -> None:
+    """Without the exporter's notes on every node: they hold stack traces with this machine's paths."""
+    for holder in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+
+
+@contextlib.contextmanager
+def _quiet():
+    """The exporter speaks of its own inner steps, on every channel there is."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
