@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib
+import importlib.util
 import os
 import signal
 import sys
@@ -23,7 +23,10 @@ def main(words: list[str]) -> int:
     words = sorted(words, key=lambda w: w != "test") if words[:1] == ["--traceback"] else words
     if words[:1] == ["test"]:
         os.chdir(ROOT)
-        where = [] if any(Path(w.split("::")[0]).exists() for w in words[1:]) else ["tests"]
+        workers = min(4, os.cpu_count() or 1)
+        where = [] if any(Path(w.split("::")[0]).exists() for w in words[1:]) else ["tests", *(["-n", str(workers), "--dist", "loadfile"] if importlib.util.find_spec("xdist") else [])]
+        if "-n" in where:  # files side by side, each with its share of the cores
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *words[1:], *where])
     os.chdir(os.environ.get("CALLED_FROM", "."))
     signal.signal(signal.SIGTERM, _terminated)
