@@ -19,6 +19,7 @@ from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder
 from src.core.sample import no_sample
 from src.core.stages import data_files, form_of, has_test, member_folder, plan, sample_of, submit_job, unanswered
 
+
 def main(words: list[str]) -> int:
     words = sorted(words, key=lambda w: w != "test") if words[:1] == ["--traceback"] else words
     if words[:1] == ["test"]:

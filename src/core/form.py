@@ -14,6 +14,7 @@ from src.core.settings import Competition, Data, Submission
 
 BOX = "confidence xmin ymin xmax ymax"
 BOX_WORDS = {"label", "confidence", "xmin", "ymin", "xmax", "ymax", "width", "height"}
+TITLES = {"key": "the class of a row", "label": "a class", "rle": "run lengths", "boxes": "boxes"}
 
 
 @dataclass
@@ -74,35 +75,15 @@ def infer(file: Path, competition: Competition, known: Iterable[str], runs: dict
     told = _Told(form, given)
     told("id", column)
     told("name", name)
+    _check_settings(form, given, data)
     _columns(form, told, given, data)
     _keys(form, told, given, data)
-    if form.label:
-        shown = set(sample.column(form.label))
-        form.labels = _given_labels(given, data, sample) or spell(shown, data.classes, data.empty_class, whole=False) or {}
-        if not form.labels:
-            todo = f"Say what stands for each class: submission.labels: {{{data.classes[0]}: …}}; for a column of probabilities, of which class: submission.probabilities: {{{data.classes[0]}: {form.label}}}"
-            raise InputError(f"column '{form.label}' holds {listing(sorted(shown), 3)}, which is no class", short(file), todo)
-        if lacking := [c for c in data.classes if c not in form.labels]:
-            raise InputError(f"submission.labels has nothing for {listing(lacking)}", short(file), "Every class needs its own")
-        if given.labels is None and list(form.labels) != list(form.labels.values()):
-            open_ = not shown & {"0", str(len(data.classes))}
-            told("labels", _written(form.labels), "" if not any(s.isdigit() for s in shown) else "assumed: in the order of data.classes" + (", and counted from 0" if open_ else ""))
-        elif not any(shown):
-            told("labels", _written(form.labels), "assumed: the sample shows none")
+    _labels(form, told, given, data)
     if form.rle:
         _runs(form, told, given, sample.column(form.rle), runs or {})
     if form.boxes:
-        tokens = sorted({c for c in sample.column(form.boxes) if c and (len(c.split()) % len(form.box.split()) or "label" not in form.box and not re.fullmatch(r"[-+.\deE ]+", c))})
-        if len(tokens) > 1:
-            raise InputError(f"column '{form.boxes}' holds {listing(tokens, 4)}", short(file), f"These are no boxes of '{form.box}': correct submission.box, or say what stands for none: submission.empty")
-        form.empty = told.pick("empty", given.empty, tokens[0] if tokens else "")
-        form.labels = form.labels or _given_labels(given, data, sample) or {c: c for c in data.classes}
-    if len(set(form.labels.values())) < len(form.labels):
-        raise InputError(f"submission.labels writes the same for two classes: {_written(form.labels)}", short(file), "Every class needs its own")
-    if form.boxes and "label" in form.box.split() and (spaced := [v for v in form.labels.values() if " " in v]):
-        raise InputError(f"a box cannot hold the label '{spaced[0]}', which has a space", short(file), f"Say what stands for each class: submission.labels: {{{data.classes[0]}: …}}")
-    if form.masks:
-        form.lesion = told.pick("lesion", given.lesion, sample.lesion or 255)
+        _boxes(form, told, given)
+    _pictures(form, told, given)
     form.size = given.size or (tuple(runs["size"]) if runs and runs.get("size") else None)
     if form.size and not given.size:
         told("size", f"{form.size[0]}x{form.size[1]}", "as the train table's")
@@ -131,68 +112,111 @@ class _Told:
         return found if given is None else given
 
 
-def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
-    """What every other column asks for."""
+def _check_settings(form: Form, given: Submission, data: Data) -> None:
+    """Raises InputError for columns and classes that there are not."""
     sample = form.sample
-    form.copied = list(given.copied or [])
     if mine := next((k for k in ("key", "label", "rle", "boxes") if getattr(given, k) == form.id), None):
         raise InputError(f"column '{form.id}' holds the ids, and submission.{mine} names it too", short(sample.file), "Correct one of them in competition.yaml")
-    named = {v: k for k in ("key", "label", "rle", "boxes") if (v := getattr(given, k))} | {c: "probability" for c in (given.probabilities or {}).values()}
-    for setting, columns in (("copied", form.copied), ("probabilities", (given.probabilities or {}).values())):
+    for setting, columns in (("copied", given.copied or []), ("probabilities", (given.probabilities or {}).values())):
         if absent := [c for c in columns if c not in sample.columns]:
             raise InputError(f"no column {absent[0]}; there are {', '.join(sample.columns)}", short(sample.file), f"Correct submission.{setting} in competition.yaml")
-    if strange := [c for c in given.probabilities or {} if c not in data.classes]:
-        raise InputError(f"submission.probabilities: '{strange[0]}' is no class", short(sample.file), nearest(strange[0], data.classes))
-    by_image: dict[str, list[int]] = {}
-    for i, value in enumerate(sample.column(form.id)):
-        by_image.setdefault(value, []).append(i)
-    repeated = len(by_image) < len(sample.raw)
-    taken: dict[str, str] = {}
+    for setting in ("probabilities", "labels"):
+        if strange := [c for c in getattr(given, setting) or {} if c not in data.classes]:
+            raise InputError(f"submission.{setting}: '{strange[0]}' is no class", short(sample.file), nearest(strange[0], data.classes))
+    words = (given.box or BOX).split()
+    if bad := [w for w in words if w not in BOX_WORDS]:
+        raise InputError(f"submission.box has the word '{bad[0]}'", short(sample.file), f"Known are {', '.join(sorted(BOX_WORDS))}")
+    if not ({"xmin", "ymin"} <= set(words) and {"xmax", "width"} & set(words) and {"ymax", "height"} & set(words)):
+        raise InputError(f"submission.box is '{given.box}'", short(sample.file), f"It needs xmin, ymin, and xmax or width, ymax or height, for example {BOX}")
+
+
+def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
+    """What every column but that of ids asks for: as given, or by what is in it."""
+    sample = form.sample
+    form.copied = list(given.copied or [])
+    named = {v: k for k in TITLES if (v := getattr(given, k))} | {c: "probability" for c in (given.probabilities or {}).values()}
     for column in sample.columns:
         if column == form.id or column in form.copied:
             continue
         cells = sample.column(column)
         kind = named.get(column) or role(column, cells, data.classes, (given.labels or {}).values())
-        whole = given.labels or spell(set(cells), data.classes, data.empty_class, whole=True)
-        if kind == "label" and not named.get(column) and repeated and whole and all(len({cells[i] for i in its}) == len(its) for its in by_image.values()):
+        if kind == "label" and column not in named and _tells_rows_apart(form, cells, given, data):
             kind = "key"
-        pictures = (given.masks or sample.pngs) and all(c.lower().endswith(".png") for c in cells)
-        if pictures or not kind and (column.lower() in ("height", "width", "") or column.startswith("Unnamed:")):  # a table's row numbers have no name
+        of_masks = (given.masks or sample.pngs) and all(c.lower().endswith(".png") for c in cells)
+        if of_masks or not kind and (column.lower() in ("height", "width", "") or column.startswith("Unnamed:")):  # a table's row numbers have no name
             form.copied.append(column)
             told("copied", column or "the column without a name")
-            continue
-        if not kind:
-            cls = class_of(column, data.classes)
-            likely = f"probabilities: {{{cls}: {column}, …}}" if cls else f"label: {column} (a class), or rle: {column} (run lengths)"
+        elif kind == "probability":
+            of = next((c for c, col in (given.probabilities or {}).items() if col == column), None) or class_of(column, data.classes)
+            if of in form.probabilities:
+                raise InputError(f"columns '{form.probabilities[of]}' and '{column}' both look like probabilities of {of}", short(sample.file), "Name them: submission.probabilities")
+            form.probabilities[of] = column
+        elif not kind:
+            of = class_of(column, data.classes)
+            likely = f"probabilities: {{{of}: {column}, …}}" if of else f"label: {column} (a class), or rle: {column} (run lengths)"
             todo = f"Say in competition.yaml under submission what it is: {likely}, or copied: [{column}], to hand it in as it is"
             raise InputError(f"column '{column}' is not known", short(sample.file), todo)
-        if kind == "probability":
-            cls = next((c for c, col in (given.probabilities or {}).items() if col == column), None) or class_of(column, data.classes)
-            if cls in form.probabilities:
-                raise InputError(f"columns '{form.probabilities[cls]}' and '{column}' both look like probabilities of {cls}", short(sample.file), "Name them: submission.probabilities")
-            form.probabilities[cls] = column
-            continue
-        if kind in taken:
-            raise InputError(f"columns '{taken[kind]}' and '{column}' both look like {dict(rle='run lengths', label='a class', key='the class of a row', boxes='boxes')[kind]}", short(sample.file), f"Name the right one: submission.{kind}, and the other one under submission.copied")
-        taken[kind] = column
-        setattr(form, kind, column)
-        told(kind, column)
+        elif getattr(form, kind):
+            todo = f"Name the right one: submission.{kind}, and the other one under submission.copied"
+            raise InputError(f"columns '{getattr(form, kind)}' and '{column}' both look like {TITLES[kind]}", short(sample.file), todo)
+        else:
+            setattr(form, kind, column)
+            told(kind, column)
     if form.probabilities:
-        told("probabilities", ", ".join(f"{v} of {k}" for k, v in form.probabilities.items()))
-    form.masks = given.masks
-    if form.masks is None and sample.pngs:
-        form.masks = _png_name(form, sample)
-        told("masks", form.masks)
-    if form.masks and form.masks.count("{id}") != 1:
-        raise InputError(f"submission.masks is '{form.masks}'", short(sample.file), "It needs {id} once, for example masks/{id}.png")
-    if bad := [w for w in (given.box or BOX).split() if w not in BOX_WORDS]:
-        raise InputError(f"submission.box has the word '{bad[0]}'", short(sample.file), f"Known are {', '.join(sorted(BOX_WORDS))}")
-    words = (given.box or BOX).split()
-    if not ({"xmin", "ymin"} <= set(words) and {"xmax", "width"} & set(words) and {"ymax", "height"} & set(words)):
-        raise InputError(f"submission.box is '{' '.join(words)}'", short(sample.file), f"It needs xmin, ymin, and xmax or width, ymax or height, for example {BOX}")
-    form.box = " ".join(words)
-    if form.boxes:
-        told("box", form.box)
+        told("probabilities", _written(form.probabilities))
+
+
+def _tells_rows_apart(form: Form, cells: list[str], given: Submission, data: Data) -> bool:
+    """Whether images have several rows, each with another class in this column."""
+    by_image: dict[str, list[str]] = {}
+    for image, cell in zip(form.sample.column(form.id), cells):
+        by_image.setdefault(image, []).append(cell)
+    several = len(by_image) < len(cells) and all(len(set(its)) == len(its) for its in by_image.values())
+    return several and bool(given.labels or spell(set(cells), data.classes, data.empty_class, whole=True))
+
+
+def _labels(form: Form, told: _Told, given: Submission, data: Data) -> None:
+    """What is written for each class, in the column of the class and in boxes."""
+    where = short(form.sample.file)
+    if form.label:
+        shown = set(form.sample.column(form.label))
+        form.labels = given.labels or spell(shown, data.classes, data.empty_class, whole=False) or {}
+        if not form.labels:
+            todo = f"Say what stands for each class: submission.labels: {{{data.classes[0]}: …}}; for a column of probabilities, of which class: submission.probabilities: {{{data.classes[0]}: {form.label}}}"
+            raise InputError(f"column '{form.label}' holds {listing(sorted(shown), 3)}, which is no class", where, todo)
+        if any(s.isdigit() for s in shown) and list(form.labels) != list(form.labels.values()):
+            open_ = not shown & {"0", str(len(data.classes))}
+            told("labels", _written(form.labels), "assumed: in the order of data.classes" + (", and counted from 0" if open_ else ""))
+        elif list(form.labels) != list(form.labels.values()) or not any(shown):
+            told("labels", _written(form.labels), "" if any(shown) else "assumed: the sample shows none")
+    elif form.boxes:
+        form.labels = given.labels or {c: c for c in data.classes}
+    if form.labels and (lacking := [c for c in data.classes if c not in form.labels]):
+        raise InputError(f"submission.labels has nothing for {listing(lacking)}", where, "Every class needs its own")
+    if len(set(form.labels.values())) < len(form.labels):
+        raise InputError(f"submission.labels writes the same for two classes: {_written(form.labels)}", where, "Every class needs its own")
+
+
+def _boxes(form: Form, told: _Told, given: Submission) -> None:
+    """How boxes are written, and none of them."""
+    sample, form.box = form.sample, told.pick("box", given.box and " ".join(given.box.split()), BOX)
+    words = form.box.split()
+    if "label" in words and (spaced := [v for v in form.labels.values() if " " in v]):
+        raise InputError(f"a box cannot hold the label '{spaced[0]}', which has a space", short(sample.file), f"Say what stands for each class: submission.labels: {{{form.classes[0]}: …}}")
+    numbers = re.compile(r"[-+.\deE ]+")
+    tokens = sorted({c for c in sample.column(form.boxes) if c and (len(c.split()) % len(words) or "label" not in words and not numbers.fullmatch(c))})
+    if len(tokens) > 1:
+        raise InputError(f"column '{form.boxes}' holds {listing(tokens, 4)}", short(sample.file), f"These are no boxes of '{form.box}': correct submission.box, or say what stands for none: submission.empty")
+    form.empty = told.pick("empty", given.empty, tokens[0] if tokens else "")
+
+
+def _pictures(form: Form, told: _Told, given: Submission) -> None:
+    """Masks as PNG files in a zip."""
+    if given.masks or form.sample.pngs:
+        form.masks = told.pick("masks", given.masks, given.masks or _png_name(form, form.sample))
+        form.lesion = told.pick("lesion", given.lesion, form.sample.lesion or 255)
+        if form.masks.count("{id}") != 1:
+            raise InputError(f"submission.masks is '{form.masks}'", short(form.sample.file), "It needs {id} once, for example masks/{id}.png")
 
 
 def _png_name(form: Form, sample: Sample) -> str:
@@ -201,14 +225,6 @@ def _png_name(form: Form, sample: Sample) -> str:
         raise InputError(f"the PNG files of the zip are not named for test images, for example {sample.pngs[0]}", short(sample.file), "Say how: submission.masks, for example masks/{id}.png")
     before, _, behind = next(f for f in found if f)
     return before + "{id}" + behind + ".png"
-
-
-def _given_labels(given: Submission, data: Data, sample: Sample) -> dict[str, str] | None:
-    if given.labels is None:
-        return None
-    if strange := [c for c in given.labels if c not in data.classes]:
-        raise InputError(f"submission.labels: '{strange[0]}' is no class", short(sample.file), nearest(strange[0], data.classes))
-    return dict(given.labels)
 
 
 def _keys(form: Form, told: _Told, given: Submission, data: Data) -> None:
@@ -227,7 +243,7 @@ def _keys(form: Form, told: _Told, given: Submission, data: Data) -> None:
                 raise InputError(f"the same id twice: {listing(sorted(i for i, n in Counter(ids).items() if n > 1))}", short(sample.file), todo)
             form.several = told.pick("several", given.several, True, "images have several rows")
         return
-    form.keys = _given_labels(given, data, sample) or spell(shown, data.classes, data.empty_class, whole=True) or {}
+    form.keys = given.labels or spell(shown, data.classes, data.empty_class, whole=True) or {}
     back = {v: k for k, v in form.keys.items()}
     if strange := sorted(shown - set(back)):
         raise InputError(f"the rows' class {strange[0]} is no class", short(sample.file), f"Say what stands for each: submission.labels: {{{data.classes[0]}: {strange[0]}}}")
@@ -264,9 +280,6 @@ def _runs(form: Form, told: _Told, given: Submission, cells: list[str], found: d
         form.several = several
         if several:
             told("several", "yes", "a row for each part, as the train table has it, so more rows than the sample; submission.several: false gives one an image")
-
-
-# ------------------------------------------------------------------------------------------------------------ before anything is prepared
 
 
 def glance(file: Path, competition: Competition, known: Iterable[str]) -> Form | None:
