@@ -4,7 +4,7 @@ READS   what the chain has made for this config: checkpoints, decision.json, wei
 WRITES  artifacts/bundles/<name>/ and <name>.zip, both the same:
         run.sh  src/  requirements.txt       the code, and what inference alone imports of requirements.txt
         configs/                             the config, its members and the competition, with every --set in them
-        artifacts/models/<experiment>/fold<k>/  last.pt or best.pt: only the weights that predict uses, float16 where predict.weights says so
+        artifacts/models/<experiment>/fold<k>/  last.pt or best.pt: only the weights that predict uses, float16 for the folds whose scores that leaves as they are
         artifacts/predictions/<name>/        decision.json  weights.json;  artifacts/prepared/report.json: how run lengths count
         packages.txt  wheels/                what Kaggle's image lacks; its wheels, where you have put them there
         bundle.json  README.md               what is in it, and how to use it
@@ -38,7 +38,7 @@ from src.core.console import InputError, StageError, command, duration, header, 
 from src.core.freshness import Fingerprints, Job, fingerprint, read_json, replacing, write_json
 from src.core.images import read_image
 from src.core.paths import COMPETITION, ROOT, Paths
-from src.core.stages import ensemble_job, evaluate_job, member_folder, plan, predict_job, train_runs
+from src.core.stages import ensemble_job, evaluate_job, member_folder, plan, predict_job, train_runs, weights_used
 from src.core.stages import folds as folds_to_use
 from src.core.tables import read_index
 from src.parts import models
@@ -76,8 +76,8 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     Fingerprints.of(paths).save()
     if left_out := [m for m in (config.ensemble.members if config.ensemble else []) if m not in folds]:
         say(f"  left out, since they weigh nothing: {listing(left_out)}")
-    weights, kinds = sum(f.stat().st_size for f in target.rglob("*.pt")), sorted({one.experiment.predict.weights for one in used})
-    say(f"  {sum(map(len, folds.values()))} networks of {listing(folds)}: {weights / 1e6:.1f} MB of weights in {listing(kinds)}")
+    weights, kinds = sum(f.stat().st_size for f in target.rglob("*.pt")), [k for one in used for k in read_json(Paths(target, target).manifest)["networks"][one.name]["weights"].values()]
+    say(f"  {sum(map(len, folds.values()))} networks of {listing(folds)}: {weights / 1e6:.1f} MB of weights, {kinds.count('float16')} in float16 and {kinds.count('float32')} in float32")
     if missing := [p for p in lacking if p not in have]:
         say(f"  Kaggle's image lacks {listing(missing)}. With the network on, once:")
         say(f"    {PIP} -d {short(target / 'wheels')} -r {short(target / 'packages.txt')}\n    {command('bundle')}")
@@ -188,7 +188,7 @@ def write_weights(config: Config, folds: list[int], paths: Paths, inner: Paths, 
     for k in folds:
         load_weights(paths.checkpoint(config.name, k, e.predict.checkpoint), net)
         with replacing(inner.checkpoint(config.name, k, e.predict.checkpoint)) as temporary:
-            torch.save({"ema": shipped(net.state_dict(), net, e.predict.weights)}, temporary)
+            torch.save({"ema": shipped(net.state_dict(), net, weights_used(config, paths, k))}, temporary)
         advance(1)
 
 
@@ -201,7 +201,7 @@ def manifest(config: Config, used: list[Config], folds: dict[str, list[int]], pa
     for one in used:
         record = predict_job(one, paths).record()
         networks[one.name] = {"folds": folds[one.name], "views": one.experiment.predict.views, "image_size": one.experiment.image_size,
-                              "weights": one.experiment.predict.weights, "pace": record.get("pace"), "versions": record["versions"]}
+                              "weights": {k: weights_used(one, paths, k) for k in folds[one.name]}, "pace": record.get("pace"), "versions": record["versions"]}
     files = sorted(f for d in ("artifacts", "configs") for f in (inner.work / d).rglob("*") if f.is_file())
     return {
         "name": config.name, "version": 1, "finished": evaluate_job(config, paths).record()["ended"], "classes": config.competition.data.classes,
@@ -233,7 +233,7 @@ def trial(folder: Path, file: Path, image: Path) -> dict[str, str]:
     for one in config.experiments:
         if about := read_json(home.manifest)["networks"].get(one.name):
             net = models.build(one.experiment, len(config.competition.data.classes), pretrained=False)
-            load_weights(home.checkpoint(one.name, about["folds"][0], one.experiment.predict.checkpoint), net, one.experiment.predict.weights)
+            load_weights(home.checkpoint(one.name, about["folds"][0], one.experiment.predict.checkpoint), net)
             models.try_out(net, len(config.competition.data.classes))
     owners = metadata.packages_distributions()
     names = {owner for module in list(sys.modules) if "." not in module for owner in owners.get(module, [])}

@@ -28,7 +28,7 @@ from src.core.console import InputError, StageError, command, duration, header, 
 from src.core.freshness import replacing
 from src.core.paths import Paths, filter_text
 from src.core.stages import folds as folds_to_use
-from src.core.stages import train_job
+from src.core.stages import train_job, weights_used
 from src.core.tables import read_folds, read_index
 from src.parts import models
 from src.parts.fitted import FITTED
@@ -54,7 +54,7 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
         store = np.load(paths.images(e.image_size, e.resize, "train", filter_text(e)), mmap_mode="r")
         rows = np.flatnonzero(fold_of == k)
         images = np.stack([store[r] for r in np.resize(rows[:: max(1, len(rows) // max(BATCHES))], max(BATCHES))])
-        largest = export(one, paths.checkpoint(one.name, k, e.predict.checkpoint), images, paths.onnx(one.name, k), {"fold": k})
+        largest = export(one, paths.checkpoint(one.name, k, e.predict.checkpoint), images, paths.onnx(one.name, k), {"fold": k, "weights": weights_used(one, paths, k)})
         megabytes = paths.onnx(one.name, k).stat().st_size / 1e6
         say(f"  {short(paths.onnx(one.name, k))}   {megabytes:.1f} MB, {duration(time.time() - started)}; largest difference from torch {largest:.1e} at batches of {' and '.join(map(str, BATCHES))}")
     return 0
@@ -77,7 +77,7 @@ def export(config: Config, checkpoint: Path, images: np.ndarray, target: Path, f
 
     e, classes = config.experiment, config.competition.data.classes
     net = models.build(e, len(classes), pretrained=False)
-    load_weights(checkpoint, net, e.predict.weights)
+    load_weights(checkpoint, net, facts.get("weights", "float32"))
     served = Served(net).eval()
     inputs = torch.from_numpy(np.ascontiguousarray(images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)))
     with torch.inference_mode():
@@ -111,7 +111,7 @@ def about(config: Config, net: models.Network) -> dict:
         "mean": [round(float(v) / 255, 6) for v in net.mean.flatten()], "std": [round(float(v) / 255, 6) for v in net.std.flatten()],
         "normalisation": "inside: (image / 255 - mean) / std",
         "mask": "probability of lesion, on the resized image", "label": "class probabilities in the order of classes",
-        "weights": e.predict.weights, "checkpoint": e.predict.checkpoint,
+        "checkpoint": e.predict.checkpoint,
     }
 
 

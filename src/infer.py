@@ -173,7 +173,7 @@ def predict(work: Work, units: list[Unit], deadline: float | None, clock: Callab
         nonlocal loaded, net
         started, e = clock(), work.config.owner(unit.member).experiment
         net = models.build(e, len(work.classes), pretrained=False)
-        load_weights(work.home.checkpoint(unit.member, unit.fold, e.predict.checkpoint), net, e.predict.weights)
+        load_weights(work.home.checkpoint(unit.member, unit.fold, e.predict.checkpoint), net)  # rounded already where predict did
         loaded, net = unit, net.to(work.device, memory_format=torch.channels_last)
         pace.loading[unit.member] = clock() - started
 

@@ -2,27 +2,36 @@
 
 READS   prepared/index.csv, images_S.npy, images_S_test.npy, folds.csv, models/<experiment>/fold<k>/last.pt or best.pt
 WRITES  predictions/<experiment>/ oof.npz test.npz stage.json (and, until it is finished, one part per fold)
+
+predict.weights auto: a fold's weights are rounded to float16 where that moves no score of its held-out images by more than STEADY. Scores are of the very
+weights that are used from then on, here and in a bundle; stage.json says which.
 """
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from src.core.checkpoint import load_weights
+from src.core.checkpoint import load_weights, shipped
 from src.core.config import Config
 from src.core.console import InputError, header, progress, say, short
 from src.core.device import amp_dtype, pick_device
-from src.core.freshness import Job
+from src.core.freshness import Job, read_json, write_json
 from src.core.inference import enough_memory, infer, mean_of_folds, whole
 from src.core.paths import Paths, filter_text
 from src.core.predictions import Predictions
+from src.core.rle import Truth
 from src.core.stages import folds as folds_to_use
 from src.core.tables import read_folds, read_index
-from src.parts import models
+from src.parts import models, scoring
+from src.parts.postprocess import Decision
 from src.parts.tta import VIEWS
+
+STEADY = 1e-4
+SCORES = ("dice", "iou", "accuracy", "macro_f1", "auc")
 
 
 def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
@@ -49,34 +58,64 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         seen, spent = 0, 0.0
         with progress(sum(len(rows[k][of]) for k in folds for of in stores), f"predict {name}") as bar:
             for k in folds:
-                net = None
+                net, chosen = None, paths.rounding(name, k)
+                kind = read_json(chosen)["weights"] if chosen.is_file() else e.predict.weights
                 for of, images in stores.items():
                     part = paths.part(name, k, of)
-                    if not part.is_file():
+                    if not part.is_file() or kind == "auto":
                         if net is None:
                             net = models.build(e, len(classes), pretrained=False)
-                            load_weights(paths.checkpoint(name, k, e.predict.checkpoint), net, e.predict.weights)
+                            load_weights(paths.checkpoint(name, k, e.predict.checkpoint), net, "float16" if kind == "float16" else "float32")
                             net = net.to(device, memory_format=torch.channels_last)
+                        ask = partial(one_part, net=net, images=images, rows=rows[k][of], table=tables[of], views=views, config=config, device=device, dtype=dtype, batch=batch)
                         started = time.perf_counter()
-                        one_part(part, net, images, rows[k][of], tables[of], views, config, device, dtype, batch, bar.update)
+                        ask(part, advance=bar.update)
                         seen, spent = seen + len(views) * len(rows[k][of]), spent + time.perf_counter() - started
+                        if kind == "auto":
+                            kind, moved = rounded(part, net, ask, train.iloc[rows[k][of]], paths, config)
+                            write_json(chosen, {"weights": kind, "moved": moved})
                     else:
                         bar.update(len(rows[k][of]))
         join_folds([paths.part(name, k, "oof") for k in folds], paths.oof(name), train["id"].to_numpy(), classes)
         if len(test):
             mean_of_folds([paths.part(name, k, "test") for k in folds], classes).save(paths.test(name))
         facts["summary"] = f"{len(folds)} folds, views {', '.join(e.predict.views)}"
+        facts["weights"] = {k: read_json(f)["weights"] if (f := paths.rounding(name, k)).is_file() else e.predict.weights for k in folds}
         facts["pace"] = spent / seen if seen else None  # seconds per image and view: infer plans by it
         for part in job.details["extras"]:
             part.unlink(missing_ok=True)
 
 
-def one_part(part: Path, net, images, rows, table, views, config: Config, device, dtype, batch: int, advance) -> None:
+def one_part(part: Path, net, images, rows, table, views, config: Config, device, dtype, batch: int, advance=lambda n: None) -> None:
     """One fold's answers for some rows, written to `part`: what is there when a run is stopped need not be done again."""
     with enough_memory(batch, images.shape[1]):
         mask, label = infer(net, images, rows, views, device, dtype, batch, advance)
     sizes = table[["height", "width"]].to_numpy()[rows]
     whole(mask, label, table["id"].to_numpy()[rows], sizes, config.experiment.resize, config.competition.data.classes).save(part)
+
+
+def rounded(part: Path, net, ask, held_out, paths: Paths, config: Config) -> tuple[str, float | None]:
+    """('float16', how far scores moved) where they hardly do: `part` then holds these predictions, and `net` these weights; else ('float32', …), and all is as
+    it was. The decision is the plainest one, so that no setting of evaluate or score changes what is predicted."""
+    exact = {k: v.clone() for k, v in net.state_dict().items()}
+    halves = shipped(exact, net, "float16")
+    if all(halves[k] is v for k, v in exact.items()):  # nothing to round
+        return "float32", None
+    other = part.with_suffix(".float16")
+    try:
+        net.load_state_dict(halves)
+        ask(other)
+        classes = config.competition.data.classes
+        labels, truths = np.array([classes.index(label) for label in held_out["label"]]), Truth.load(paths.truth).subset(held_out["id"])
+        before, after = (scoring.score_predictions(Predictions.load(f, classes), labels, truths, config.competition, Decision()) for f in (part, other))
+        moved = max(abs(after[s] - before[s]) for s in SCORES if s in before and np.isfinite(before[s]))
+        if moved <= STEADY:
+            other.replace(part)
+            return "float16", moved
+        net.load_state_dict(exact)
+        return "float32", moved
+    finally:
+        other.unlink(missing_ok=True)
 
 
 def join_folds(parts: list[Path], target: Path, ids: np.ndarray, classes: list[str]) -> None:

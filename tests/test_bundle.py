@@ -17,16 +17,19 @@ import torch
 from conftest import ROOT, picture, save
 from test_chain import OTHER, SETTINGS, SMALL
 
-from src import bundle, evaluate, infer
+from src import bundle, evaluate, infer, predict
 from src.__main__ import main
-from src.core import budget
+from src.core import budget, inference
 from src.core.budget import Unit
 from src.core.checkpoint import load_weights, shipped
 from src.core.config import load
 from src.core.console import InputError, StageError
 from src.core.paths import Paths
-from src.core.stages import evaluate_job
+from src.core.predictions import Predictions
+from src.core.stages import evaluate_job, weights_used
+from src.core.tables import read_folds, read_index
 from src.parts import models
+from src.parts.tta import VIEWS
 
 SETS = [*SETTINGS, "evaluate.empty_above=[1.0]", "evaluate.bootstrap=100"]  # a gate would empty the masks of networks that have hardly learned
 NO_NETWORK = """import socket
@@ -302,7 +305,8 @@ def test_what_is_in_it(home, packed):
     again = load(packed / "configs" / "ensemble.yaml")
     assert again.competition == config.competition and again.ensemble == config.ensemble and [m.experiment for m in again.members] == [m.experiment for m in config.members]
     about = json.loads((packed / "bundle.json").read_text())
-    assert {n: (a["folds"], a["weights"]) for n, a in about["networks"].items()} == {"small": ([0, 1], "float16"), "other": ([0, 1], "float32")}
+    assert {n: a["folds"] for n, a in about["networks"].items()} == {"small": [0, 1], "other": [0, 1]}
+    assert about["networks"]["small"]["weights"] == {"0": "float16", "1": "float16"} and about["networks"]["other"]["weights"].keys() == {"0", "1"}
     assert about["score"] == json.loads(paths.metrics("ensemble").read_text())["honest"]["score"] and all(a["pace"] > 0 for a in about["networks"].values())
     lacking = [line for line in (packed / "packages.txt").read_text().splitlines() if not line.startswith("#")]
     assert len(lacking) == 1 and lacking[0].startswith("segmentation-models-pytorch==")
@@ -315,15 +319,42 @@ def test_what_is_in_it(home, packed):
 
 def test_weights_are_those_that_predict_used(home, packed):
     config, paths = loaded(home)
-    for one, kinds in ((config.owner("small"), {torch.float16, torch.float32, torch.int64}), (config.owner("other"), {torch.float32, torch.int64})):
-        e = one.experiment
+    for one in (config.owner("small"), config.owner("other")):
+        e, kind = one.experiment, weights_used(one, paths, 1)
+        kinds = {torch.float32, torch.int64} | ({torch.float16} if kind == "float16" else set())
         used, carried = (models.build(e, 3, pretrained=False) for _ in range(2))
-        load_weights(paths.checkpoint(one.name, 1, e.predict.checkpoint), used, e.predict.weights)
+        load_weights(paths.checkpoint(one.name, 1, e.predict.checkpoint), used, kind)
         file = Paths(packed, packed).checkpoint(one.name, 1, e.predict.checkpoint)
-        load_weights(file, carried, e.predict.weights)
+        load_weights(file, carried)
         assert all(torch.equal(a, b) for a, b in zip(used.state_dict().values(), carried.state_dict().values()))
         assert {v.dtype for v in torch.load(file)["ema"].values()} == kinds
         assert file.stat().st_size < paths.checkpoint(one.name, 1, "last").stat().st_size / 3
+
+
+@pytest.mark.parametrize("steady, kind", [(1.0, "float16"), (-1.0, "float32")])
+def test_weights_are_rounded_where_that_moves_no_score(copy, monkeypatch, steady, kind):
+    """The predictions are of the very weights that the record names, also where predict was stopped in between."""
+    config, paths = loaded(copy, "other")
+    monkeypatch.setattr(predict, "STEADY", steady)
+    monkeypatch.setattr(predict, "mean_of_folds", stop)
+    assert cli(copy, "predict", "--force", config="other") == 130
+    assert {json.loads(paths.rounding("other", k).read_text())["weights"] for k in (0, 1)} == {kind}
+    monkeypatch.undo()
+    paths.part("other", 1, "oof").unlink()
+    paths.part("other", 1, "test").unlink()
+    assert cli(copy, "predict", config="other") == 0
+    record = json.loads(paths.record("predict", "other").read_text())
+    assert record["weights"] == {"0": kind, "1": kind} and not paths.rounding("other", 0).exists()
+    index = read_index(paths, "train")
+    rows, e = np.flatnonzero(read_folds(paths, index["id"]) == 1), config.experiment
+    net = models.build(e, 3, pretrained=False)
+    load_weights(paths.checkpoint("other", 1, "best"), net, weights_used(config, paths, 1))
+    _, label = inference.infer(net, np.load(paths.images(96, "letterbox"), mmap_mode="r"), rows, [VIEWS["identity"]], torch.device("cpu"), torch.float32, 32)
+    assert np.array_equal(Predictions.load(paths.oof("other"), ["benign", "malignant", "normal"]).select(index["id"].to_numpy()[rows]).label, label)
+
+
+def stop(*_):
+    raise KeyboardInterrupt
 
 
 def test_what_is_rounded():

@@ -99,7 +99,7 @@ def test_out_of_fold_means_out_of_fold(home):
     rows = np.flatnonzero(folds == 0)
     agree = []
     for fold in (0, 1):
-        load_weights(paths.checkpoint("small", fold, "last"), net)
+        load_weights(paths.checkpoint("small", fold, "last"), net, stages.weights_used(config, paths, fold))
         views = [VIEWS[v] for v in config.experiment.predict.views]
         _, label = infer(net, np.load(paths.images(64, "stretch"), mmap_mode="r"), rows, views, torch.device("cpu"), torch.float32, 8)
         agree.append(np.abs(label - oof.label[rows]).max())

@@ -106,6 +106,10 @@ class Paths:
         """What one fold has predicted so far; gone when predict has finished. `of`: 'oof' or 'test'."""
         return self.predictions(name) / f"part_{of}_fold{fold}.npz"
 
+    def rounding(self, name: str, fold: int) -> Path:
+        """Whether predict uses this fold's weights in float16; gone when it has finished, and then in its record."""
+        return self.predictions(name) / f"weights_fold{fold}.json"
+
     def weights(self, name: str) -> Path:
         return self.predictions(name) / "weights.json"
 

@@ -169,7 +169,7 @@ class Train(Strict):
 class Predict(Strict):
     views: list[str] = Field(["identity", "hflip"], min_length=1)
     checkpoint: Literal["last", "best"] = "last"
-    weights: Literal["float16", "float32"] = "float32"  # float16: rounded to it, as `bundle` then ships them in half the bytes (docs/results.md: what it costs)
+    weights: Literal["auto", "float16", "float32"] = "auto"  # float16: half the bytes in a bundle; auto: for the folds whose scores that leaves as they are
     batch_size: int | None = Field(None, ge=1)  # default: twice train.batch_size
 
 

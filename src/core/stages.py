@@ -136,9 +136,15 @@ def predict_job(config: Config, paths: Paths) -> Job:
     for k in folds(config, paths):
         inputs[f"fold {k}"] = paths.checkpoint(config.name, k, e.predict.checkpoint)
         made_by[f"fold {k}"] = f"train --fold {k}"
-    parts = [paths.part(config.name, k, of) for k in folds(config, paths) for of in ("oof", "test")]
+    parts = [p for k in folds(config, paths) for p in (paths.part(config.name, k, "oof"), paths.part(config.name, k, "test"), paths.rounding(config.name, k))]
     return Job("predict", config.name, paths, paths.record("predict", config.name), config.keys("image_size", "resize", "predict"), inputs, outputs, made_by=made_by,
                sources=["src/predict.py", "src/core/inference.py", "src/core/checkpoint.py", "src/parts/tta.py"], details={"extras": parts})
+
+
+def weights_used(config: Config, paths: Paths, fold: int) -> str:
+    """'float16' or 'float32': how predict used this fold's weights; float32 as long as it has not decided."""
+    setting = config.experiment.predict.weights
+    return ((predict_job(config, paths).record() or {}).get("weights") or {}).get(str(fold), "float32") if setting == "auto" else setting
 
 
 def member_folder(config: Config, paths: Paths, member: str) -> Path:
