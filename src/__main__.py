@@ -44,6 +44,8 @@ def main(words: list[str]) -> int:
         return _fail(f"\nstopped. What was finished is kept; go on with: {command(*bare(words))}", 130, show)
     except PermissionError as error:
         return _fail(f"error: no permission to write or read ({error.filename}). Name another folder with --work or --data", 2, show)
+    except (FileExistsError, NotADirectoryError) as error:
+        return _fail(f"error: a file is where a folder is needed ({error.filename}). Move it away, or name another folder with --work", 2, show)
     except BrokenPipeError:  # … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

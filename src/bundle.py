@@ -57,9 +57,10 @@ README = """# {name}: a bundle for inference without network
 3. In the notebook (notebooks/kaggle_infer.ipynb of the project is one that does it; the first line only where wheels/ is there):
 
        !pip install --no-index --no-deps --find-links BUNDLE/wheels -r BUNDLE/packages.txt
-       !PYTHON=python bash BUNDLE/run.sh infer --bundle BUNDLE --data DATA --work /kaggle/working --minutes 60
+       !PYTHON=python bash BUNDLE/run.sh infer --bundle BUNDLE --data DATA --work /kaggle/working --minutes 60 --set data.on_error=skip
 
    BUNDLE and DATA are folders in /kaggle/input. --minutes M: test-time views, then networks, are left out to be done within M; without it all is done.
+   data.on_error=skip: one bad file of a hidden test set is answered with nothing, rather than ending it all.
 4. The answer is /kaggle/working/submissions/{name}.csv; {name}.png beside it shows some of it.
 """
 
@@ -108,7 +109,7 @@ def fill(folder: Path, used: list[Config], folds: dict[str, list[int]], config: 
     what = f"{sum(map(len, folds.values()))} networks ({', '.join(f'{e}: {len(k)} folds' for e, k in folds.items())}), classes {', '.join(about['classes'])}; CV score {about['score']:.4f}."
     wheels = "Kaggle's image has all packages that it needs."
     if lacking:
-        wheels = f"`{PIP} -d wheels -r packages.txt` adds the wheels of {listing(lacking)}, which Kaggle's image lacks."
+        wheels = f"`{PIP} -d wheels -r packages.txt` adds the wheels of {listing(lacking)}, which Kaggle's image lacks; `./run.sh bundle` once more takes them into the zip."
     (folder / "README.md").write_text(README.format(name=name, what=what, wheels=wheels))
     return lacking
 
@@ -124,7 +125,12 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         yield temporary
         if target.exists():
             target.rename(old)
-        temporary.rename(target)
+        try:
+            temporary.rename(target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise
     except OSError as error:
         if error.errno == 28:
             raise InputError("the disk is full", short(target), "Free some space, then run the same command again") from None
@@ -216,7 +222,7 @@ def tried(folder: Path, config: Config, paths: Paths) -> dict[str, str]:
     words = [sys.executable, "-m", "src.bundle", str(folder), str(folder / "configs" / f"{config.name}.yaml"), str(image)]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": "-1"})
     if done.returncode:
-        raise StageError(f"the bundle does not load: {done.stderr.strip().splitlines()[-1]}")
+        raise StageError(f"the bundle does not load: {(done.stderr.strip() or f'exit code {done.returncode}').splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -149,7 +149,9 @@ def transfer(kaggle: Kaggle, of: str, part: Part, arriving: Arriving) -> None:
                     for piece in arriving:
                         file.write(piece)
                         meter.add(len(piece))
-                return
+                if part.mark["bytes"] is None or part.whole:
+                    return
+                raise Lost("the connection to Kaggle broke off")  # older versions of urllib3 call that an end
             except Lost as lost:
                 if part.whole:
                     return

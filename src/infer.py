@@ -78,14 +78,14 @@ def run(given: argparse.Namespace, config: Config, paths: Paths, clock: Callable
     items = unlabelled.find(paths.data, competition, problems)
     header("infer", name, [home.work, paths.data], [paths.submission(name)])
     try:
-        go_on(scratch, scratch.record("predict", name), home, items, afresh=bool(minutes))
+        go_on(scratch, scratch.record("predict", name), home, items, [c.model_dump(mode="json") for c in (competition, *(x.experiment for x in config.experiments))], afresh=bool(minutes))
     except OSError as error:
         raise InputError(f"nothing can be written there: {error.strerror}", short(paths.work), "Name another folder with --work") from None
     items, sizes = unlabelled.decode(items, {store(config, u.member, scratch): config.owner(u.member).experiment for u in units}, paths.data, competition, problems)
     form = infer_form(sample, competition, [i.id for i in items], train_runs(home))
     if form.unknown:
-        warn(f"{len(form.unknown)} rows have no readable test image and are answered with nothing: {listing(form.unknown)}")
-    work = Work(config, home, scratch, manifest, items, sizes, pick_device())
+        warn(answers.unanswered(form, competition.data))
+    work = Work(config, home, scratch, manifest, items, sizes, pick_device(exact=True))
     say(f"  {len(units)} networks of {listing(dict.fromkeys(u.member for u in units))} on {len(items)} test images, {work.device}")
     if others := other_versions(manifest):
         warn(f"the bundle was made with {others}: the answers may differ in the last digits")
@@ -148,9 +148,9 @@ def store(config: Config, member: str, scratch: Paths) -> Path:
     return scratch.images(e.image_size, e.resize, "test", filter_text(e))
 
 
-def go_on(scratch: Paths, stamp: Path, home: Paths, items: list[Item], afresh: bool) -> None:
-    """Empty `scratch`, unless it is from a run of the same bundle on the same images."""
-    now = {"bundle": fingerprint(home.manifest, home), "images": folder_fingerprint([i.image for i in items], scratch.data, home), "ids": [i.id for i in items]}
+def go_on(scratch: Paths, stamp: Path, home: Paths, items: list[Item], settings: list, afresh: bool) -> None:
+    """Empty `scratch`, unless it is from a run of the same bundle and settings on the same images and device, with all the time it needed."""
+    now = {"settings": settings, "in_full": not afresh, "device": str(pick_device()), "bundle": fingerprint(home.manifest, home), "images": folder_fingerprint([i.image for i in items], scratch.data, home), "ids": [i.id for i in items]}
     if scratch.artifacts.exists() and (afresh or not stamp.is_file() or json.loads(stamp.read_text() or "0") != now):
         shutil.rmtree(scratch.artifacts)
     write_json(stamp, now)

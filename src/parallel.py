@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
 import os
 import pickle
 import selectors
@@ -207,9 +208,7 @@ def child() -> int:
     try:
         home, console.REPEATED[:], job, config, force = pickle.load(sys.stdin.buffer)
         os.chdir(home)
-        from src import train  # not at the top: torch takes seconds, and the parent does without
-
-        train.run(job, config, job.paths, force)
+        importlib.import_module(f"src.{job.stage}").run(job, config, job.paths, force)  # not at the top: torch takes seconds, and the parent does without
         return 0
     except InputError as error:
         return _last(f"error: {error}", 2)

@@ -1,6 +1,6 @@
 """predict: probabilities for the train images by the fold that did not see them, and for the test images by all folds.
 
-READS   prepared/index.csv, images_S.npy, images_S_test.npy, folds.csv, models/<experiment>/fold<k>/last.pt or best.pt
+READS   prepared/index.csv, truth.npz, images_S.npy, images_S_test.npy, folds.csv, models/<experiment>/fold<k>/last.pt or best.pt
 WRITES  predictions/<experiment>/ oof.npz test.npz stage.json (and, until it is finished, one part per fold)
 
 predict.weights auto: a fold's weights are rounded to float16 where that moves no score of its held-out images by more than STEADY. Scores are of the very
@@ -42,7 +42,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
     folds = folds_to_use(config, paths)
     header("predict", name, [paths.fold(name, k) for k in folds], job.outputs)
     say(f"  {e.predict.checkpoint} checkpoints of {len(folds)} folds; views {', '.join(e.predict.views)}; {len(train)} train and {len(test)} test images")
-    device = pick_device()
+    device = pick_device(exact=True)
     dtype = amp_dtype(e.train.amp, device)
     views = [VIEWS[v] for v in e.predict.views]
     stores = {"oof": np.load(paths.images(e.image_size, e.resize, "train", filter_text(e)), mmap_mode="r")}

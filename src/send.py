@@ -19,7 +19,7 @@ from src.core import sentlog, sentplot
 from src.core.config import Config
 from src.core.console import InputError, StageError, command, duration, header, say, short
 from src.core.freshness import read_json
-from src.core.kaggle import Busy, Contest, Kaggle, Lost, Sent, slug_of
+from src.core.kaggle import Contest, Kaggle, NotSent, Sent, slug_of
 from src.core.paths import Paths
 from src.core.sentlog import Row
 
@@ -31,7 +31,7 @@ LAST = 5  # of the earlier submissions are shown
 
 
 class Unclear(StageError):
-    """Handed over, and then Kaggle could not be asked whether it took it."""
+    """Handed over, and it is not known whether Kaggle took it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     header("send", config.name, [entry.file, paths.record("submit", config.name)], [paths.sent, paths.sent_plot])
     kaggle = Kaggle()
     contest = kaggle.contest(slug)
-    check_open(contest, given.force)
+    check_open(contest)
     before = kaggle.submissions(slug)
     rows = sentlog.refresh(paths.sent, slug, before)
     check_new(entry, [r for r in rows if r.competition == slug], given.force)
@@ -78,17 +78,20 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     look = command("submissions")
     row = Row(sentlog.now(), slug, entry.file.name, entry.sha256, message, entry.score, entry.low, entry.high, status="unconfirmed", commit=entry.commit)
     say(f"  sending {short(entry.file)} ({entry.file.stat().st_size / 1e3:,.0f} kB)")
+    begin(paths, entry, row, given.force)
     try:
         sent = hand_over(kaggle, contest, entry.file, message, {s.ref for s in before})
-    except (KeyboardInterrupt, Unclear) as stopped:  # it may be there, so that the row must not be lost
-        sentlog.edit(paths.sent, lambda log: log.append(row))
+    except (NotSent, InputError):
+        settle(paths, row, None)
+        raise
+    except (KeyboardInterrupt, Unclear) as stopped:  # it may be there, so that the row stays
         later = f"Whether Kaggle has it, {look} finds out; the log calls it unconfirmed until then"
         if isinstance(stopped, Unclear):
             raise StageError(f"{stopped}. {later}") from None
         say(f"\nstopped while it was being sent. {later}")
         return 130
     row = sentlog.result(row, sent)
-    sentlog.edit(paths.sent, lambda log: log.append(row))
+    settle(paths, row, row)
     say(f"  Kaggle has it, as {sent.ref}")
     try:
         sent, trouble = wait(kaggle, slug, sent)
@@ -135,13 +138,10 @@ def recheck(config: Config, paths: Paths) -> None:
     answers.recheck(config, paths)
 
 
-def check_open(contest: Contest, force: bool) -> None:
-    """Raises InputError for a contest that is over or was not entered."""
+def check_open(contest: Contest) -> None:
+    """Raises InputError for a contest that was not entered; one that is over may still take late submissions, and says so itself where it does not."""
     if contest.entered is False:
         raise InputError("you have not entered this contest", contest.slug, f"Accept its rules at {contest.url}/rules, then run the same command again")
-    if contest.deadline and utc(contest.deadline) < datetime.now(timezone.utc) and not force:
-        raise InputError(f"the contest is over: its deadline was {utc(contest.deadline):%Y-%m-%d %H:%M} UTC", contest.slug,
-                         "Where it still takes late submissions, --force sends one")
 
 
 def check_new(entry: Entry, rows: list[Row], force: bool) -> None:
@@ -168,13 +168,33 @@ def show(contest: Contest, entry: Entry, message: str, left: int | None, earlier
         sentlog.show(earlier, LAST)
 
 
+def begin(paths: Paths, entry: Entry, row: Row, force: bool) -> None:
+    """Into the log before anything is sent: whatever happens then, the same bytes are not sent again unasked."""
+    def change(rows: list[Row]) -> None:
+        check_new(entry, [r for r in rows if r.competition == row.competition], force)
+        rows.append(row)
+
+    sentlog.edit(paths.sent, change)
+
+
+def settle(paths: Paths, row: Row, known: Row | None) -> None:
+    """In place of the row that `begin` wrote, what is known of it now; None: it was not sent."""
+    def change(rows: list[Row]) -> None:
+        at = max(i for i, r in enumerate(rows) if (r.time, r.sha256, r.status) == (row.time, row.sha256, "unconfirmed"))
+        rows[at : at + 1] = [known] if known else []
+
+    sentlog.edit(paths.sent, change)
+
+
 def hand_over(kaggle: Kaggle, contest: Contest, file: Path, message: str, known: set[str]) -> Sent:
-    """Upload, and find the entry in Kaggle's list that was not `known` and has this file and message. Raises StageError where the list does not show
-    it (it was not accepted), Unclear where the list cannot be had, and what the client raises where nothing was handed over."""
+    """Upload, and find the entry in Kaggle's list that was not `known` and has this file and message. Raises Unclear where the list does not show it
+    (yet) or cannot be had, and what the client raises where nothing was handed over."""
     broken: StageError | None = None
     try:
         kaggle.submit(contest.slug, file, message)
-    except (Lost, Busy) as error:  # it is not known how far it came
+    except NotSent:
+        raise
+    except StageError as error:  # it is not known how far it came
         broken = error
     for _ in looks(RECOVERED_WITHIN if broken else LISTED_WITHIN):
         unheard, new = None, []
@@ -188,7 +208,7 @@ def hand_over(kaggle: Kaggle, contest: Contest, file: Path, message: str, known:
         raise Unclear(f"{what(broken) if broken else f'{short(file)} was uploaded'}; then Kaggle's list could not be had: {what(unheard)}")
     others = f" (new in it, but not this one: {', '.join(f'{s.file} {s.message!r}' for s in new[:3])})" if new else ""
     came = f"{what(broken)}, and" if broken else "the upload came to an end without an error, but"
-    raise StageError(f"{came} Kaggle's list of submissions does not show it: it was not accepted, and nothing was logged{others}. Try again; where that does not help, the contest's page takes files too: {contest.url}")
+    raise Unclear(f"{came} Kaggle's list of submissions does not show it{others}; where that stays so, it was not accepted, and the contest's page takes files too: {contest.url}")
 
 
 def wait(kaggle: Kaggle, slug: str, sent: Sent) -> tuple[Sent, str]:

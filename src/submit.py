@@ -37,7 +37,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         if form.unknown:
             if data.on_error != "skip":
                 raise InputError(f"{len(form.unknown)} ids have no test image: {listing(form.unknown)}", short(sample), "Put the images there, or answer these rows with nothing: --set data.on_error=skip")
-            warn(f"{len(form.unknown)} rows have no readable test image and are answered with {data.empty_class or data.classes[0]} and {'no mask in the zip, since their size is not known' if form.masks else 'an empty mask'}: {listing(form.unknown)}")
+            warn(answers.unanswered(form, data))
         asked = set(form.images)
         if left_out := [i for i in index.id if i not in asked]:
             warn(f"{len(left_out)} test images are not in the sample, and so not in the submission: {listing(left_out)}")

@@ -25,12 +25,10 @@ from src.core.config import Config
 from src.core.console import InputError, StageError, Stopped, header, say, short, warn
 from src.core.device import amp_dtype, memory_advice, out_of_memory, pick_device, worker_count
 from src.core.freshness import Job
-from src.core.images import restore as uncrop
-from src.core.inference import infer
+from src.core.inference import infer, whole
 from src.core.interrupts import Interrupts
 from src.core.loop import Loop, optimiser_for, rate
 from src.core.paths import Paths, filter_text
-from src.core.predictions import Predictions
 from src.core.rle import Truth
 from src.core.runlog import BadSteps, Clock, epoch_line, since_best, write_log
 from src.core.tables import read_folds, read_index
@@ -165,7 +163,7 @@ def validate(net: torch.nn.Module, of: FoldImages, config: Config, device: torch
     """The one score, and every metric, on the fold's held-out images."""
     e, rows = config.experiment, of.index.iloc[of.held_out]
     mask, proba = infer(net, np.load(of.images, mmap_mode="r"), of.held_out, [VIEWS["identity"]], device, dtype, 2 * e.train.batch_size)
-    said = answers(rows, mask, proba, e.resize, config.competition.data.classes)
+    said = whole(mask, proba, rows["id"].to_numpy(), rows[["height", "width"]].to_numpy(), e.resize, config.competition.data.classes)
     found = scoring.score_predictions(said, of.labels[of.held_out], of.truths, config.competition)
     return {k: float(v) for k, v in found.items() if k != "per_image"}
 
@@ -206,13 +204,6 @@ def finish(config: Config, history: list[dict], device: torch.device, dtype: tor
     say(f"  predict uses the {which} checkpoint: epoch {used['epoch']}, score {used['score']:.4f} (the best was epoch {best['epoch']}, {best['score']:.4f})")
     return {"score": used["score"], "summary": f"{len(history)} epochs, score {used['score']:.4f}", "epochs": len(history), "device": device.type,
             "amp": str(dtype).removeprefix("torch."), "train_seconds": round(sum(r["seconds"] for r in history), 1)}
-
-
-def answers(rows, mask: np.ndarray | None, proba: np.ndarray | None, resize: str, classes: list[str]) -> Predictions:
-    """What a network said of these index rows, in the geometry that Predictions have: the whole image stretched to S×S."""
-    if resize == "letterbox" and mask is not None:
-        mask = np.stack([uncrop(m, h, w, resize) for m, h, w in zip(mask, rows["height"], rows["width"])]).astype(np.float16)
-    return Predictions(rows["id"].to_numpy(), mask, proba, classes)
 
 
 @contextmanager

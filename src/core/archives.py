@@ -72,6 +72,8 @@ def _unpack(archive: Path, top: Path, folder: Path, done: Unpacked, tick: Callab
                 if nested and target.suffix.lower() == ".zip":
                     _inner(source, info, target, top, done, tick, archive)
                     continue
+                if (known := done.files.get(target.relative_to(top).as_posix())) and known["crc"] != f"{info.CRC:08x}":
+                    raise InputError(f"the archive holds {target.relative_to(top)} twice, and each is different", short(archive), "Unpack it by hand, and look which one is right")
                 if _there(target, info):
                     done.take(info.file_size, archive)
                     tick(info.file_size)

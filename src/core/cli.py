@@ -70,8 +70,8 @@ def parse(words: list[str]) -> argparse.Namespace:
         raise InputError(f"--parallel {given.parallel} is no number of folds", "command line", "1 trains one after another")
     if given.minutes is not None and not given.minutes > 0:
         raise InputError(f"--minutes {given.minutes:g} is no time", "command line", "For example --minutes 60")
-    if given.stage == "infer" and not (given.bundle and given.data):
-        raise InputError("infer needs a bundle and images", "command line", "./run.sh infer --bundle DIR --data DIR --work DIR")
+    if given.stage == "infer" and not (given.bundle and given.data and given.work):
+        raise InputError("infer needs a bundle, images, and a folder for the answer", "command line", "./run.sh infer --bundle DIR --data DIR --work DIR")
     return given
 
 

@@ -10,14 +10,15 @@ from src.core.config import Config
 from src.core.console import InputError, StageError, short
 
 
-def pick_device() -> torch.device:
-    """The first GPU that this torch can drive, else the CPU. A GPU without kernels in this build is refused by name."""
+def pick_device(exact: bool = False) -> torch.device:
+    """The first GPU that this torch can drive, else the CPU. A GPU without kernels in this build is refused by name. exact: the same answers every time,
+    where cuDNN would otherwise choose its kernels by how fast they happen to be."""
     if torch.cuda.is_available():
         name, capability = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
         if not has_kernels(capability, torch.cuda.get_arch_list()):
             raise InputError(f"this torch {torch.__version__} has no kernels for {name} (sm_{capability[0]}{capability[1]})", "",
                              "Choose another accelerator, install a torch built for it, or run on the CPU with CUDA_VISIBLE_DEVICES=-1")
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not exact, exact
         return torch.device("cuda")
     keep_freed_memory()
     return torch.device("cpu")

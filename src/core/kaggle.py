@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 from src.core.console import InputError, StageError, duration, short, warn
-from src.core.refusals import SITE, Busy, Lost, Passing, Unfit, bounded, not_signed_in, plain, translated, url
+from src.core.refusals import SITE, Busy, Lost, NotSent, Passing, Unfit, bounded, not_signed_in, plain, translated, url
 
 if TYPE_CHECKING:
     import argparse
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from src.core.config import Config
     from src.core.paths import Paths
 
-__all__ = ["Arriving", "Busy", "Contest", "Kaggle", "Lost", "Remote", "Sent", "plain_dataset", "plain_slug", "slug_of", "url"]
+__all__ = ["Arriving", "Busy", "Contest", "Kaggle", "Lost", "NotSent", "Remote", "Sent", "plain_dataset", "plain_slug", "slug_of", "url"]
 TRIES = 4  # of what may go better the next time
 PAUSE = 1.0  # seconds before the second try, doubled before each further one
 LONGEST = 120.0  # seconds; where Kaggle asks for more (Retry-After) the user is told instead
@@ -193,13 +193,14 @@ class Kaggle:
         return found.num_allowed_now if found and (found.num_allowed_now or found.num_today or found.num_total) else None
 
     def submit(self, slug: str, file: Path, message: str) -> None:
-        """Upload a file and hand it in. That this returns is no proof: look for it in `submissions`. Lost and Busy: it is not known how far it came."""
+        """Upload a file and hand it in. That this returns is no proof: look for it in `submissions`. NotSent and InputError: Kaggle has nothing of it; any other
+        StageError: it is not known how far it came."""
         said = io.StringIO()
         answer = self._ask(slug, lambda: self.api.competition_submit(str(file), message, slug, quiet=not sys.stderr.isatty()), said=said, reads=False)
         if getattr(answer, "message", answer) == NOT_UPLOADED:
             lines = [line for line in said.getvalue().splitlines() if re.search("error|exception|aborted|refused", line, re.I)]
             why = f": {plain(lines[-1], self.secrets)}" if lines else ""
-            raise StageError(f"the upload of {short(file)} broke off{why}. Nothing was handed in: run the same command again")
+            raise NotSent(f"the upload of {short(file)} broke off{why}. Nothing was handed in: run the same command again")
 
     def _request(self, of: str, part: str, service: str, method: str, request: str, headers: dict[str, str] | None = None, **fields: Any) -> Any:
         """One request of the package's generated client, for what the public methods do not give; None where this version does not know it."""

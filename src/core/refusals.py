@@ -29,6 +29,10 @@ class Passing(StageError):
         self.what, self.wait = what, wait
 
 
+class NotSent(StageError):
+    """A submission of which Kaggle has nothing."""
+
+
 class Lost(Passing):
     """The connection was lost, or there was none."""
 

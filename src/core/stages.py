@@ -132,13 +132,15 @@ def predict_job(config: Config, paths: Paths) -> Job:
     if has_test(paths):
         inputs |= {"the test images": rows_fingerprint(paths.index, "test"), "the test pixels": paths.images(e.image_size, e.resize, "test", filter_text(e))}
         outputs.append(paths.test(config.name))
+    if e.predict.weights == "auto":
+        inputs["the truth"] = paths.truth
     made_by = {n: "prepare" for n in inputs}
     for k in folds(config, paths):
         inputs[f"fold {k}"] = paths.checkpoint(config.name, k, e.predict.checkpoint)
         made_by[f"fold {k}"] = f"train --fold {k}"
     parts = [p for k in folds(config, paths) for p in (paths.part(config.name, k, "oof"), paths.part(config.name, k, "test"), paths.rounding(config.name, k))]
     return Job("predict", config.name, paths, paths.record("predict", config.name), config.keys("image_size", "resize", "predict"), inputs, outputs, made_by=made_by,
-               sources=["src/predict.py", "src/core/inference.py", "src/core/checkpoint.py", "src/parts/tta.py"], details={"extras": parts})
+               sources=["src/predict.py", "src/core/inference.py", "src/core/checkpoint.py", "src/parts/tta.py", "src/parts/scoring.py", "src/parts/metrics.py"], details={"extras": parts})
 
 
 def weights_used(config: Config, paths: Paths, fold: int) -> str:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from src.core.config import Config
-from src.core.console import InputError, StageError, command, short
+from src.core.console import InputError, StageError, command, listing, short
 from src.core.form import Form
 from src.core.freshness import replacing
 from src.core.paths import Paths
@@ -19,6 +19,7 @@ from src.core.proof import Fault, check, table_name
 from src.core.predictions import Predictions
 from src.core.rle import encode
 from src.core.sample import Row
+from src.core.settings import Data
 from src.core.stages import form_of
 from src.core.tables import read_index
 from src.parts.postprocess import Decision, apply, components, stretch
@@ -88,6 +89,12 @@ def _answer(form: Form, predictions: Predictions, at: int, size: tuple[int, int]
     if form.boxes and mask is not None and mask.any():
         found.boxes = _boxes(form, mask, stretch(prob, height, width), found)
     return found
+
+
+def unanswered(form: Form, data: Data) -> str:
+    """In words, what becomes of rows whose image is not on disk, or not readable."""
+    mask = "no mask in the zip, since their size is not known" if form.masks else "an empty mask"
+    return f"{len(form.unknown)} rows have no readable test image and are answered with {data.empty_class or data.classes[0]} and {mask}: {listing(form.unknown)}"
 
 
 def _unknown(form: Form, classes: list[str], empty_class: str | None) -> Answer:
