@@ -64,7 +64,7 @@ def work(given: argparse.Namespace) -> int:
         given.sets = DEMO_SETTINGS + given.sets
     config = load(file, given.sets, given.tiny)
     home = (given.work or ROOT).expanduser().resolve()
-    paths = Paths(home, given.data.expanduser().resolve() if given.data else INPUT if given.stage == "fetch" else contest_folder(config.competition.slug))
+    paths = Paths(home, given.data.expanduser().resolve() if given.data else INPUT if demo or given.stage == "fetch" else _contest_folder(given, config))
     if demo:
         paths = paths.demo()
     elif not paths.data.is_dir() and given.stage not in ("fetch", "submissions"):
@@ -93,6 +93,17 @@ def work(given: argparse.Namespace) -> int:
     if stage is None:
         say(("" if ran else "everything is up to date. ") + _last_line(config, paths))
     return importlib.import_module("src.send").run(given, config, paths) if given.send else 0
+
+
+def _contest_folder(given: argparse.Namespace, config: Config) -> Path:
+    """Where the images are: of --competition, where its files are here (whatever else stands there is for Kaggle to judge), else as paths.py has it."""
+    word = (given.competition or "").rstrip("/").rsplit("/", 1)[-1]
+    try:
+        return contest_folder(word if word and (INPUT / word).is_dir() else config.competition.slug)
+    except InputError:
+        if given.stage == "submissions":  # it can do without
+            return INPUT
+        raise
 
 
 def _of_bundle(given: argparse.Namespace) -> Path:
@@ -131,7 +142,7 @@ def run_stages(config: Config, paths: Paths, stage: str | None, given: argparse.
         if not checked and (stage is None or job.stage in ("train", "predict", "ensemble", "evaluate")):
             importlib.import_module("src.parts.check").check(config)
             _check_members(config, paths)
-            if has_test(paths) and sample_of(config, paths).is_file() and (stage is None or stage == "submit"):
+            if paths.index.is_file() and has_test(paths) and sample_of(config, paths).is_file() and stage in (None, "submit"):
                 form_of(config, paths)  # a sample that is not understood need not wait for hours of training to be refused
             checked = True
         if job.stage != "prepare":  # that one looks for its files itself, and says what it looked for
@@ -156,7 +167,7 @@ def status(config: Config, paths: Paths) -> int:
     """Done, stale (and why), missing; seconds and scores; the next command."""
     say(f"{short(config.file)}   data {short(paths.data)}   artifacts {short(paths.artifacts)}")
     if not data_files(paths.data):
-        raise InputError("no images here yet", short(paths.data), "Put them there, as input/README.md says, name another folder with --data, or try ./run.sh demo")
+        raise InputError("no images here yet", short(paths.data), "Put them there, as input/README.md says, bring a contest with ./run.sh fetch --competition SLUG, name another folder with --data, or try ./run.sh demo")
     waiting: list[Job] = []
     for job in (jobs := plan(config, paths)):
         state, record = job.state(), job.record() or {}
@@ -187,7 +198,8 @@ def status(config: Config, paths: Paths) -> int:
 def _sample_wrong(config: Config, paths: Paths) -> str:
     """Why the sample of the submission is not understood; ''."""
     try:
-        form_of(config, paths)
+        if paths.index.is_file():  # before that, nobody knows the test images' names
+            form_of(config, paths)
     except InputError as error:
         return str(error)
     return ""

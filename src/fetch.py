@@ -244,19 +244,28 @@ def report(files: dict[str, dict], config: Config, paths: Paths) -> None:
         say(f"  the sample of the submission seems to be {' or '.join(alike)}: name it by data.sample_submission in competition.yaml, or by {' '.join(extra)}")
     else:
         say("  there is no sample of the submission (data.sample_submission names one that is called otherwise): everything but the submission works")
+    settled = False
     try:
         items = dataset.find(paths.data, config.competition, problems := dataset.Problems())
         train = sum(i.part == "train" for i in items)
         say(f"  the pipeline sees {train} train and {len(items) - train} test images" + ("" if train else ": data.train, or data.table, in competition.yaml says where they are"))
         for line in problems.lines():
             say(f"  {line[:300]}")
+        settled = bool(train) and not problems
     except InputError as error:
         say(f"  the pipeline does not understand the folder yet: {error}")
     if "--data" in console.REPEATED:
         console.REPEATED[console.REPEATED.index("--data") + 1] = short(paths.data)
-    elif contest_folder(config.competition.slug) != paths.data:  # where it looks by itself
+    elif not _found_by_itself(config, paths):
         extra = ["--data", short(paths.data), *extra]
-    say(f"next: {command(*extra)}")
+    say(f"{'next' if settled else 'next, when that is settled'}: {command(*extra)}" + ("" if "--config" in console.REPEATED else "   (without a GPU: with --config configs/cpu.yaml)"))
+
+
+def _found_by_itself(config: Config, paths: Paths) -> bool:
+    try:
+        return contest_folder(config.competition.slug) == paths.data
+    except InputError:
+        return False
 
 
 def size(count: int | None) -> str:

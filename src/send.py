@@ -71,9 +71,13 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     if left is not None and left <= 0:
         raise InputError("no submission is left today", slug, f"The count begins anew at midnight UTC, in {duration(to_midnight())}")
     show(contest, entry, message, left, sentlog.joined(rows, slug, before))
-    if not given.yes and input("Send? [y/N] ").strip().lower() not in ("y", "yes"):
-        say("not sent")
-        return 0
+    try:
+        if not given.yes and input("Send? [y/N] ").strip().lower() not in ("y", "yes"):
+            say("not sent")
+            return 0
+    except KeyboardInterrupt:
+        say("\nnot sent")
+        return 130
 
     look = command("submissions")
     row = Row(sentlog.now(), slug, entry.file.name, entry.sha256, message, entry.score, entry.low, entry.high, status="unconfirmed", commit=entry.commit)

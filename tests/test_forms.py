@@ -235,3 +235,61 @@ def test_a_damaged_report_hinders_no_command(tmp_path):
 def test_options_that_mean_nothing_here(words):
     with pytest.raises(InputError, match="goes with|is no number of folds|infer needs"):
         parse(words)
+
+
+# ------------------------------------------------------------------------------------------------------------------------ a folder of contests
+
+
+def test_several_fetched_contests_are_told_apart(tmp_path, monkeypatch):
+    from src.core import paths
+
+    monkeypatch.setattr(paths, "INPUT", tmp_path)
+    assert paths.contest_folder(None) == tmp_path and paths.contest_folder("one") == tmp_path / "one"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / paths.FETCHED).write_text("{}")
+        if name == "one":
+            assert paths.contest_folder(None) == tmp_path / "one"
+    with pytest.raises(InputError, match="several were fetched: one, two.*--data.*slug:"):
+        paths.contest_folder(None)
+    (tmp_path / "train").mkdir()  # images of one's own
+    assert paths.contest_folder(None) == tmp_path
+
+
+def test_test_images_that_are_elsewhere(tmp_path):
+    w = world(tmp_path, "id,label\n{id},normal\n", prepared=False)
+    from src import prepare
+
+    (w.paths.data / "test").rename(w.paths.data / "test_images")
+    prepare.run(None, w.config, w.paths)
+    assert [r["id"] for r in w.table()] == STEMS
+    (w.paths.data / "test_images").rename(w.paths.data / "holdout")
+    for sets in ([], ["data.on_error=skip"]):
+        with pytest.raises(InputError, match="none of the 9 images of the sample is there.*looked for by test/{id}, test_images/{id}.*data.test"):
+            prepare.run(None, load(w.config.file, sets), w.paths, force=True)
+    prepare.run(None, load(w.config.file, ["data.test=holdout/{id}"]), w.paths)
+
+
+def test_an_edited_submission_is_kept(tmp_path):
+    w = world(tmp_path, "id,label\n{id},normal\n")
+    w.run()
+    w.file.write_text("mine")
+    w.run()
+    assert [f.read_text() for f in w.paths.old.rglob("exp.csv")] == ["mine"]
+
+
+def test_a_zip_of_masks_needs_nothing_said_before_prepare(tmp_path):
+    w = world(tmp_path, "id,label\n{id},normal\n", prepared=False)
+    table = w.paths.data / "sample_submission.csv"
+    with zipfile.ZipFile(w.paths.data / "sample_submission.zip", "w") as archive:
+        archive.writestr("sample_submission.csv", table.read_text())
+        for stem in STEMS:
+            archive.writestr(f"masks/{stem}.png", cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes())
+    table.unlink()
+    from src import prepare
+    from src.__main__ import _sample_wrong
+
+    assert _sample_wrong(w.config, w.paths) == ""
+    prepare.run(None, w.config, w.paths)
+    w.run()
+    assert w.paths.archive("exp").is_file() and states(w)["submit"].outputs == [w.paths.archive("exp")]

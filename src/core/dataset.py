@@ -80,7 +80,7 @@ def find(data: Path, competition: Competition, problems: Problems) -> list[Item]
     files = {f: f.relative_to(data).with_suffix("").as_posix() for f in data_files(data) if f.suffix.lower() in IMAGE_SUFFIXES}
     if not files:
         raise InputError("no images in the data folder", short(data), remedy)
-    test = {f: m["id"] for f, name in files.items() if (m := _regex(cfg.test).fullmatch(name))}
+    test = _test_files(files, cfg.test)
     train_files = {f: name for f, name in files.items() if f not in test}
     matches = [[(f, m["label"], m["id"]) for f, name in train_files.items() if (m := _regex(pattern).fullmatch(name))] for pattern in cfg.train]
     known = next((m for m in matches if any(label in cfg.classes for _, label, _ in m)), None)
@@ -96,7 +96,13 @@ def find(data: Path, competition: Competition, problems: Problems) -> list[Item]
 def find_test(data: Path, competition: Competition, problems: Problems) -> list[Item]:
     """The test images alone, in the order of the sample submission (or natural order)."""
     files = {f: f.relative_to(data).with_suffix("").as_posix() for f in data_files(data) if f.suffix.lower() in IMAGE_SUFFIXES}
-    return _test_items(data, {f: m["id"] for f, name in files.items() if (m := _regex(competition.data.test).fullmatch(name))}, competition, problems)
+    return _test_items(data, _test_files(files, competition.data.test), competition, problems)
+
+
+def _test_files(files: dict[Path, str], patterns: list[str]) -> dict[Path, str]:
+    """Files -> ids, by the first pattern that finds any."""
+    found = ({f: m["id"] for f, name in files.items() if (m := _regex(pattern).fullmatch(name))} for pattern in patterns)
+    return next((its for its in found if its), {})
 
 
 def natural(text: str) -> list:
@@ -206,6 +212,8 @@ def _test_items(data: Path, files: dict[Path, str], competition: Competition, pr
         return items
     form = infer(sample, competition, stems)  # all of it, so that a sample that is not understood is known before hours of training
     there, order = {i.id: i for i in items}, dict.fromkeys(image_of(row, form.sample, form.id, form.name) for row in form.rows)
+    if not stems & order.keys():
+        raise InputError(f"none of the {len(order)} images of the sample is there: {listing(order, 3)}", short(sample), f"They were looked for by {', '.join(competition.data.test)}: data.test says where they are")
     for id in order:
         if id not in stems:
             problems.add("sample_only", id)

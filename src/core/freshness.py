@@ -121,7 +121,7 @@ class Job:
             sizes = (self.record() or {}).get("outputs", {})
             for path in self.outputs:  # cut short or overwritten: no work may go on from it
                 if path.is_file() and path not in self.editable and path.stat().st_size != sizes.get(path.name):
-                    path.unlink()
+                    retire(path, self.paths)
         begun = {"stage": self.stage, "keys": self.keys, "inputs": {n: self.fingerprint(n) for n in self.inputs}, "started": _now(), "ended": None}
         # the outputs of a stage that goes on by itself (train, predict) stay valid while keys and inputs do
         write_json(self.record_file, begun)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.core.console import InputError, listing, short
+
 if TYPE_CHECKING:
     from src.core.settings import Experiment, Split
 
@@ -201,11 +203,15 @@ def filter_text(experiment: Experiment) -> str:
 
 
 def contest_folder(slug: str | None) -> Path:
-    """Where the images are when nobody says: the contest's folder in input/, else the only contest that was fetched, else input/ itself."""
+    """Where the images are when nobody says: the contest's folder in input/, else the only contest that was fetched, else input/ itself. Raises InputError
+    where several were fetched and nothing else is there."""
     if slug:
         return INPUT / slug
     own = [p for p in INPUT.iterdir() if p.name not in ("README.md", "weights") and not p.name.startswith(".")] if INPUT.is_dir() else []
-    return own[0] if len(own) == 1 and (own[0] / FETCHED).is_file() else INPUT
+    fetched = sorted(p.name for p in own if (p / FETCHED).is_file())
+    if len(fetched) > 1 and len(fetched) == len(own):
+        raise InputError(f"several were fetched: {listing(fetched)}", short(INPUT), f"Say which: --data {short(INPUT / fetched[0])}, or slug: in configs/competition.yaml")
+    return INPUT / fetched[0] if len(fetched) == len(own) == 1 else INPUT
 
 
 def anchored(path: str) -> Path:

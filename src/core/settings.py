@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -26,7 +26,7 @@ class Data(Strict):
     # {label} and {id} stand for the class and the file's stem; the first pattern that finds an image is used; masks lie beside the image
     train: list[str] = ["train/{label}/{id}", "Dataset_BUSI_with_GT/{label}/{id}", "{label}/{id}"]
     mask_suffix: str = "_mask"  # x.png has the masks x_mask.png, x_mask_1.png, …
-    test: str = "test/{id}"
+    test: list[str] = ["test/{id}", "test_images/{id}", "test/images/{id}"]  # likewise; one may be given without brackets
     # the other layout: a table of id and label, with folders of images and masks, or masks as run lengths in a column
     table: str = "train.csv"
     table_columns: dict[Literal["id", "label", "rle"], str] = {"id": "id", "label": "label", "rle": "rle"}
@@ -37,12 +37,17 @@ class Data(Strict):
     channels: Literal[1, 3] = 1
     duplicate_correlation: float = Field(0.95, gt=0, le=1)
 
+    @field_validator("test", mode="before")
+    @classmethod
+    def _one(cls, value):
+        return [value] if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _classes(self):
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ValueError("data.classes needs two or more different names")
         for key, needed in (("train", ("{label}", "{id}")), ("table_images", ("{id}",)), ("table_masks", ("{id}",)), ("test", ("{id}",))):
-            for pattern in [getattr(self, key)] if key == "test" else getattr(self, key):
+            for pattern in getattr(self, key):
                 if any(pattern.count(word) != 1 for word in needed):
                     raise ValueError(f"data.{key} needs {' and '.join(needed)} once in '{pattern}'")
         if self.empty_class is not None and self.empty_class not in self.classes:

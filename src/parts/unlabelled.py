@@ -21,7 +21,7 @@ def find(data: Path, competition: Competition, problems: Problems) -> list[Item]
     """In the sample's order. What is wrong is added to `problems`; raises InputError where there are none."""
     items = find_test(data, competition, problems)
     if not items:
-        raise InputError(f"no test images found by {competition.data.test}", short(data), "Name the folder that they lie in with --data, and where in it with --set data.test=folder/{id}")
+        raise InputError(f"no test images found by {', '.join(competition.data.test)}", short(data), "Name the folder that they lie in with --data, and where in it with --set data.test=folder/{id}")
     return items
 
 
