@@ -463,7 +463,7 @@ def test_a_damaged_bundle_is_named(packed, only_test, tmp_path):
     first.write_bytes(b"no image")
     fails(f"1 unreadable file: test/{first.name}.*on_error=skip")
     shutil.rmtree(only_test / "test")
-    fails("no test images found")
+    fails("none of the 6 images of the sample is there")
     (packed / "bundle.json").write_text("{}")
     fails("this is no manifest of a bundle")
 
