@@ -184,8 +184,9 @@ def begin(paths: Paths, entry: Entry, row: Row, force: bool) -> None:
 def settle(paths: Paths, row: Row, known: Row | None) -> None:
     """In place of the row that `begin` wrote, what is known of it now; None: it was not sent."""
     def change(rows: list[Row]) -> None:
-        at = max(i for i, r in enumerate(rows) if (r.time, r.sha256, r.status) == (row.time, row.sha256, "unconfirmed"))
-        rows[at : at + 1] = [known] if known else []
+        mine = [i for i, r in enumerate(rows) if (r.time, r.sha256) == (row.time, row.sha256)]  # `submissions` beside it may have found it, or dropped it
+        at = mine[-1] if mine else len(rows)
+        rows[at : at + len(mine[-1:])] = [known] if known else []
 
     sentlog.edit(paths.sent, change)
 

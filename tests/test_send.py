@@ -276,6 +276,20 @@ def test_an_entry_of_a_mate_that_came_meanwhile_is_not_taken_for_ours(paths, con
     assert [r.status for r in log(paths)] == ["unconfirmed"]
 
 
+@pytest.mark.parametrize("meanwhile", ["found", "dropped"])
+def test_submissions_beside_it_may_have_touched_the_row(paths, contest, monkeypatch, meanwhile):
+    real = send.hand_over
+
+    def hand_over(*arguments):
+        sent = real(*arguments)
+        sentlog.edit(paths.sent, lambda rows: rows.__setitem__(-1, sentlog.result(rows[-1], sent)) if meanwhile == "found" else rows.clear())
+        return sent
+
+    monkeypatch.setattr(send, "hand_over", hand_over)
+    assert go(paths) == 0
+    assert [(r.status, r.public) for r in log(paths)] == [("complete", 0.8123)]
+
+
 def test_an_upload_cut_off(paths, contest, server):  # noqa: F811
     """Once: the package sends the whole file anew. Always: nothing was handed in, and so it says."""
     server.fault("Upload", cut=3000, times=1)
