@@ -35,9 +35,9 @@ def main(words: list[str]) -> int:
     try:
         return work(parse(words))
     except InputError as error:
-        return _fail(f"error: {error}", 2, show)
+        return _fail(_line(error), 2, show)
     except StageError as error:
-        return _fail(f"error: {error}", 1, show)
+        return _fail(_line(error), 1, show)
     except Stopped as stopped:
         return _fail(f"stopped: {stopped}. Go on with: {command(*bare(words))}", 130, show)
     except KeyboardInterrupt:
@@ -281,6 +281,12 @@ def _last_line(config: Config, paths: Paths) -> str:
 
 def _terminated(*_) -> None:
     raise KeyboardInterrupt
+
+
+def _line(error: InputError | StageError) -> str:
+    """One line, whatever a library's own words hold; at its end the error's short name."""
+    text = " ".join(line.strip() for line in str(error).splitlines())
+    return f"error: {text} [{error.code}]" if error.code else f"error: {text}"
 
 
 def _fail(message: str, code: int, show: bool) -> int:

@@ -11,15 +11,24 @@ from typing import Iterable
 
 
 class InputError(Exception):
-    """The user's input is wrong: one line on stderr, exit code 2. `where` names a file or key, `todo` says what to type or change."""
+    """The user's input is wrong: one line on stderr, exit code 2.
 
-    def __init__(self, what: str, where: object = "", todo: str = ""):
+    `where` names a file or key, `todo` says what to type or change. `code` is a short name such as
+    no_credentials: the line ends with it, and tests match it, so that wording can change freely.
+    """
+
+    def __init__(self, what: str, where: object = "", todo: str = "", *, code: str = ""):
         where = f" ({where})" if str(where) else ""
         super().__init__(f"{what}{where}. {todo}".strip() if todo else f"{what}{where}.")
+        self.code = code
 
 
 class StageError(Exception):
     """A stage could not do its work although its input was right: exit code 1."""
+
+    def __init__(self, what: str, *, code: str = ""):
+        super().__init__(what)
+        self.code = code
 
 
 class Stopped(Exception):
