@@ -8,13 +8,16 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from src.core import console
 from src.core.cli import DEMO_SETTINGS, TOOLS, bare, parse
 from src.core.config import Config, load
 from src.core.console import InputError, StageError, Stopped, command, duration, say, short
-from src.core.freshness import Fingerprints, Job, read_json
+from src.core.disk import explained, make_folder, read_json
+from src.core.freshness import Fingerprints, Job
 from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder
 from src.core.sample import no_sample
 from src.core.stages import data_files, form_of, has_test, member_folder, plan, sample_of, submit_job, unanswered
@@ -42,14 +45,13 @@ def main(words: list[str]) -> int:
         return _fail(f"stopped: {stopped}. Go on with: {command(*bare(words))}", 130, show)
     except KeyboardInterrupt:
         return _fail(f"\nstopped. What was finished is kept; go on with: {command(*bare(words))}", 130, show)
-    except PermissionError as error:
-        return _fail(f"error: no permission to write or read ({error.filename}). Name another folder with --work or --data", 2, show)
-    except (FileExistsError, NotADirectoryError) as error:
-        return _fail(f"error: a file is where a folder is needed ({error.filename}). Move it away, or name another folder with --work", 2, show)
     except BrokenPipeError:  # … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            told = explained(error)
+            return _fail(_line(told), 2 if isinstance(told, InputError) else 1, show)
         return _fail(f"error: {type(error).__name__}: {error}. This is a fault of the program: --traceback shows where", 1, show)
 
 
@@ -83,10 +85,7 @@ def work(given: argparse.Namespace) -> int:
         return status(config, paths)
     if tool:
         return importlib.import_module(f"src.{given.stage}").run(given, config, paths)
-    try:
-        paths.artifacts.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"this folder cannot be made: {error.strerror}", short(paths.artifacts), "Name another one with --work") from None
+    make_folder(paths.artifacts)
     stage = None if given.stage in ("all", "demo", "study") else given.stage
     ran = run_stages(config, paths, stage, given)
     Fingerprints.of(paths).save()
@@ -138,29 +137,70 @@ def run_stages(config: Config, paths: Paths, stage: str | None, given: argparse.
                 files = dict.fromkeys(f for changed in older.values() for f in changed)
                 console.warn(f"{console.listing(files)} changed since {console.listing(older, 3)} {'was' if len(older) == 1 else 'were'} made; --force redoes")
             return ran
-        job = todo[0]
-        if not checked and (stage is None or job.stage in ("train", "predict", "ensemble", "evaluate")):
+        if not checked and (stage is None or todo[0].stage in ("train", "predict", "ensemble", "evaluate")):
             importlib.import_module("src.parts.check").check(config)
             _check_members(config, paths)
             if paths.index.is_file() and has_test(paths) and sample_of(config, paths).is_file() and stage in (None, "submit"):
                 form_of(config, paths)  # a sample that is not understood need not wait for hours of training to be refused
             checked = True
-        if job.stage != "prepare":  # that one looks for its files itself, and says what it looked for
-            _check_inputs(job, everything)
-        state = job.state()
-        if state.kind in ("stale", "damaged"):
-            say(f"{job.title}: {state.why}" + ("; the old result moves to artifacts/old/" if state.kind == "stale" else ""))
-        job.details["left"] = sum(j.stage == "train" for j in todo)
-        waiting = [j for j in todo if j.stage == "train"]
-        if job.stage == "train" and len(waiting) > 1 and (count := (side_by_side := importlib.import_module("src.parallel")).count(given.parallel)) > 1:
-            for other in waiting[1:]:
-                _check_inputs(other, everything)
-            ran += side_by_side.run(waiting, config, paths, given, count)
-            handled += [j.title for j in waiting]
+        if force:  # in the records, so that a run that is stopped goes on without it
+            if todo[0].stage != "prepare":
+                _check_inputs(todo[0], everything)
+            for job in todo:
+                job.redo()
+            force = False
             continue
-        importlib.import_module(f"src.{job.stage}").run(job, config.owner(job.name), paths, force)
-        handled += [j.title for j in jobs if j is job or j.stage == job.stage == "prepare"]  # prepare makes everything of its own in one pass
-        ran += 1
+        with _alone(todo, everything) as (job, waited):
+            if waited:  # the other run may have done it
+                continue
+            if job.stage != "prepare":  # that one looks for its files itself, and says what it looked for
+                _check_inputs(job, everything)
+            if not all(maker.verify([p for p in job.inputs.values() if isinstance(p, Path)]) for maker in job.makers(everything)):
+                continue  # bytes that changed on the disk: the plan has it now
+            state = job.state()
+            if state.kind in ("stale", "damaged"):
+                say(f"{job.title}: {state.why}" + ("; the old result moves to artifacts/old/" if state.kind == "stale" else ""))
+            waiting = [j for j in todo if j.stage == "train"]
+            job.details["left"] = len(waiting)
+            side_by_side = importlib.import_module("src.parallel") if job.stage == "train" and len(waiting) > 1 else None
+            count = side_by_side.count(given.parallel) if side_by_side else 1
+            if count == 1:
+                importlib.import_module(f"src.{job.stage}").run(job, config.owner(job.name), paths)
+                handled += [j.title for j in jobs if j is job or j.stage == job.stage == "prepare"]  # prepare makes everything of its own in one pass
+                ran += 1
+                continue
+        for other in waiting[1:]:  # the lock is free again: each child takes its own
+            _check_inputs(other, everything)
+        ran += side_by_side.run(waiting, config, count)
+        handled += [j.title for j in waiting]
+
+
+@contextmanager
+def _alone(todo: list[Job], everything: list[Job]) -> Iterator[tuple[Job, bool]]:
+    """The first job that no other run is at, under its lock; where there is none that could be done
+    now, the first one, after waiting for it. Yields the job, and whether it waited."""
+    for job in todo:
+        if job is not todo[0] and not _is_ready(job, everything):
+            continue
+        if job.lock.acquire():
+            try:
+                yield job, False
+            finally:
+                job.lock.release()
+            return
+    with todo[0].lock.held() as waited:
+        yield todo[0], waited
+
+
+def _is_ready(job: Job, everything: list[Job]) -> bool:
+    """Is everything there that it reads? What prepare makes is made in one piece."""
+    if job.stage == "prepare":
+        return False
+    try:
+        _check_inputs(job, everything)
+    except InputError:
+        return False
+    return True
 
 
 def status(config: Config, paths: Paths) -> int:

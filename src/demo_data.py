@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,8 @@ import numpy as np
 from PIL import Image
 
 from src.core.console import InputError, short
+from src.core.disk import explaining, make_folder, move, read_json, remove_folder
+from src.core.locks import Lock
 
 MARK = "demo.json"  # says what a finished folder was made with
 VERSION = 1  # to be raised with every change of the pictures
@@ -42,22 +44,39 @@ def make(folder: Path, n_train: int = 168, n_test: int = 36, seed: int = 0, size
     `size`: the shortest and longest side of an image in pixels. Raises InputError where `folder` holds something else.
     """
     folder = Path(folder)
+    make_folder(folder.parent)
     arguments = {"version": VERSION, "n_train": n_train, "n_test": n_test, "seed": seed, "size": list(size)}
-    if folder.exists():
-        if (folder / MARK).is_file() and json.loads((folder / MARK).read_text()) == arguments:
-            return folder
-        if not (folder / MARK).is_file() and any(folder.iterdir()):
-            raise InputError("this folder is not of generated images and will not be written over", short(folder), "Move it away, or use another --work")
-        shutil.rmtree(folder)
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    with Lock.of(folder.with_name(f".{folder.name}.lock"), "the generated images").held():
+        if not _is_made(folder, arguments):
+            part, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
+            remove_folder(part)
+            with explaining(part):
+                _fill(part, n_train, n_test, seed, size, arguments)
+            remove_folder(old)
+            if folder.exists():
+                move(folder, old)
+            move(part, folder)  # whole or not at all
+            remove_folder(old)
+    return folder
+
+
+def _is_made(folder: Path, arguments: dict) -> bool:
+    """Raises InputError where `folder` is not ours to write over."""
+    if not folder.exists():
+        return False
+    with suppress(OSError, InputError):
+        return read_json(folder / MARK) == arguments
+    if not (folder / MARK).exists() and any(folder.iterdir()):
+        raise InputError("this folder is not of generated images and will not be written over", short(folder), "Move it away, or use another --work", code="not_generated")
+    return False
+
+
+def _fill(part: Path, n_train: int, n_test: int, seed: int, size: tuple[int, int], arguments: dict) -> None:
     _make_train(part / "train", n_train, seed, size)
     ids = _make_test(part / "test", n_test, seed, size)
     with open(part / "sample_submission.csv", "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("id", "label", "rle"), *((id, "normal", "-1") for id in ids)])
     (part / MARK).write_text(json.dumps(arguments))
-    part.rename(folder)  # whole or not at all
-    return folder
 
 
 def class_counts(n: int) -> dict[str, int]:

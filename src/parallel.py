@@ -7,7 +7,6 @@ Imports nothing heavy: how many GPUs there are is asked before torch is there.
 """
 from __future__ import annotations
 
-import argparse
 import ctypes
 import importlib
 import os
@@ -24,9 +23,10 @@ from pathlib import Path
 from src.core import console
 from src.core.config import Config
 from src.core.console import InputError, StageError, Stopped, say
+from src.core.disk import explained, point
 from src.core.freshness import Job
 from src.core.interrupts import Interrupts
-from src.core.paths import ROOT, Paths
+from src.core.paths import ROOT
 
 DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -94,8 +94,8 @@ class Child:
         return self.last.removeprefix("error: ").rstrip(".") or f"it ended with exit code {code}"
 
 
-def run(jobs: list[Job], config: Config, paths: Paths, given: argparse.Namespace, slots: int) -> int:
-    """Train these folds, `slots` at a time; returns how many were trained. Of `given` only --force is read: the settings are the config's.
+def run(jobs: list[Job], config: Config, slots: int) -> int:
+    """Train these folds, `slots` at a time; returns how many were trained.
 
     A fold that fails does not stop the others. Its slot takes no other one, since a GPU that is out of order would spoil them all. In the end the error is
     raised: InputError where all that failed did so for wrong input, else StageError. On Ctrl+C or SIGTERM every child saves, and Stopped is raised.
@@ -114,7 +114,7 @@ def run(jobs: list[Job], config: Config, paths: Paths, given: argparse.Namespace
                 while waiting and free and not interrupts.asked:
                     job, slot = waiting.pop(0), free.pop(0)
                     label = f"{job.name} fold {job.fold}" if several else f"fold {job.fold}"
-                    running.append(child := Child(job, label, slot, _start(job, config.owner(job.name), given.force, gpus[slot % len(gpus)] if gpus else None, side_by_side)))
+                    running.append(child := Child(job, label, slot, _start(job, config.owner(job.name), gpus[slot % len(gpus)] if gpus else None, side_by_side)))
                     for pipe in (child.process.stdout, child.process.stderr):
                         selector.register(pipe, selectors.EVENT_READ, child)
                 if interrupts.asked and not asked:
@@ -142,7 +142,7 @@ def run(jobs: list[Job], config: Config, paths: Paths, given: argparse.Namespace
     return len(ended)
 
 
-def _start(job: Job, config: Config, force: bool, gpu: str | None, side_by_side: int) -> subprocess.Popen:
+def _start(job: Job, config: Config, gpu: str | None, side_by_side: int) -> subprocess.Popen:
     """A session of its own: Ctrl+C on a terminal, and `timeout`, reach a whole group of processes, and the parent's word is enough."""
     environment = dict(os.environ)
     config = Config(config.name, config.file, config.competition, config.experiment.model_copy(deep=True))
@@ -152,11 +152,12 @@ def _start(job: Job, config: Config, force: bool, gpu: str | None, side_by_side:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
         if config.experiment.train.workers is None:
             config.experiment.train.workers = min(8, max(1, _cores() // side_by_side))  # loader processes: of the cores too, each has its share
+    point("start", job.record_file)
     process = subprocess.Popen(CHILD, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, start_new_session=True, preexec_fn=_with_parent if LIBC else None)
     job = replace(job, details=job.details | {"left": 1})  # what this fold tells of time is its own
     with suppress(BrokenPipeError), process.stdin:  # broken: it failed before it listened, and its exit code says so
-        process.stdin.write(pickle.dumps((os.getcwd(), console.REPEATED, job, config, force)))
+        process.stdin.write(pickle.dumps((os.getcwd(), console.REPEATED, job, config)))
     process.stdin = None
     return process
 
@@ -206,9 +207,9 @@ def child() -> int:
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's word is SIGTERM
     try:
-        home, console.REPEATED[:], job, config, force = pickle.load(sys.stdin.buffer)
+        home, console.REPEATED[:], job, config = pickle.load(sys.stdin.buffer)
         os.chdir(home)
-        importlib.import_module(f"src.{job.stage}").run(job, config, job.paths, force)  # not at the top: torch takes seconds, and the parent does without
+        importlib.import_module(f"src.{job.stage}").run(job, config, job.paths)  # not at the top: torch takes seconds, and the parent does without
         return 0
     except InputError as error:
         return _last(f"error: {error}", 2)
@@ -218,6 +219,9 @@ def child() -> int:
         return _last(f"stopped: {stopped}", 130)
     except KeyboardInterrupt:
         return _last("stopped: nothing had to be saved", 130)
+    except OSError as error:
+        told = explained(error)
+        return _last(f"error: {told}", 2 if isinstance(told, InputError) else 1)
     except BaseException as error:
         traceback.print_exc()
         return _last(f"error: {type(error).__name__}: {error}", 1)

@@ -32,7 +32,8 @@ from src.core import dataset, detect, duplicates, rle
 from src.core.config import Config
 from src.core.console import InputError, StageError, Stopped, command, header, listing, progress, say, short, warn
 from src.core.dataset import Item, Problems
-from src.core.freshness import Job, replacing, write_json
+from src.core.disk import point, replacing, write_json
+from src.core.freshness import Job
 from src.core.images import resize
 from src.core.paths import Paths, filter_text
 from src.core.settings import Experiment
@@ -71,6 +72,12 @@ def run(job: Job | None, config: Config, paths: Paths, force: bool = False) -> b
     Raises InputError that names everything wrong with the data, and Stopped on Ctrl+C; neither leaves anything half-written.
     """
     index_job, *stores = _jobs(config, paths)
+    with index_job.lock.held():
+        return _make(index_job, stores, config, paths, force)
+
+
+def _make(index_job: Job, stores: list[Job], config: Config, paths: Paths, force: bool) -> bool:
+    """`run`, under prepare's lock."""
     new_index = force or not index_job.state().done
     stores = [job for job in stores if new_index or not job.state().done]
     if not new_index and not stores:
@@ -161,6 +168,7 @@ def _pass_over_files(items: list[Item], stores: list[Store], config: Config, pat
     work = partial(_work, stores=stores, config=config, data=paths.data, runs=runs)
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     seen: list[Seen | None] = [None] * len(items)
+    point("start", paths.prepared)
     pool = ProcessPoolExecutor(_cores(), context, _start_worker, (os.getpid(),))
     try:
         tasks = {pool.submit(work, items[i : i + BATCH], rows[i : i + BATCH]): i for i in range(0, len(items), BATCH)}

@@ -6,14 +6,11 @@ WRITES  models/<experiment>/fold<k>/ last.pt best.pt log.csv curves.png stage.js
 from __future__ import annotations
 
 import copy
-import fcntl
 import math
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 import pandas as pd
@@ -42,7 +39,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
     """Train, or go on with, one fold. Raises Stopped on Ctrl+C or SIGTERM, after saving."""
     header("train", f"{config.name} fold {job.fold}", [p for p in job.inputs.values() if isinstance(p, Path)], [paths.fold(config.name, job.fold)])
     facts: dict = {}
-    with only_one(paths.lock(config.name, job.fold)), job.running(facts, force):
+    with job.running(facts, force):
         try:
             found, asked_to_stop = train(job, config, paths)
         except (RuntimeError, MemoryError) as error:
@@ -90,7 +87,7 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     say(f"  {len(of.seen)} images to train on, {len(of.held_out)} to validate on; {models.title(e.model)}, "
         f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters; {device.type}, {str(dtype).removeprefix('torch.')}")
     if saved:
-        state |= restore(saved, net, ema, optimiser, scaler)
+        state |= restore(saved, net, ema, optimiser, scaler, last)
         say(f"  goes on from epoch {state['epoch']}, step {state['step']} of {plan.steps}")
 
     bad = BadSteps(device, state["bad"], BAD_IN_A_ROW)
@@ -204,17 +201,3 @@ def finish(config: Config, history: list[dict], device: torch.device, dtype: tor
     say(f"  predict uses the {which} checkpoint: epoch {used['epoch']}, score {used['score']:.4f} (the best was epoch {best['epoch']}, {best['score']:.4f})")
     return {"score": used["score"], "summary": f"{len(history)} epochs, score {used['score']:.4f}", "epochs": len(history), "device": device.type,
             "amp": str(dtype).removeprefix("torch."), "train_seconds": round(sum(r["seconds"] for r in history), 1)}
-
-
-@contextmanager
-def only_one(lock: Path) -> Iterator[None]:
-    """Two runs in one folder would overwrite each other's checkpoints."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError("another run is training this fold", short(lock.parent), "Wait for it, or stop it first") from None
-        except OSError:
-            pass  # a network folder without locks
-        yield

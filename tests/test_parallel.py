@@ -23,13 +23,12 @@ from src.core.stages import train_job
 from test_chain import SETTINGS, SMALL
 from test_train import identical
 
-GIVEN = argparse.Namespace(force=False)
 # what stands in for a fold's training below: it notes what it was given, and does as its fold's number says
 STAND_IN = """
 import os, pathlib, pickle, signal, sys, time
-home, repeated, job, config, force = pickle.load(sys.stdin.buffer)
+home, repeated, job, config = pickle.load(sys.stdin.buffer)
 os.chdir(home)
-given = f"{job.fold} {os.environ.get('CUDA_VISIBLE_DEVICES')} {os.environ.get('OMP_NUM_THREADS')} {config.experiment.train.workers} {force}"
+given = f"{job.fold} {os.environ.get('CUDA_VISIBLE_DEVICES')} {os.environ.get('OMP_NUM_THREADS')} {config.experiment.train.workers}"
 with open("began", "a") as file:
     print(given, file=file)
 """
@@ -46,11 +45,11 @@ def started(tmp_path, monkeypatch):
     (tmp_path / "competition.yaml").write_bytes((ROOT / "configs" / "competition.yaml").read_bytes())
     file.write_text(SMALL)
 
-    def start(code: str, folds: int, slots: int, given: argparse.Namespace = GIVEN, sets: tuple[str, ...] = ()) -> list[str]:
+    def start(code: str, folds: int, slots: int, sets: tuple[str, ...] = ()) -> list[str]:
         config, paths = load(file, [f"split.folds={folds}", *sets]), Paths(tmp_path, tmp_path)
         monkeypatch.setattr(parallel, "CHILD", [sys.executable, "-u", "-c", STAND_IN + code])
         (tmp_path / "began").unlink(missing_ok=True)
-        assert parallel.run([train_job(config, paths, k) for k in range(folds)], config, paths, given, slots) == folds
+        assert parallel.run([train_job(config, paths, k) for k in range(folds)], config, slots) == folds
         return began(tmp_path)
 
     return start
@@ -100,13 +99,14 @@ def test_each_gpu_has_one_fold_and_the_next_fold_goes_to_the_free_one(started, m
     monkeypatch.setattr(parallel, "_cores", lambda: 6)
     wait = "\nwhile job.fold == 0 and len(open('began').readlines()) < 3: time.sleep(0.02)"
     lines = started(wait, 3, 2)
-    assert sorted(lines[:2]) == ["0 4 None 3 False", "1 7 None 3 False"] and lines[2] == "2 7 None 3 False"
-    assert sorted(started(wait, 3, 2, argparse.Namespace(force=True), ("train.workers=1",))) == ["0 4 None 1 True", "1 7 None 1 True", "2 7 None 1 True"], "what was typed stays"
+    assert sorted(lines[:2]) == ["0 4 None 3", "1 7 None 3"] and lines[2] == "2 7 None 3"
+    lines = started(wait, 3, 2, ("train.workers=1",))
+    assert sorted(lines) == ["0 4 None 1", "1 7 None 1", "2 7 None 1"], "what was typed stays"
 
 
 def test_without_a_gpu_the_cores_are_shared(started, monkeypatch):
     monkeypatch.setattr(parallel, "_cores", lambda: 8)
-    assert [line.split()[1:] for line in started("", 2, 5)] == [["None", "4", "None", "False"]] * 2, "two folds, so two share"
+    assert [line.split()[1:] for line in started("", 2, 5)] == [["None", "4", "None"]] * 2, "two folds, so two share"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert [line.split()[2] for line in started("", 2, 2)] == ["3", "3"], "not more than the user allows"
 
@@ -146,7 +146,7 @@ def test_a_wrong_input_of_the_real_training_comes_through(tmp_path):
     file.write_text(SMALL)
     config, paths = load(file), Paths(tmp_path, tmp_path)
     with pytest.raises(InputError, match="train small fold 3: there is no index of the images yet"):
-        parallel.run([train_job(config, paths, 3)], config, paths, GIVEN, 1)
+        parallel.run([train_job(config, paths, 3)], config, 1)
 
 
 def children(pid: int) -> list[int]:
@@ -178,7 +178,7 @@ from src.core.stages import train_job
 home = Path({str(tmp_path)!r})
 config, paths = load(home / "small.yaml"), Paths(home, home)
 parallel.CHILD = [sys.executable, "-u", "-c", "import time; print('here'); time.sleep(600)"]
-parallel.run([train_job(config, paths, k) for k in (0, 1)], config, paths, argparse.Namespace(force=False), 2)
+parallel.run([train_job(config, paths, k) for k in (0, 1)], config, 2)
 """
     parent = subprocess.Popen([sys.executable, "-u", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     here = [line for line in (parent.stdout.readline() for _ in range(3)) if "here" in line]

@@ -189,15 +189,6 @@ def test_out_of_memory_names_the_settings_that_halve_it(demo, work, capfd, monke
     assert "--set train.batch_size=2 --set train.accumulate=2" in capfd.readouterr().err
 
 
-def test_two_runs_do_not_share_a_fold(demo, work, capfd):
-    from src.train import only_one
-
-    lock = Paths(work, demo).lock("demo", 0)
-    with only_one(lock):
-        assert main(words("train", demo, work, "--fold", "0")) == 2
-    assert "another run is training this fold" in capfd.readouterr().err
-
-
 def test_early_stopping_and_the_best_checkpoint(demo, work, capfd, monkeypatch):
     scores = iter([0.5, 0.9, 0.4, 0.3, 0.2, 0.1])
     monkeypatch.setattr("src.parts.metrics.score", lambda weights, found: next(scores))

@@ -67,13 +67,16 @@ class Zygote:
     def run(
         self, words: list[str], cwd: Path, *, timeout: float = 60, env: dict[str, str] | None = None,
         kill_after: float | None = None, limits: dict[str, int] | None = None,
+        failpoint: dict | None = None,
     ) -> Answer:
-        """`kill_after`: seconds until SIGKILL. `limits`: resource limits such as {'FSIZE': 1000}."""
+        """`kill_after`: seconds until SIGKILL. `limits`: resource limits such as {'FSIZE': 1000}.
+        `failpoint`: what tests/failpoints.py is to `arm`."""
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
             asked = {
                 "words": [str(w) for w in words], "cwd": str(cwd), "timeout": timeout,
                 "env": env or {}, "kill_after": kill_after, "limits": limits or {},
+                "failpoint": failpoint,
                 "out": str(out), "err": str(err),
             }
             self.process.stdin.write(json.dumps(asked) + "\n")
@@ -145,6 +148,10 @@ def obey(asked: dict) -> None:
     try:
         from src.__main__ import main
 
+        if asked["failpoint"]:
+            import failpoints
+
+            failpoints.arm(**asked["failpoint"])
         code = main(asked["words"])
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 0 if left.code is None else 1

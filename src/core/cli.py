@@ -76,10 +76,12 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def bare(words: list[str]) -> list[str]:
-    """The command line less what `console.command` repeats by itself."""
+    """The command line less what `console.command` repeats by itself, and less --force: what is
+    to be done anew stands in the records, and with it the next run would begin again."""
     kept, skip = [], False
+    left_out = {"--tiny"} if "--send" in words else {"--tiny", "--force"}
     for word in words:
-        if word == "--tiny":
+        if word in left_out:
             continue
         if skip or word.split("=")[0] in ("--set", "--data", "--work", "--config"):
             skip = not skip and "=" not in word

@@ -1,6 +1,6 @@
 """Is an artifact up to date? A finished stage leaves a record: the keys and inputs that it read, what it wrote, when, with which versions.
 
-Up to date = the record's keys and input fingerprints are today's, and every output is there in its full length. Decided without importing torch.
+Up to date = the record's keys and input fingerprints are today's, and every output is there as it was written. Decided without importing torch.
 """
 from __future__ import annotations
 
@@ -9,23 +9,31 @@ import functools
 import hashlib
 import json
 import os
-import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterator
 
-from src.core.console import InputError, short
+from pydantic import BaseModel
+
+from src.core.console import InputError, StageError, short
+from src.core.disk import move, new_folder, read_json, remove, replacing, write_json
+from src.core.locks import Lock
 from src.core.paths import ROOT, Paths
+from src.core.settings import Competition, Ensemble, Experiment
+
+__all__ = ["read_json", "replacing", "write_json"]  # from disk.py
 
 LIBRARIES = ["torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy", "opencv-python-headless", "scikit-learn"]
+FORCED = "--force asked for it to be done anew"
 
 
 @dataclass(frozen=True)
 class State:
-    """kind: done, missing, partial (begun, goes on), stale (a key or an input changed) or damaged (an output is gone or cut short)."""
+    """kind: done, missing, partial (begun, goes on), stale (a key or an input changed, or --force)
+    or damaged (an output is gone, or not as it was written)."""
 
     kind: str
     why: str = ""
@@ -56,17 +64,27 @@ class Job:
     def title(self) -> str:
         return " ".join(w for w in (self.stage, self.name, f"fold {self.fold}" if self.fold is not None else "") if w)
 
+    @property
+    def lock(self) -> Lock:
+        """Held around what this job writes."""
+        return Lock.of(self.paths.lock(self.stage, self.name, self.fold), self.title)
+
     def record(self) -> dict | None:
+        """What the last run of this job left; None where there is nothing that can be read."""
         try:
-            record = json.loads(self.record_file.read_text())
-            return record if isinstance(record.get("keys"), dict) and isinstance(record.get("inputs"), dict) else None
-        except (OSError, ValueError, AttributeError):
+            record = read_json(self.record_file)
+        except (OSError, InputError):
             return None
+        parts = (record.get(name, {}) for name in ("keys", "inputs", "outputs", "digests"))
+        whole = {"keys", "inputs"} <= record.keys() and all(isinstance(p, dict) for p in parts)
+        return record if whole else None
 
     def state(self) -> State:
         record = self.record()
         if record is None:
             return State("missing")
+        if record.get("redo"):
+            return State("stale", FORCED)
         if why := self.changed(record):
             return State("stale", why)
         if not record.get("ended"):
@@ -74,14 +92,34 @@ class Job:
         for path in self.outputs:
             if not path.is_file():
                 return State("damaged", f"{short(path)} is gone")
-            if path not in self.editable and path.stat().st_size != record.get("outputs", {}).get(path.name):
+            if not self._is_as_written(path, record):
                 return State("damaged", f"{short(path)} is not as it was written")
         return State("done")
 
+    def _is_as_written(self, path: Path, record: dict) -> bool:
+        """By its length, and by its content where that may have changed since the last look."""
+        if path in self.editable:
+            return True
+        if path.stat().st_size != record.get("outputs", {}).get(path.name):
+            return False
+        digest = record.get("digests", {}).get(path.name)  # absent from older records
+        return digest is None or digest == fingerprint(path, self.paths)
+
+    def verify(self, paths: list[Path]) -> bool:
+        """Read those of `paths` that are outputs of this job, once in each run and whatever their
+        times say; False where one is not as it was written. `state` then says so, too."""
+        digests = (self.record() or {}).get("digests", {})
+        known = Fingerprints.of(self.paths)
+        read = [p for p in paths if p in self.outputs and p not in self.editable and p.is_file()]
+        return all(known.verified(p) == digests.get(p.name, known.get(p)) for p in read)
+
     def changed(self, record: dict) -> str:
-        """Which key or input differs from the record, in words; '' where none does."""
+        """Which key or input differs from the record, in words; '' where none does. A key that the
+        record does not have, since that setting came later, counts as its default."""
         then, now = record["keys"], json.loads(json.dumps(self.keys))
         for key in sorted({*then, *now}):
+            if key not in then and key in defaults() and now[key] == defaults()[key]:
+                continue
             if then.get(key) != now.get(key):
                 return f"{key} changed from {then.get(key, 'unset')} to {now.get(key, 'unset')}"
         for name in sorted({*record["inputs"], *self.inputs}):
@@ -111,53 +149,94 @@ class Job:
     def _sources(self) -> dict[str, str]:
         return {s: _digest_file(ROOT / s) for s in self.sources if (ROOT / s).is_file()}
 
+    def redo(self) -> None:
+        """--force: note in the record that this is to be done anew, so that a run that is stopped
+        goes on with what is left, without --force."""
+        record = self.record()
+        if record is not None:
+            write_json(self.record_file, record | {"redo": True})
+
     @contextmanager
     def running(self, facts: dict[str, Any], force: bool = False) -> Iterator[None]:
-        """Around the work: sets aside what no longer fits, notes the start, and on success writes the record with `facts` (filled by the work)."""
-        state, moved = self.state(), {}
-        if force or state.kind in ("stale", "missing"):
-            moved = self.set_aside()
-        elif state.kind == "damaged":
-            sizes = (self.record() or {}).get("outputs", {})
-            for path in self.outputs:  # cut short or overwritten: no work may go on from it
-                if path.is_file() and path not in self.editable and path.stat().st_size != sizes.get(path.name):
+        """Around the work, under the job's lock: sets aside what no longer fits, notes the start,
+        and on success writes the record with `facts` (filled by the work)."""
+        with self.lock.held():
+            if force:
+                self.redo()
+            moved = self._clear_the_place()
+            begun = {"stage": self.stage, "keys": self.keys, "inputs": {n: self.fingerprint(n) for n in self.inputs}, "started": _now(), "ended": None}
+            # the outputs of a stage that goes on by itself (train, predict) stay valid while keys and inputs do
+            write_json(self.record_file, begun)
+            started = time.time()
+            try:
+                yield
+            except BaseException:
+                self._put_back(moved)
+                raise
+            known = Fingerprints.of(self.paths)
+            outputs = {path.name: path.stat().st_size for path in self.outputs}
+            digests = {path.name: known.get(path) for path in self.outputs}
+            record = begun | {"ended": _now(), "seconds": round(time.time() - started, 1), "outputs": outputs, "digests": digests}
+            write_json(self.record_file, record | {"versions": _versions(), "sources": self._sources()} | facts)
+            known.save()
+
+    def _clear_the_place(self) -> dict[Path, Path]:
+        """Set aside what no longer fits; returns what went where, to be put back if nothing comes of the work."""
+        state = self.state()
+        if state.kind in ("stale", "missing"):
+            return self.set_aside()
+        if state.kind == "damaged":  # no work may go on from it
+            record = self.record() or {}
+            for path in self.outputs:
+                if path.is_file() and not self._is_as_written(path, record):
                     retire(path, self.paths)
-        begun = {"stage": self.stage, "keys": self.keys, "inputs": {n: self.fingerprint(n) for n in self.inputs}, "started": _now(), "ended": None}
-        # the outputs of a stage that goes on by itself (train, predict) stay valid while keys and inputs do
-        write_json(self.record_file, begun)
-        started = time.time()
-        try:
-            yield
-        except BaseException:
-            if moved and not any(path.exists() for path in (*self.outputs, *self.details.get("extras", []))):  # nothing came of it: a typo must not cost hours of training
+        return {}
+
+    def _put_back(self, moved: dict[Path, Path]) -> None:
+        """Nothing came of it: a typo must not cost hours of training."""
+        if moved and not any(path.exists() for path in (*self.outputs, *self.details.get("extras", []))):
+            with suppress(OSError, InputError, StageError):  # why it failed is said, whatever becomes of this
                 for path, kept in moved.items():
-                    shutil.move(kept, path)
-            raise
-        outputs = {path.name: path.stat().st_size for path in self.outputs}
-        record = begun | {"ended": _now(), "seconds": round(time.time() - started, 1), "outputs": outputs}
-        write_json(self.record_file, record | {"versions": _versions(), "sources": self._sources()} | facts)
-        Fingerprints.of(self.paths).save()
+                    move(kept, path)
+                record = self.record()
+                if record is not None and record.pop("redo", None):
+                    write_json(self.record_file, record)
 
     def set_aside(self) -> dict[Path, Path]:
         """Move this job's outputs, if any, to artifacts/old/<time>/; returns where each went."""
         there = [p for p in (*self.outputs, *self.details.get("extras", []), self.record_file) if p.exists()]
         if not any(p in there for p in self.outputs):  # parts of something never finished are worth nothing under other settings
             for path in there:
-                path.unlink()
+                remove(path)
             return {}
-        attic = self.paths.old / time.strftime("%Y%m%d-%H%M%S")
+        attic = new_folder(self.paths.old, time.strftime("%Y%m%d-%H%M%S"))
         moved = {path: attic / os.path.relpath(path, self.paths.work) for path in there}
         for path, target in moved.items():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, target)
+            move(path, target)
         return moved
+
+
+@functools.cache
+def defaults() -> dict[str, Any]:
+    """Every setting's default, as a record has it: {'train.epochs': 40, …}."""
+    flat: dict[str, Any] = {}
+    for model in (Competition, Ensemble, Experiment):
+        _collect_defaults(model, "", flat)
+    return json.loads(json.dumps(flat))
+
+
+def _collect_defaults(model: type[BaseModel], prefix: str, flat: dict[str, Any]) -> None:
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            _collect_defaults(info.annotation, f"{prefix}{name}.", flat)
+        elif not info.is_required():
+            flat[prefix + name] = info.get_default(call_default_factory=True)
 
 
 def retire(path: Path, paths: Paths) -> None:
     """Move a file to artifacts/old/<time>/."""
-    target = paths.old / time.strftime("%Y%m%d-%H%M%S") / os.path.relpath(path, paths.work)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(path, target)
+    attic = new_folder(paths.old, time.strftime("%Y%m%d-%H%M%S"))
+    move(path, attic / os.path.relpath(path, paths.work))
 
 
 class Fingerprints:
@@ -167,10 +246,10 @@ class Fingerprints:
 
     def __init__(self, file: Path):
         self.file, self.dirty = file, False
-        try:
-            self.known = json.loads(file.read_text())
-        except (OSError, ValueError):
-            self.known = {}
+        self.read: set[tuple[str, int, int]] = set()  # what this run has read in full
+        self.known: dict[str, list] = {}
+        with suppress(OSError, InputError):  # only a memory: what is not understood is read again
+            self.known = {k: v for k, v in read_json(file).items() if _is_mark(v)}
 
     @classmethod
     def of(cls, paths: Paths) -> "Fingerprints":
@@ -179,22 +258,34 @@ class Fingerprints:
         return cls._loaded[paths.fingerprints]
 
     def get(self, path: Path) -> str:
-        stat = path.stat()
-        key, mark = os.path.abspath(path), [stat.st_size, stat.st_mtime_ns]
-        if self.known.get(key, [None, None])[:2] != mark:
-            self.known[key] = [*mark, _digest_file(path)]
+        key, size, when = _mark(path)
+        if self.known.get(key, [None, None])[:2] != [size, when]:
+            self.known[key] = [size, when, _digest_file(path)]
+            self.read.add((key, size, when))
             self.dirty = True
         return self.known[key][2]
 
+    def verified(self, path: Path) -> str:
+        """The same, read in this run: a disk may change bytes and no time."""
+        key, size, when = _mark(path)
+        if (key, size, when) not in self.read:
+            self.known.pop(key, None)
+        return self.get(path)
+
     def save(self) -> None:
         if self.dirty and self.file.parent.is_dir():
-            try:  # only a memory: folds trained side by side may write it at the same time
-                temporary = self.file.with_name(f".{os.getpid()}.{self.file.name}")
-                temporary.write_text(json.dumps(self.known))
-                os.replace(temporary, self.file)
+            with suppress(OSError, InputError, StageError):  # only a memory
+                write_json(self.file, self.known)
                 self.dirty = False
-            except OSError:
-                pass
+
+
+def _mark(path: Path) -> tuple[str, int, int]:
+    stat = path.stat()
+    return os.path.abspath(path), stat.st_size, stat.st_mtime_ns
+
+
+def _is_mark(value: Any) -> bool:
+    return isinstance(value, list) and [type(v) for v in value] == [int, int, str]
 
 
 def fingerprint(path: Path, paths: Paths) -> str:
@@ -207,7 +298,7 @@ def folder_fingerprint(files: list[Path], home: Path, paths: Paths) -> str:
     if not files:
         return ""
     known = Fingerprints.of(paths)
-    return _digest("\n".join(f"{os.path.relpath(f, home)} {known.get(f)}" for f in sorted(files)).encode())
+    return _digest("\n".join(f"{os.path.relpath(f, home)} {known.get(f)}" for f in sorted(files)).encode(errors="surrogateescape"))
 
 
 def rows_fingerprint(index: Path, part: str) -> str:
@@ -243,36 +334,6 @@ def index_ids(index: Path, part: str) -> list[str]:
     except OSError:
         return []
     return [row["id"] for row in _rows(index, stat.st_size, stat.st_mtime_ns) if row["set"] == part]
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Written whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write to the path given; it takes the place of `path` at the end, so that a half-written file is never taken for done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")  # one fixed name: a killed run leaves no heap of them
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno == 28:
-            raise InputError("the disk is full", short(path), "Free some space or point --work elsewhere, then run the same command again") from None
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict:
-    """A JSON file that a stage (or a user) wrote; raises InputError where it is damaged."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"not readable as JSON: {error}", short(path)) from None
 
 
 def _versions() -> dict[str, str]:

@@ -42,6 +42,12 @@ class Paths:
     def old(self) -> Path:
         return self.artifacts / "old"
 
+    def lock(self, stage: str, name: str = "", fold: int | None = None) -> Path:
+        """Held by the one run that writes what this stage writes; prepare and split have no name."""
+        words = [stage, *([name] if name and stage != "prepare" else [])]
+        words += [f"fold{fold}"] if fold is not None else []
+        return self.artifacts / "locks" / ("-".join(words) + ".lock")
+
     @property
     def fingerprints(self) -> Path:
         return self.artifacts / "fingerprints.json"
@@ -91,9 +97,6 @@ class Paths:
     def curves(self, experiment: str, fold: int) -> Path:
         return self.fold(experiment, fold) / "curves.png"
 
-    def lock(self, experiment: str, fold: int) -> Path:
-        return self.fold(experiment, fold) / "lock"
-
     # predictions
     def predictions(self, name: str) -> Path:
         return self.artifacts / "predictions" / name
@@ -139,7 +142,8 @@ class Paths:
     # submit
     @property
     def submissions(self) -> Path:
-        return self.work / "submissions"
+        """Of generated images apart, like all else: it is never mixed with real work."""
+        return (self.artifacts if self.apart else self.work) / "submissions"
 
     def submission(self, name: str) -> Path:
         return self.submissions / f"{name}.csv"

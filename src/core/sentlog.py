@@ -6,19 +6,18 @@ A row whose `status` is `unconfirmed` was handed over, but the connection (or th
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterator
+from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
 from src.core.console import InputError, say, short, warn
-from src.core.freshness import replacing
+from src.core.disk import replacing
+from src.core.locks import Lock
 
 if TYPE_CHECKING:
     from src.core.kaggle import Sent
@@ -101,7 +100,7 @@ def read(file: Path) -> list[Row]:
 def edit(file: Path, change: Callable[[list[Row]], bool | None]) -> list[Row]:
     """Read the log, let `change` alter the list in place, and write it whole or not at all, one process at a time; `change` returns False where nothing
     is to be written. Returns the rows. Raises InputError as `read` does, and then leaves the file as it was."""
-    with _alone(file.parent):
+    with Lock.of(file.with_name(".log.lock"), "the log of submissions").held():
         rows = read(file)
         if change(rows) is not False:
             added = list(dict.fromkeys(name for row in rows for name in row.extra))
@@ -112,18 +111,6 @@ def edit(file: Path, change: Callable[[list[Row]], bool | None]) -> list[Row]:
                     cells = ["" if (v := getattr(row, c)) is None else repr(v) if isinstance(v, float) else v for c in COLUMNS]
                     table.writerow([*cells, *(row.extra.get(name, "") for name in added)])
     return rows
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock is on the hidden file that stays, since one that is removed could be held twice."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".log.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a network folder without locks
-        yield
 
 
 # ------------------------------------------------------------------------------------------------------- the log and Kaggle's list

@@ -1,0 +1,260 @@
+"""What the project writes: whole or not at all, and on the disk before anything says that it is there.
+
+Every write, rename, removal, lock and start of a process passes `point`, so that tests can make
+each of them fail in turn (tests/failpoints.py), as SQLite and etcd do.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from src.core.console import InputError, StageError, short
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+HOST = socket.gethostname().split(".")[0].replace("-", "_") or "host"
+FOREIGN = 24 * 3600  # seconds after which another host's temporary file is taken for left behind
+
+hook: Callable[[str, Path], None] | None = None  # how the tests come in
+
+
+def point(what: str, path: Path) -> None:
+    """A place where something may go wrong. `what`: make, write, sync, rename, synced, remove,
+    lock or start; `path`: what it is done to."""
+    if hook is not None:
+        hook(what, path)
+
+
+# ------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write to the path given; it takes the place of `path` at the end, so that a half-written
+    file is never taken for done.
+
+    The temporary name is a new one, made here and never a link. What a killed run left behind
+    goes first. The content is on the disk before it gets its name, and the name is on the disk
+    before this returns. Raises InputError or StageError, as `explained` has it.
+    """
+    owner = f"{HOST[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f"{_start(path)}{owner}.part")
+    try:
+        make_folder(path.parent)
+        remove_leftovers(path)
+        with explaining(path):
+            point("make", temporary)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+            os.close(os.open(temporary, flags, 0o666))
+        with explaining(path):
+            yield temporary
+            point("write", temporary)
+            point("sync", temporary)
+            _sync(temporary)
+            point("rename", path)
+            os.replace(temporary, path)
+            point("synced", path)
+            _sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Written whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object that a stage (or a user) wrote; raises InputError where it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        what = f"not readable as JSON: {error}"
+        raise InputError(what, short(path), code="damaged_json") from None
+    if not isinstance(found, dict):
+        what = f"this holds a {type(found).__name__}, not named values in braces"
+        raise InputError(what, short(path), code="damaged_json")
+    return found
+
+
+def make_folder(path: Path) -> None:
+    """The folder and those above it; none of them need be there. Raises like `replacing`."""
+    if path.is_dir():
+        return
+    try:
+        point("make", path)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in FULL | {errno.EIO}:
+            raise explained(error, path) from error
+        what, todo = f"this folder cannot be made: {error.strerror}", "Name another one with --work"
+        raise InputError(what, short(path), todo, code="no_folder") from error
+
+
+def remove(path: Path) -> None:
+    """A file, where it is there. Raises like `replacing`."""
+    with explaining(path):
+        point("remove", path)
+        path.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """A folder and all in it, where it is there. Raises like `replacing`."""
+    if path.is_dir():
+        with explaining(path):
+            point("remove", path)
+            shutil.rmtree(path)
+
+
+def move(path: Path, target: Path) -> None:
+    """Into another place, whose folder is made. Raises like `replacing`."""
+    make_folder(target.parent)
+    with explaining(path):
+        point("rename", target)
+        shutil.move(path, target)
+        point("synced", target)
+        _sync_folder(target.parent)
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """parent/name, or name-2, name-3, … where that is taken: two runs never share one."""
+    make_folder(parent)
+    for number in range(1, 100_000):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError), explaining(folder):
+            point("make", folder)
+            folder.mkdir()
+            return folder
+    raise StageError(f"no free name like {short(parent / name)}", code="no_free_name")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Temporary files of `path` whose process is gone: a killed run leaves one."""
+    start, end = _start(path), ".part"
+    with suppress(OSError):
+        names = [e.name for e in os.scandir(path.parent) if e.name.startswith(start)]
+        for name in (n for n in names if n.endswith(end)):
+            if _is_left_behind(path.with_name(name), name[len(start) : -len(end)]):
+                with suppress(OSError):
+                    path.with_name(name).unlink()
+
+
+def _start(path: Path) -> str:
+    """How the names of its temporary files begin; a long name leaves room for the rest."""
+    return f".{path.name[:120]}."
+
+
+def _is_left_behind(temporary: Path, owner: str) -> bool:
+    host, _, rest = owner.partition("-")
+    process = rest.partition("-")[0]
+    if host == HOST[:40] and process.isdigit():
+        return not is_alive(int(process))
+    with suppress(OSError):
+        return time.time() - temporary.lstat().st_mtime > FOREIGN
+    return False
+
+
+def is_alive(process: int) -> bool:
+    """Is there such a process on this host?"""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # someone else's
+        pass
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Its content onto the disk, whichever process wrote it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The names in it. Some network folders cannot, and need not, be told."""
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM):
+            raise
+
+
+# -------------------------------------------------------------------------------------- errors
+
+
+@contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """What the system refuses to do with `path` becomes one line, as `explained` has it.
+
+    Libraries hide it: torch raises a RuntimeError where the disk is full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        found = _system_error(error)
+        if found is None or isinstance(found, (FileExistsError, FileNotFoundError)):
+            raise
+        raise explained(found, path) from error
+
+
+def explained(error: OSError, path: Path | None = None) -> InputError | StageError:
+    """An error of the operating system in one line: what, where, what to do."""
+    named = error.filename if isinstance(error.filename, (str, Path)) else None
+    if named and not str(named).endswith(".part"):  # else it is on its way to be `path`
+        path = Path(named)
+    where = short(path) if path is not None else ""
+    again = "then run the same command again"
+    if error.errno in FULL:
+        todo = f"Free some space or point --work elsewhere, {again}"
+        return InputError("the disk is full", where, todo, code="disk_full")
+    if error.errno == errno.EFBIG:
+        what, todo = "the file is larger than allowed here", f"Raise `ulimit -f`, {again}"
+        return InputError(what, where, todo, code="file_too_large")
+    if error.errno in REFUSED:
+        todo = "Name another folder with --work or --data"
+        return InputError("no permission to write or read", where, todo, code="no_permission")
+    if error.errno == errno.ENOENT:
+        todo = "Was it moved or removed just now? Run the same command again"
+        return InputError("no such file or folder", where, todo, code="gone")
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        what = "a file is where a folder is needed, or a folder where a file is"
+        todo = "Move it away, or name another folder with --work"
+        return InputError(what, where, todo, code="file_or_folder")
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        what = "the name is too long" if error.errno == errno.ENAMETOOLONG else "links that go round"
+        return InputError(what, where, "Rename it", code="bad_path")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        what, todo = "too many files are open", f"Raise `ulimit -n`, {again}"
+        return InputError(what, where, todo, code="too_many_files")
+    if error.errno in (errno.EAGAIN, errno.ENOMEM):
+        what, todo = "no process or memory is left", f"Raise `ulimit -u` or `-v`, {again}"
+        return InputError(what, where, todo, code="no_resources")
+    place = f" ({where})" if where else ""
+    text = f"the system says: {error.strerror or error}{place}. Look after that disk, {again}"
+    return StageError(text, code="system_error")
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """The OSError in an exception or in what led to it; a library's own words count for nothing."""
+    seen = 0
+    while error is not None and seen < 20:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return None

@@ -1,0 +1,123 @@
+"""One run at a time writes what a job writes; another waits for it, and says for whom."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from src.core.console import InputError, say, short
+from src.core.disk import HOST, explaining, is_alive, make_folder, point
+
+POLL = 0.1  # seconds between two tries
+
+
+class Lock:
+    """A file that one process at a time holds; held again by the same process, it is counted.
+
+    The system lets go of it when the process ends, however it ends. The file stays where it is,
+    since one that is removed could be held twice; who holds it stands in it.
+    """
+
+    _known: dict[Path, Lock] = {}
+
+    def __init__(self, path: Path, what: str):
+        from filelock import FileLock  # 30 ms, which `status` need not spend
+
+        self.path, self.what, self.depth, self.process = path, what, 0, os.getpid()
+        self._lock = FileLock(path, timeout=0)
+
+    @classmethod
+    def of(cls, path: Path, what: str) -> Lock:
+        """The one lock on this path. `what`: how a message names what is done under it."""
+        if not cls._known:
+            os.register_at_fork(after_in_child=cls._forget)
+        known = cls._known.get(path)
+        if known is None or known.process != os.getpid():
+            known = cls._known[path] = cls(path, what)
+        return known
+
+    @classmethod
+    def _forget(cls) -> None:
+        """In a new process, which inherits open files: a lock in a loader process would outlive
+        its run by seconds."""
+        for lock in cls._known.values():
+            descriptor = getattr(lock._lock._context, "lock_file_fd", None)
+            if descriptor is not None:  # filelock before version 4 leaves it open
+                with suppress(OSError):
+                    os.close(descriptor)
+                lock._lock._context.lock_file_fd = None
+        cls._known.clear()
+
+    def acquire(self) -> bool:
+        """False where another process holds it. Raises InputError where there can be no lock."""
+        from filelock import Timeout
+
+        if self.depth:
+            self.depth += 1
+            return True
+        make_folder(self.path.parent)
+        if self.path.is_dir() and not self.path.is_symlink():
+            what, todo = "a folder is where a lock is needed", "Move it away"
+            raise InputError(what, short(self.path), todo, code="file_or_folder")
+        try:
+            with explaining(self.path):
+                point("lock", self.path)
+                self._lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        self.depth = 1
+        self._sign()
+        return True
+
+    def release(self) -> None:
+        self.depth -= 1
+        if self.depth == 0:
+            with suppress(OSError):
+                os.truncate(self.path, 0)
+            self._lock.release()
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Around the work; waits as long as another run holds it. Yields whether it waited:
+        what the other one did meanwhile may have to be looked at."""
+        waited = self.wait()
+        try:
+            yield waited
+        finally:
+            self.release()
+
+    def wait(self) -> bool:
+        """Acquire it; returns whether that took waiting for another run."""
+        waited = False
+        while not self.acquire():
+            if not waited:
+                say(f"{self.what}: waiting for {self.holder()} (Ctrl+C stops waiting)")
+                waited = True
+            time.sleep(POLL)
+        return waited
+
+    def holder(self) -> str:
+        """Who holds it, in words."""
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            return f"process {found['process']} on {found['host']}, at it since {found['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another run"
+
+    def is_busy(self) -> bool:
+        """Does a living process of this host say that it holds it? Looks, and touches nothing."""
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            return found["host"] == HOST and is_alive(int(found["process"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _sign(self) -> None:
+        """For those who wait; without it they still wait."""
+        mine = {"process": os.getpid(), "host": HOST, "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        with suppress(OSError):
+            self.path.write_text(json.dumps(mine), encoding="utf-8")
