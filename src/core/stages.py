@@ -4,7 +4,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from src.core.form import Form, glance, infer
 from src.core.freshness import Job, folder_fingerprint, index_ids, read_json, rows_fingerprint
 from src.core.paths import Paths, anchored, filter_text
 from src.core.sample import IMAGE_SUFFIXES, sample_file
+from src.core.tables import is_fold
 
 STAGES = ["prepare", "split", "train", "predict", "ensemble", "evaluate", "submit"]  # study is all but the last of every cell, and the table
 
@@ -82,10 +82,14 @@ def has_test(paths: Paths) -> bool:
 def folds(config: Config, paths: Paths) -> list[int]:
     """The folds to train: those of folds.csv where that is up to date (users edit it), else those that split will make."""
     if split_job(config, paths).state().done:
-        with open(paths.folds, newline="", encoding="utf-8-sig", errors="replace") as lines:
-            found = {(row.get("fold") or "").strip() for row in csv.DictReader(lines)}
-        if found and all(re.fullmatch(r"-1|\d+", f) for f in found):  # else read_folds says what is wrong
-            return sorted(int(f) for f in found if f != "-1")
+        found = set()
+        try:
+            with open(paths.folds, newline="", encoding="utf-8-sig", errors="replace") as lines:
+                found = {(row.get("fold") or "").strip() for row in csv.DictReader(lines)}
+        except (OSError, csv.Error):
+            pass
+        if found and all(map(is_fold, found)):  # else read_folds says what is wrong
+            return sorted({int(f) for f in found} - {-1})
     return list(range(config.competition.split.folds)) if config.competition.split.scheme == "kfold" else [0]
 
 
