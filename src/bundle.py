@@ -27,7 +27,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Iterator
 
-import numpy as np
 import torch
 import yaml
 from packaging.requirements import Requirement
@@ -38,6 +37,8 @@ from src.core.console import InputError, StageError, command, duration, header, 
 from src.core.freshness import Fingerprints, Job, fingerprint, read_json, replacing, write_json
 from src.core.images import read_image
 from src.core.paths import COMPETITION, ROOT, Paths
+from src.core.predictions import Predictions
+from src.core.records import read_metrics, read_weights
 from src.core.stages import ensemble_job, evaluate_job, member_folder, plan, predict_job, train_runs, weights_used
 from src.core.stages import folds as folds_to_use
 from src.core.tables import read_index
@@ -120,6 +121,8 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     temporary, old = target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.old")
     try:
         for leftover in (temporary, old):
+            if leftover.is_symlink() or leftover.is_file():
+                leftover.unlink()  # the link, not where it leads
             shutil.rmtree(leftover, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
@@ -145,7 +148,7 @@ def finished(config: Config, paths: Paths) -> list[Config]:
     used = config.experiments
     if config.ensemble:
         _done(ensemble_job(config, paths))
-        weights = read_json(paths.weights(config.name))
+        weights = read_weights(paths, config.name, config.ensemble.members)
         names = {m for answer in ("mask", "label") if weights[answer] for m, times in weights[answer]["times"].items() if times}
         used = [one for one in used if one.name in names]
         if only := [m for m in config.ensemble.members if m in names - {one.name for one in used}]:
@@ -200,9 +203,9 @@ def write_weights(config: Config, folds: list[int], paths: Paths, inner: Paths, 
 
 def manifest(config: Config, used: list[Config], folds: dict[str, list[int]], paths: Paths, inner: Paths) -> dict:
     """bundle.json: what infer goes by, and what people may want to know."""
-    honest = read_json(paths.metrics(config.name))["honest"]
-    with np.load(paths.oof(config.name)) as oof:
-        mask_size = int(oof["mask"].shape[1]) if "mask" in oof.files else 0
+    honest = read_metrics(paths, config.name)["honest"]
+    mask = Predictions.load(paths.oof(config.name), config.competition.data.classes).mask
+    mask_size = 0 if mask is None else mask.shape[1]
     networks = {}
     for one in used:
         record = predict_job(one, paths).record()

@@ -22,7 +22,7 @@ from src.core.predictions import Predictions
 from src.core.resample import cross_folds
 from src.core.rle import Truth
 from src.core.stages import has_test, member_folder
-from src.core.tables import read_folds, read_index
+from src.core.tables import read_folds, read_index, read_labels
 from src.parts import greedy, metrics
 
 
@@ -44,7 +44,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         rows = np.array([known[i] for i in members[names[0]].ids])
         parts = read_folds(paths, index.id)[rows]
         parts[parts >= 0], by_folds = cross_folds(parts[parts >= 0], index.group.to_numpy()[rows][parts >= 0])
-        labels = np.array([classes.index(label) for label in index.label])[rows]
+        labels = read_labels(paths, index, classes)[rows]
         weights = {answer: weigh(answer, members, labels, parts, config, paths) for answer in ("mask", "label")}
         combine(members, weights, classes, parts).save(paths.oof(config.name))
         if test:

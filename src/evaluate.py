@@ -19,13 +19,14 @@ from src.core import page, pictures
 from src.core.config import Config
 from src.core.settings import Competition
 from src.core.console import InputError, command, header, listing, say, short, warn
-from src.core.freshness import Job, read_json, replacing, write_json
+from src.core.freshness import Job, replacing, write_json
 from src.core.images import read_image, resize
 from src.core.paths import Paths
 from src.core.predictions import Predictions
+from src.core.records import read_metrics
 from src.core.resample import bootstrap, cross_folds, interval
 from src.core.rle import Truth
-from src.core.tables import read_folds, read_index
+from src.core.tables import read_folds, read_index, read_labels
 from src.parts import lecture, metrics, scoring, search
 from src.parts.postprocess import Decision, apply
 
@@ -78,8 +79,11 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         facts |= {"score": results["honest"]["score"], "summary": summary(results["honest"])}
     tell(data, results, tuned, name, paths)
     for member in config.members:
-        found = (read_json(paths.metrics(member.name)) if paths.metrics(member.name).is_file() else {}).get("honest", {})
-        whole = all(name in found.get("metrics", {}) for name in competition.score)  # of one answer alone it would be another score
+        try:
+            found = read_metrics(paths, member.name)["honest"]
+        except InputError:  # not there, or damaged: then there is nothing to compare with
+            continue
+        whole = all(name in found["metrics"] for name in competition.score)  # of one answer alone it would be another score
         if whole and (alone := found["score"]) > results["honest"]["score"] and len(config.members) > 1:  # of one alone, only the decision differs: that is a cell of a study
             warn(f"{member.name} alone scores {alone:.4f}, more than this ensemble: {command('submit', '--config', short(member.file.resolve()))}")
 
@@ -95,13 +99,12 @@ def load(name: str, competition: Competition, paths: Paths) -> Validated:
     predictions = Predictions.load(paths.oof(name), classes).select(index.id)
     if lost := [i for i in index.id if i not in truth.row]:
         raise InputError(f"{len(lost)} images have no true mask: {listing(lost)}", short(paths.truth), f"Make it again with {command('prepare', '--force')}")
-    if unknown := sorted(set(index.label) - set(classes)):
-        raise InputError(f"unknown class {listing(unknown)}", short(paths.index), f"The classes are {', '.join(classes)}")
+    labels = read_labels(paths, index, classes)
     apart = index.group.isin([g for g, k in pd.Series(folds).groupby(index.group).nunique().items() if k > 1])
     if apart.any() and competition.split.groups == "duplicates":
         warn(f"{int(apart.sum())} images have a near-duplicate in another fold (folds.csv was edited): their scores flatter")
     parts, by_folds = cross_folds(folds, index.group.to_numpy())
-    return Validated(index, predictions, truth, np.array([classes.index(label) for label in index.label]), folds, parts, by_folds, competition)
+    return Validated(index, predictions, truth, labels, folds, parts, by_folds, competition)
 
 
 def outlines(data: Validated, decisions: list[Decision]) -> dict[str, np.ndarray] | None:

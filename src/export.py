@@ -29,7 +29,7 @@ from src.core.freshness import replacing
 from src.core.paths import Paths, filter_text
 from src.core.stages import folds as folds_to_use
 from src.core.stages import train_job, weights_used
-from src.core.tables import read_folds, read_index
+from src.core.tables import open_store, read_folds, read_index
 from src.parts import models
 from src.parts.fitted import FITTED
 
@@ -51,8 +51,11 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     fold_of = read_folds(paths, index["id"])
     for one, k in wanted:
         e, started = one.experiment, time.time()
-        store = np.load(paths.images(e.image_size, e.resize, "train", filter_text(e)), mmap_mode="r")
+        file = paths.images(e.image_size, e.resize, "train", filter_text(e))
+        store = open_store(file, len(index), e.image_size)
         rows = np.flatnonzero(fold_of == k)
+        if not len(rows):
+            raise InputError(f"fold {k} has no images", short(paths.folds), code="fold_empty")
         images = np.stack([store[r] for r in np.resize(rows[:: max(1, len(rows) // max(BATCHES))], max(BATCHES))])
         largest = export(one, paths.checkpoint(one.name, k, e.predict.checkpoint), images, paths.onnx(one.name, k), {"fold": k, "weights": weights_used(one, paths, k)})
         megabytes = paths.onnx(one.name, k).stat().st_size / 1e6

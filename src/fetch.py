@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from src.core import console
-from src.core.archives import MOST, Damaged, Unpacked, crc_of, unpack
+from src.core.archives import MOST, Damaged, Unpacked, crc_of, own, unpack
 from src.core.config import Config
 from src.core.console import InputError, StageError, command, duration, header, listing, progress, say, short, warn
 from src.core.freshness import read_json, write_json
@@ -97,8 +97,10 @@ def earlier(file: Path, of: str) -> dict:
     """fetched.json of an earlier run for the same contest or data set."""
     try:
         found = read_json(file)
-        return found if of in (found["competition"], found["dataset"]) and isinstance(found["files"], dict) else {"files": {}}
-    except (InputError, OSError, KeyError, TypeError):  # then there is no saying what is up to date
+        sizes = [f["bytes"] + int(f["crc"], 16) for f in found["files"].values()]
+        same = of in (found["competition"], found["dataset"]) and isinstance(found["when"], str)
+        return found if same and len(sizes) == len(found["files"]) else {"files": {}}
+    except (InputError, OSError, RecursionError, KeyError, TypeError, ValueError, AttributeError):  # then there is no saying what is up to date
         return {"files": {}}
 
 
@@ -111,8 +113,11 @@ class Part:
         self.mark: dict[str, Any] | None = None
         try:
             known = read_json(self.note)
-            self.mark = known["mark"] if known["of"] == of and self.file.is_file() else None
-        except (InputError, OSError, KeyError, TypeError):  # as good as nothing
+            mark, size = known["mark"], known["mark"]["bytes"]
+            whole = {"etag", "modified", "bytes"} == mark.keys() and (size is None or type(size) is int)
+            linked = any(p.is_symlink() for p in (self.home, self.file, self.note))
+            self.mark = mark if whole and not linked and known["of"] == of and self.file.is_file() else None
+        except (InputError, OSError, RecursionError, KeyError, TypeError, AttributeError):  # as good as nothing
             pass
 
     @property
@@ -126,13 +131,15 @@ class Part:
     def begin(self, mark: dict[str, Any]) -> None:
         self.drop()
         self.home.mkdir(parents=True)
-        self.file.touch()
+        own(self.file).close()
         write_json(self.note, {"of": self.of, "mark": mark})
         self.mark = mark
 
     def drop(self) -> None:
         self.mark = None
-        if self.home.is_dir():
+        if self.home.is_symlink() or self.home.is_file():
+            self.home.unlink()
+        elif self.home.is_dir():
             shutil.rmtree(self.home)
 
 

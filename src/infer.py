@@ -30,11 +30,12 @@ from src.core.dataset import Item, Problems
 from src.core.device import amp_dtype, pick_device
 from src.core.form import infer as infer_form
 from src.core.sample import sample_file
-from src.core.freshness import LIBRARIES, fingerprint, folder_fingerprint, read_json, write_json
+from src.core.freshness import LIBRARIES, fingerprint, folder_fingerprint, write_json
 from src.core.images import read_image
 from src.core.inference import enough_memory, infer, mean_of_folds, whole
 from src.core.paths import Paths, filter_text
 from src.core.predictions import Predictions
+from src.core.records import read_manifest, read_weights
 from src.core.stages import train_runs
 from src.parts import answers, greedy, models, unlabelled
 from src.parts.postprocess import Decision, apply
@@ -110,26 +111,31 @@ def run(given: argparse.Namespace, config: Config, paths: Paths, clock: Callable
 
 def check(home: Paths) -> dict:
     """The bundle's manifest. Raises InputError where one of its files is gone or is not as it was made."""
-    manifest, todo = read_json(home.manifest), "Make it again with ./run.sh bundle, and upload all of it"
-    if not isinstance(manifest, dict) or not {"files", "networks"} <= manifest.keys():
-        raise InputError("this is no manifest of a bundle", short(home.manifest), todo)
+    manifest, todo = read_manifest(home), "Make it again with ./run.sh bundle, and upload all of it"
     for file, digest in manifest["files"].items():
         if fingerprint(home.work / file, home) != digest:
-            raise InputError(f"the bundle is damaged: {file} is {'not as it was made' if (home.work / file).is_file() else 'gone'}", short(home.work), todo)
+            raise InputError(f"the bundle is damaged: {file} is {'not as it was made' if (home.work / file).is_file() else 'gone'}", short(home.work), todo, code="bundle_damaged")
     return manifest
 
 
 def other_versions(manifest: dict) -> str:
     """Which of the libraries that the answers depend on are not those that the bundle was made with."""
     then = {name: version for name, version in manifest.get("packages", {}).items() if name in LIBRARIES}
-    return listing(f"{name} {version} (here {now})" for name, version in then.items() if (now := metadata.version(name)) != version)
+    return listing(f"{name} {version} (here {now})" for name, version in then.items() if (now := _version(name)) != version)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def shares(config: Config, home: Paths) -> dict[str, dict[str, int]]:
     """'mask' and 'label' -> how often each member is counted, in the order in which they are added up."""
     if config.experiment:
         return {answer: {config.name: 1} for answer in ANSWERS[config.experiment.task]}
-    weights = read_json(home.weights(config.name))
+    weights = read_weights(home, config.name, config.ensemble.members)
     return {answer: {m: t for m, t in weights[answer]["times"].items() if t} for answer in ("mask", "label") if weights[answer]}
 
 
@@ -139,6 +145,9 @@ def wanted(config: Config, home: Paths, manifest: dict) -> list[Unit]:
     for answer, times in shares(config, home).items():
         for member, t in times.items():
             weights.setdefault(member, {})[answer] = t / sum(times.values())
+    if lacking := [m for m in weights if m not in manifest["networks"]]:
+        todo = "Make it again with ./run.sh bundle, and upload all of it"
+        raise InputError(f"the bundle has no networks of {listing(lacking)}", short(home.manifest), todo, code="bundle_damaged")
     ranked = sorted(weights, key=lambda m: -sum(weights[m].values()))
     return [Unit(m, k, tuple(config.owner(m).experiment.predict.views), rank, frozenset(weights[m])) for rank, m in enumerate(ranked) for k in manifest["networks"][m]["folds"]]
 
@@ -151,9 +160,17 @@ def store(config: Config, member: str, scratch: Paths) -> Path:
 def go_on(scratch: Paths, stamp: Path, home: Paths, items: list[Item], settings: list, afresh: bool) -> None:
     """Empty `scratch`, unless it is from a run of the same bundle and settings on the same images and device, with all the time it needed."""
     now = {"settings": settings, "in_full": not afresh, "device": str(pick_device()), "bundle": fingerprint(home.manifest, home), "images": folder_fingerprint([i.image for i in items], scratch.data, home), "ids": [i.id for i in items]}
-    if scratch.artifacts.exists() and (afresh or not stamp.is_file() or json.loads(stamp.read_text() or "0") != now):
+    if scratch.artifacts.exists() and (afresh or _stamped(stamp) != json.loads(json.dumps(now))):
         shutil.rmtree(scratch.artifacts)
     write_json(stamp, now)
+
+
+def _stamped(stamp: Path) -> object:
+    """What an earlier run was made of; None where that is not there, or damaged."""
+    try:
+        return json.loads(stamp.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 # -------------------------------------------------------------------------------------------------------------------------- the networks

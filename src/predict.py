@@ -25,7 +25,7 @@ from src.core.paths import Paths, filter_text
 from src.core.predictions import Predictions
 from src.core.rle import Truth
 from src.core.stages import folds as folds_to_use
-from src.core.tables import read_folds, read_index
+from src.core.tables import open_store, read_folds, read_index, read_labels
 from src.parts import models, scoring
 from src.parts.postprocess import Decision
 from src.parts.tta import VIEWS
@@ -45,10 +45,9 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
     device = pick_device(exact=True)
     dtype = amp_dtype(e.train.amp, device)
     views = [VIEWS[v] for v in e.predict.views]
-    stores = {"oof": np.load(paths.images(e.image_size, e.resize, "train", filter_text(e)), mmap_mode="r")}
-    if len(test):
-        stores["test"] = np.load(paths.images(e.image_size, e.resize, "test", filter_text(e)), mmap_mode="r")
-    tables = {"oof": train, "test": test}
+    tables = {"oof": train} | ({"test": test} if len(test) else {})
+    files = {of: paths.images(e.image_size, e.resize, "train" if of == "oof" else "test", filter_text(e)) for of in tables}
+    stores = {of: open_store(files[of], len(tables[of]), e.image_size) for of in tables}
     rows = {k: {"oof": np.flatnonzero(fold_of == k), "test": np.arange(len(test))} for k in folds}
     if empty := [k for k in folds if not len(rows[k]["oof"])]:
         raise InputError(f"fold {empty[0]} has no images", short(paths.folds))
@@ -59,10 +58,10 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         with progress(sum(len(rows[k][of]) for k in folds for of in stores), f"predict {name}") as bar:
             for k in folds:
                 net, chosen = None, paths.rounding(name, k)
-                kind = read_json(chosen)["weights"] if chosen.is_file() else e.predict.weights
+                kind = rounding(chosen) or e.predict.weights
                 for of, images in stores.items():
                     part = paths.part(name, k, of)
-                    if not part.is_file() or kind == "auto":
+                    if kind == "auto" or not is_whole(part, classes):
                         if net is None:
                             net = models.build(e, len(classes), pretrained=False)
                             load_weights(paths.checkpoint(name, k, e.predict.checkpoint), net, "float16" if kind == "float16" else "float32")
@@ -80,10 +79,28 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         if len(test):
             mean_of_folds([paths.part(name, k, "test") for k in folds], classes).save(paths.test(name))
         facts["summary"] = f"{len(folds)} folds, views {', '.join(e.predict.views)}"
-        facts["weights"] = {k: read_json(f)["weights"] if (f := paths.rounding(name, k)).is_file() else e.predict.weights for k in folds}
+        facts["weights"] = {k: rounding(paths.rounding(name, k)) or e.predict.weights for k in folds}
         facts["pace"] = spent / seen if seen else None  # seconds per image and view: infer plans by it
         for part in job.details["extras"]:
             part.unlink(missing_ok=True)
+
+
+def rounding(file: Path) -> str:
+    """What an earlier run has decided of a fold's weights; '' where it has not, or not readably:
+    then it is decided anew."""
+    try:
+        found = read_json(file)
+        return found["weights"] if found["weights"] in ("float16", "float32") else ""
+    except (OSError, InputError, RecursionError, KeyError, TypeError):
+        return ""
+
+
+def is_whole(part: Path, classes: list[str]) -> bool:
+    """Whether an earlier run has left this part, and left it readable."""
+    try:
+        return bool(len(Predictions.load(part, classes)))
+    except InputError:
+        return False
 
 
 def one_part(part: Path, net, images, rows, table, views, config: Config, device, dtype, batch: int, advance=lambda n: None) -> None:
@@ -106,8 +123,9 @@ def rounded(part: Path, net, ask, held_out, paths: Paths, config: Config) -> tup
         net.load_state_dict(halves)
         ask(other)
         classes = config.competition.data.classes
-        labels, truths = np.array([classes.index(label) for label in held_out["label"]]), Truth.load(paths.truth).subset(held_out["id"])
-        before, after = (scoring.score_predictions(Predictions.load(f, classes), labels, truths, config.competition, Decision()) for f in (part, other))
+        labels, truths = read_labels(paths, held_out, classes), Truth.load(paths.truth).subset(held_out["id"])
+        # the plainest decision, which has no rule between mask and class: no empty class is asked for
+        before, after = (scoring.measure(Predictions.load(f, classes), labels, truths, Decision(), classes, None) for f in (part, other))
         moved = max(abs(after[s] - before[s]) for s in SCORES if s in before and np.isfinite(before[s]))
         if moved <= STEADY:
             other.replace(part)

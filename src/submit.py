@@ -13,9 +13,10 @@ from dataclasses import asdict
 
 from src.core.config import Config
 from src.core.console import InputError, command, header, listing, say, short, warn
-from src.core.freshness import Job, read_json, retire
+from src.core.freshness import Job, retire
 from src.core.paths import ROOT, Paths
 from src.core.predictions import Predictions
+from src.core.records import read_metrics, read_weights
 from src.core.stages import form_of, sample_of
 from src.core.tables import read_index
 from src.parts import answers
@@ -64,23 +65,18 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
 
 def made_by(config: Config, paths: Paths, decision: Decision) -> dict:
     """For the record beside the submission: config, members, folds, decision, and the CV score with its interval."""
-    file = paths.metrics(config.name)
-    if not file.is_file():
-        raise InputError("there is no CV score to go with the submission", short(file), f"Make it with {command('evaluate')}")
-    found = read_json(file)
-    try:
-        honest = found["honest"]
-        facts = {"score": float(honest["score"]), "interval": [float(v) for v in honest["intervals"]["score"]], "metrics": honest["metrics"]}
-        edited = found["tuned"]["decision"] != asdict(decision)
-    except (KeyError, TypeError, ValueError):
-        raise InputError("not readable as metrics", short(file), f"Make it again with {command('evaluate', '--force')}") from None
-    members = read_json(paths.weights(config.name)) if config.ensemble and paths.weights(config.name).is_file() else None
+    found = read_metrics(paths, config.name)
+    honest = found["honest"]
+    facts = {"score": float(honest["score"]), "interval": [float(v) for v in honest["intervals"]["score"]], "metrics": honest["metrics"]}
+    edited = found["tuned"]["decision"] != asdict(decision)
+    of_members = config.ensemble and paths.weights(config.name).is_file()
+    members = read_weights(paths, config.name, config.ensemble.members) if of_members else None
     return facts | {
         "note": "decision.json was edited since evaluate: the CV score is of the tuned decision, not of this one" if edited else "",
         "config": config.name,
         "commit": commit(),
         "settings": {c.name: c.keys("image_size", "resize", "model", "loss", "train", "predict") for c in config.experiments},
-        "members": {a: members[a]["weights"] for a in ("mask", "label") if members.get(a)} if members else None,
+        "members": {a: members[a]["weights"] for a in ("mask", "label") if members[a]} if members else None,
         "decision": asdict(decision),
         "folds": sorted(honest.get("by_fold", {})),
     }

@@ -28,7 +28,7 @@ from src.core.loop import Loop, optimiser_for, rate
 from src.core.paths import Paths, filter_text
 from src.core.rle import Truth
 from src.core.runlog import BadSteps, Clock, epoch_line, since_best, write_log
-from src.core.tables import read_folds, read_index
+from src.core.tables import open_store, read_folds, read_index, read_labels
 from src.parts import augment, losses, models, sampling, scoring
 from src.parts.tta import VIEWS
 
@@ -148,11 +148,13 @@ class FoldImages:
         e, classes = config.experiment, config.competition.data.classes
         index = read_index(paths, "train")
         folds = read_folds(paths, index["id"])
-        labels = index["label"].map({c: i for i, c in enumerate(classes)}).to_numpy(np.int64)
+        labels = read_labels(paths, index, classes)
         seen, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         if len(seen) < 2 or not len(held_out):
             raise InputError(f"fold {fold} leaves {len(seen)} images to train on and {len(held_out)} to validate on", short(paths.folds))
         images, masks = paths.images(e.image_size, e.resize, "train", filter_text(e)), paths.masks(e.image_size, e.resize, filter_text(e))
+        for file in (images, masks):  # read where they are needed, in other processes too: what is wrong is said here
+            open_store(file, len(index), e.image_size)
         return cls(index, labels, seen, held_out, images, masks, Truth.load(paths.truth).subset(index["id"].iloc[held_out]))
 
 

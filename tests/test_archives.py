@@ -136,9 +136,9 @@ def test_what_is_there_is_left_as_it_is(tmp_path):
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     original = open
 
-    def full(path, mode="r"):
-        file = original(path, mode)
-        if "w" in mode:
+    def full(path, mode="r", **options):
+        file = original(path, mode, **options)
+        if "x" in mode:
             file.close()
             file = original("/dev/full", "wb", buffering=0)
         return file

@@ -129,7 +129,7 @@ def test_a_second_run_does_nothing(home, capfd):
         ("predict.views=[identity]", {"predict"}),
         ("predict.checkpoint=best", {"predict"}),
         ("evaluate.bootstrap=200", {"evaluate"}),
-        ("score={dice: 1}", {"train", "evaluate"}),
+        ("score={dice: 1}", {"evaluate"}),  # and no training: predict uses the last checkpoint
         ("predict.weights=float16", {"predict"}),
         ("submission.empty=", {"submit"}),
         ("submission.id=id", {"prepare", "submit"}),

@@ -8,15 +8,18 @@ from __future__ import annotations
 import os
 import re
 import stat
+import tempfile
+import unicodedata
 import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Callable
+from typing import BinaryIO, Callable
 
 from src.core.console import InputError, StageError, short
 
 MOST = 50 * 10**9  # bytes, unpacked
+MOST_FILES = 10**6
 PIECE = 1 << 20
 
 
@@ -63,6 +66,7 @@ def _unpack(archive: Path, top: Path, folder: Path, done: Unpacked, tick: Callab
         with zipfile.ZipFile(archive) as source:
             members = _checked(source, archive, done)
             base = folder if nested else folder / _own_folder(members, archive)
+            _check_case(members, archive, top)
             for name, info in members.items():
                 target = base / name
                 parent = target.parent.resolve()
@@ -90,6 +94,9 @@ def _unpack(archive: Path, top: Path, folder: Path, done: Unpacked, tick: Callab
 def _checked(source: zipfile.ZipFile, archive: Path, done: Unpacked) -> dict[PurePosixPath, zipfile.ZipInfo]:
     """The files of a zip by their path. Raises InputError for paths that lead out, links, devices, encryption, doubled names, and too much."""
     found: dict[PurePosixPath, zipfile.ZipInfo] = {}
+    if len(source.infolist()) > MOST_FILES:
+        todo = f"Unpack it yourself if you trust it; the bound is MOST_FILES in {short(Path(__file__))}"
+        raise InputError(f"it holds more than {MOST_FILES:,} files", short(archive), todo, code="archive_too_many")
     for info in source.infolist():
         raw = info.orig_filename.replace("\\", "/")
         path, kind = PurePosixPath(raw), stat.S_IFMT(info.external_attr >> 16)
@@ -106,10 +113,30 @@ def _checked(source: zipfile.ZipFile, archive: Path, done: Unpacked) -> dict[Pur
         else:
             found[path] = info
             continue
-        raise InputError(f"the archive holds {why}: {raw[:100]!r}", short(archive), "It is not unpacked; look at it, and take what you trust out of it by hand")
+        raise InputError(f"the archive holds {why}: {raw[:100]!r}", short(archive), "It is not unpacked; look at it, and take what you trust out of it by hand", code="archive_refused")
     if sum(info.file_size for info in found.values()) > done.left:
         done.take(done.left + 1, archive)
     return found
+
+
+def _check_case(members: dict[PurePosixPath, zipfile.ZipInfo], archive: Path, folder: Path) -> None:
+    """Raises InputError where two names differ only in case or composition and the disk does not
+    tell them apart: the second would take the place of the first."""
+    seen: dict[str, PurePosixPath] = {}
+    for path in members:
+        plain = unicodedata.normalize("NFC", str(path)).casefold()
+        if plain in seen and not tells_case(folder):
+            what = f"the archive holds {str(seen[plain])!r} and {str(path)!r}, which are the same name on this disk"
+            todo = "Unpack it on a disk that tells them apart, or by hand"
+            raise InputError(what, short(archive), todo, code="archive_case")
+        seen[plain] = path
+
+
+def tells_case(folder: Path) -> bool:
+    """Whether the disk has two names where only case differs."""
+    with tempfile.TemporaryDirectory(prefix=".case", dir=folder if folder.is_dir() else None) as name:
+        (Path(name) / "a").touch()
+        return not (Path(name) / "A").exists()
 
 
 def _inner(source: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, top: Path, done: Unpacked, tick: Callable[[int], None], archive: Path) -> None:
@@ -141,6 +168,13 @@ def _own_folder(members: dict[PurePosixPath, zipfile.ZipInfo], archive: Path) ->
     return "" if table or {path.parts[0] for path in members} == {name} else name
 
 
+def own(file: Path) -> BinaryIO:
+    """A new file, to be written. What is there goes first, and no link that somebody puts in its
+    place is followed."""
+    file.unlink(missing_ok=True)
+    return open(file, "xb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
+
+
 def _there(target: Path, info: zipfile.ZipInfo) -> bool:
     return target.is_file() and target.stat().st_size == info.file_size and crc_of(target) == info.CRC
 
@@ -149,7 +183,7 @@ def _write(source: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, done: U
     """One file, whole or not at all; zipfile compares the checksum when it has read the last byte."""
     temporary = target.with_name(f".{target.name[:200]}.part")
     try:
-        with source.open(info) as packed, open(temporary, "wb") as file:
+        with source.open(info) as packed, own(temporary) as file:
             while piece := packed.read(PIECE):
                 done.take(len(piece), archive)
                 file.write(piece)

@@ -35,6 +35,7 @@ __all__ = ["Arriving", "Busy", "Contest", "Kaggle", "Lost", "NotSent", "Remote",
 TRIES = 4  # of what may go better the next time
 PAUSE = 1.0  # seconds before the second try, doubled before each further one
 LONGEST = 120.0  # seconds; where Kaggle asks for more (Retry-After) the user is told instead
+NEEDED = "1.7.4"  # of the package
 PAGES = 25  # of 200 files
 NOT_UPLOADED = "Could not submit to competition"  # what the package returns, in place of an error, where the upload failed
 
@@ -95,9 +96,10 @@ def slug_of(given: argparse.Namespace, config: Config, paths: Paths) -> str:
     fetched = ""
     if paths.fetched.is_file():
         try:
-            fetched = json.loads(paths.fetched.read_text()).get("competition") or ""
-        except (ValueError, AttributeError):
-            pass
+            fetched = json.loads(paths.fetched.read_text())["competition"]
+            fetched = fetched if isinstance(fetched, str) else ""
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+            pass  # damaged: as good as nothing
     for text, where in ((given.competition, "--competition"), (config.competition.slug, "slug in competition.yaml"), (fetched, short(paths.fetched))):
         if text:
             return plain_slug(text, where)
@@ -146,6 +148,7 @@ class Kaggle:
     def files(self, of: str) -> list[Remote]:
         """Of a contest SLUG or a data set OWNER/NAME; [] where there are more than 5000."""
         found, token = [], None
+        self._needs("dataset_list_files" if "/" in of else "competition_list_files", "cannot list files")
         ask = self.api.dataset_list_files if "/" in of else self.api.competition_list_files
         for _ in range(PAGES):
             page = self._ask(of, lambda: ask(of, page_token=token, page_size=200))
@@ -167,6 +170,8 @@ class Kaggle:
                 response = self._request(of, "competitions", "competition", "download_data_files", "ApiDownloadDataFilesRequest", headers, competition_name=of)
         except Unfit:
             return self.download(of)
+        if response is None:
+            raise too_old("cannot download")
         said = response.headers
         came = re.match(r"bytes (\d+)-\d+/(\d+)", said.get("Content-Range", ""))
         length = came[2] if came else None if said.get("Content-Encoding") else said.get("Content-Length")
@@ -180,6 +185,7 @@ class Kaggle:
 
     def submissions(self, slug: str) -> list[Sent]:
         """Newest first, the last hundred at most."""
+        self._needs("competition_submissions", "cannot list submissions")
         found = self._ask(slug, lambda: self.api.competition_submissions(slug, page_size=100)) or []
         sent = [Sent(str(s.ref), s.date.strftime("%Y-%m-%dT%H:%M:%SZ") if s.date else "", s.file_name or "", s.description or "", getattr(s.status, "name", str(s.status)).lower(),
                      _number(s.public_score), _number(s.private_score), " ".join((s.error_description or "").split()), s.submitted_by or "", s.team_name or "") for s in found if s]
@@ -195,6 +201,7 @@ class Kaggle:
     def submit(self, slug: str, file: Path, message: str) -> None:
         """Upload a file and hand it in. That this returns is no proof: look for it in `submissions`. NotSent and InputError: Kaggle has nothing of it; any other
         StageError: it is not known how far it came."""
+        self._needs("competition_submit", "cannot submit")
         said = io.StringIO()
         answer = self._ask(slug, lambda: self.api.competition_submit(str(file), message, slug, quiet=not sys.stderr.isatty()), said=said, reads=False)
         if getattr(answer, "message", answer) == NOT_UPLOADED:
@@ -204,7 +211,10 @@ class Kaggle:
 
     def _request(self, of: str, part: str, service: str, method: str, request: str, headers: dict[str, str] | None = None, **fields: Any) -> Any:
         """One request of the package's generated client, for what the public methods do not give; None where this version does not know it."""
-        types = importlib.import_module(f"kagglesdk.{part}.types.{service}_api_service")
+        try:
+            types = importlib.import_module(f"kagglesdk.{part}.types.{service}_api_service")
+        except ImportError:
+            return None
         if not hasattr(types, request):
             return None
         wanted = getattr(types, request)()
@@ -213,10 +223,14 @@ class Kaggle:
 
         def ask() -> Any:
             with self.api.build_kaggle_client() as client:
-                known = getattr(getattr(client, part), f"{service}_api_client")
+                known = getattr(getattr(client, part, None), f"{service}_api_client", None)
                 return getattr(known, method)(wanted) if hasattr(known, method) else None
 
         return self._ask(of, ask, headers=headers)
+
+    def _needs(self, method: str, what: str) -> None:
+        if not hasattr(self.api, method):
+            raise too_old(what)
 
     def _ask(self, of: str, ask: Callable[[], Any], headers: dict[str, str] | None = None, said: io.StringIO | None = None, absent: bool = False, reads: bool = True) -> Any:
         """What `ask` returns. `reads`: it changes nothing at Kaggle, so that a lost answer may be asked for again; `absent`: None in place of a 404."""
@@ -248,7 +262,7 @@ def _sign_in() -> Any:
             except ImportError as error:
                 raise InputError(f"the package kaggle cannot be imported: {error}", "", "Install it with: pip install -U kaggle six") from None
             if not hasattr(KaggleApi, "build_kaggle_client"):
-                raise InputError("the package kaggle is older than 1.7", "", "Renew it with: pip install -U kaggle")
+                raise too_old("is older than 1.7")
             api = KaggleApi()
             api.authenticate()
             return api
@@ -262,6 +276,12 @@ def _sign_in() -> Any:
         raise
     finally:
         os.environ.update(hidden)
+
+
+def too_old(what: str) -> InputError:
+    """For a package that lacks something; requirements.txt names the same version."""
+    todo = f"Version {NEEDED} or newer is needed: pip install -U 'kaggle>={NEEDED}' six"
+    return InputError(f"this package kaggle {what}", "", todo, code="kaggle_too_old")
 
 
 def _number(text: object) -> float | None:

@@ -7,7 +7,7 @@ from typing import Iterable
 
 import numpy as np
 
-from src.core.console import InputError, short
+from src.core.console import InputError, command, short
 from src.core.freshness import replacing
 
 
@@ -92,9 +92,27 @@ class Truth:
     def load(cls, path: Path) -> "Truth":
         try:
             with np.load(path) as file:
-                return cls(**{k: file[k] for k in ("ids", "sizes", "offsets", "runs")})
-        except Exception as error:
-            raise InputError(f"not readable: {error}", short(path), "Make it again with ./run.sh prepare --force") from None
+                self = cls(**{k: file[k] for k in ("ids", "sizes", "offsets", "runs")})
+            self._check()
+            return self
+        except Exception as error:  # zipfile, numpy and zlib each raise their own for a damaged file
+            what = f"not readable as the true masks: {error}"
+            raise InputError(what, short(path), f"Make it again with {command('prepare', '--force')}", code="truth_damaged") from None
+
+    def _check(self) -> None:
+        """Raises ValueError, TypeError or IndexError for arrays that do not belong together."""
+        n, ends = len(self.ids), self.offsets
+        if self.ids.ndim != 1 or self.ids.dtype.kind != "U" or self.sizes.shape != (n, 2) or ends.shape != (n + 1,):
+            raise ValueError("its arrays do not fit each other")
+        if {a.dtype.kind for a in (self.sizes, ends, self.runs)} != {"i"} or self.runs.shape != (len(self.runs), 2):
+            raise ValueError("its arrays are of another kind")
+        if ends[0] != 0 or ends[-1] != len(self.runs) or (np.diff(ends) < 0).any() or (self.sizes < 1).any() or (self.sizes > 2**16).any():
+            raise ValueError("its numbers contradict each other")
+        starts, lengths = self.runs.astype(np.int64).T
+        stops, of = starts + lengths, np.repeat(np.arange(n), np.diff(ends))
+        next_one = of[1:] == of[:-1]  # of the same image
+        if (starts < 0).any() or (lengths < 1).any() or (stops > self.sizes.prod(1)[of]).any() or (starts[1:] < stops[:-1])[next_one].any():
+            raise ValueError("a run lies outside of its image, or overlaps another")
 
     def mask(self, id: str) -> np.ndarray:
         """The mask of one image, (H,W) bool, at original size."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from src.core.kaggle import Sent
 
 STATUS = ("pending", "complete", "error", "unconfirmed")
+SKEW = 120  # seconds that this clock and Kaggle's may differ
 LISTED_BY = 600  # seconds after which Kaggle's list shows whatever it has accepted
 SCORES = ("cv", "cv_low", "cv_high", "public", "private")
 
@@ -58,13 +59,15 @@ def read(file: Path) -> list[Row]:
     """The rows of log.csv, in its order; [] where there is none. A spreadsheet may have added a byte order mark, moved columns, or written semicolons
     and decimal commas. Raises InputError, with the line, for anything that cannot be read: nobody else has this file."""
     def fails(what: str, line: int) -> InputError:
-        return InputError(f"line {line} {what}", short(file), "Correct it, or move the file away to begin a new one")
+        return InputError(f"line {line} {what}", short(file), "Correct it, or move the file away to begin a new one", code="log_damaged")
 
     try:
         data = file.read_bytes()
         text = data.decode("utf-8-sig")
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise InputError(f"not readable: {error.strerror}", short(file), "Move it away to begin a new one", code="log_damaged") from None
     except UnicodeDecodeError as error:
         raise fails("is not UTF-8 text", data[: error.start].count(b"\n") + 1) from None
     if not text.strip():
@@ -85,6 +88,9 @@ def read(file: Path) -> list[Row]:
             for name in SCORES:
                 try:
                     found[name] = float(found[name].replace(",", ".")) if found[name] else None
+                    if found[name] is not None and not math.isfinite(found[name]):
+                        found[name] = str(found[name])
+                        raise ValueError
                 except ValueError:
                     raise fails(f"has '{found[name]}' under {name}, which is no number", lines.line_num) from None
             if found["status"] not in STATUS:
@@ -131,7 +137,7 @@ def refresh(file: Path, slug: str, listed: list[Sent]) -> list[Row]:
         for row in before:
             found = by_ref.get(row.ref) if row.competition == slug else None
             if row.competition == slug and row.status == "unconfirmed":
-                found = next((s for s in listed if s.ref not in taken and is_same(s, row.file, row.message)), None)
+                found = handed_over(row, [s for s in listed if s.ref not in taken])
                 taken |= {found.ref} if found else set()
                 if not found and _age(row) > LISTED_BY and (len(listed) < 100 or row.time > min(s.when for s in listed)):
                     warn(f"{row.file}, handed over at {row.time} when the connection broke, is not in Kaggle's list: it was not accepted, and its row is dropped")
@@ -142,6 +148,17 @@ def refresh(file: Path, slug: str, listed: list[Sent]) -> list[Row]:
     return edit(file, change) if file.is_file() else []
 
 
+def handed_over(row: Row, listed: list[Sent]) -> Sent | None:
+    """The entry of Kaggle's list that an unconfirmed row has become: of its file and message, and
+    the first since then. The same file may have gone there before, from the web page or another
+    machine: that one's score is not this one's. The two clocks may be SKEW apart."""
+    began = _seconds(row.time)
+    alike = [s for s in listed if is_same(s, row.file, row.message)]
+    if began is not None:
+        alike = [s for s in alike if (when := _seconds(s.when)) is None or when >= began - SKEW]
+    return min(alike, key=lambda s: s.when, default=None)
+
+
 def now() -> str:
     """The time of a row."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -149,10 +166,16 @@ def now() -> str:
 
 def _age(row: Row) -> float:
     """Seconds since then; endless for a time that was edited into something else."""
+    began = _seconds(row.time)
+    return math.inf if began is None else datetime.now(timezone.utc).timestamp() - began
+
+
+def _seconds(time: str) -> float | None:
+    """Since 1970, of a time as `now` writes it; None for anything else."""
     try:
-        return (datetime.now(timezone.utc) - datetime.strptime(row.time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)).total_seconds()
+        return datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
     except ValueError:
-        return math.inf
+        return None
 
 
 def result(row: Row, sent: Sent) -> Row:

@@ -4,8 +4,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 from pathlib import Path
+from typing import Any
 
 from src.core.config import Config
 from src.core.console import InputError
@@ -13,6 +13,7 @@ from src.core.form import Form, glance, infer
 from src.core.freshness import Job, folder_fingerprint, index_ids, read_json, rows_fingerprint
 from src.core.paths import Paths, anchored, filter_text
 from src.core.sample import IMAGE_SUFFIXES, sample_file
+from src.core.tables import is_fold
 
 STAGES = ["prepare", "split", "train", "predict", "ensemble", "evaluate", "submit"]  # study is all but the last of every cell, and the table
 
@@ -81,10 +82,14 @@ def has_test(paths: Paths) -> bool:
 def folds(config: Config, paths: Paths) -> list[int]:
     """The folds to train: those of folds.csv where that is up to date (users edit it), else those that split will make."""
     if split_job(config, paths).state().done:
-        with open(paths.folds, newline="", encoding="utf-8-sig", errors="replace") as lines:
-            found = {(row.get("fold") or "").strip() for row in csv.DictReader(lines)}
-        if found and all(re.fullmatch(r"-1|\d+", f) for f in found):  # else read_folds says what is wrong
-            return sorted(int(f) for f in found if f != "-1")
+        found = set()
+        try:
+            with open(paths.folds, newline="", encoding="utf-8-sig", errors="replace") as lines:
+                found = {(row.get("fold") or "").strip() for row in csv.DictReader(lines)}
+        except (OSError, csv.Error):
+            pass
+        if found and all(map(is_fold, found)):  # else read_folds says what is wrong
+            return sorted({int(f) for f in found} - {-1})
     return list(range(config.competition.split.folds)) if config.competition.split.scheme == "kfold" else [0]
 
 
@@ -120,9 +125,44 @@ def train_job(config: Config, paths: Paths, fold: int) -> Job:
     outputs = [paths.checkpoint(config.name, fold, "last"), paths.checkpoint(config.name, fold, "best"), paths.log(config.name, fold)]
     if Path(e.model.encoder_weights).suffix:
         inputs["model.encoder_weights"] = anchored(e.model.encoder_weights)
-    return Job("train", config.name, paths, paths.record("train", config.name, fold), config.keys("data.classes", "score", "task", "image_size", "resize", "model", "loss", "train"), inputs, outputs,
-               made_by={"the train images": "prepare", "folds.csv": "split", "the pixels": "prepare", "the masks": "prepare"}, fold=fold,
-               sources=["src/train.py", "src/core/loop.py", "src/core/pretrained.py", "src/parts/models.py", "src/parts/losses.py", "src/parts/augment.py", "src/parts/heads.py", "src/parts/transfer.py", "src/parts/monai_networks.py", "src/parts/fitted.py"], details={"extras": [paths.curves(config.name, fold), paths.onnx(config.name, fold)]})
+    judged_by = config.keys("score", "data.empty_class") | untuned(config)
+    keys = config.keys("data.classes", "task", "image_size", "resize", "model", "loss", "train")
+    sources = ["src/train.py", "src/core/loop.py", "src/core/pretrained.py"]
+    sources += [f"src/parts/{p}.py" for p in ("models", "losses", "augment", "heads", "transfer", "monai_networks", "fitted")]
+    job = Training("train", config.name, paths, paths.record("train", config.name, fold), keys | judged_by, inputs, outputs, fold=fold, sources=sources,
+                   made_by={"the train images": "prepare", "folds.csv": "split", "the pixels": "prepare", "the masks": "prepare"})
+    job.details |= {"extras": [paths.curves(config.name, fold), paths.onnx(config.name, fold)], "judged_by": set(judged_by)}
+    job.details["judged"] = e.predict.checkpoint == "best" or e.train.patience > 0
+    return job
+
+
+class Training(Job):
+    """The training of a fold. details: `judged_by`, the keys by which an epoch is called the best;
+    `judged`, whether that decides anything.
+
+    Hours are at stake. Where predict uses the last checkpoint and nothing stops early, the score
+    only decides which epoch is copied to best.pt, and which numbers stand in log.csv. Then another
+    score leaves a finished fold as it is. But the record keeps by what the epochs were judged: when
+    predict.checkpoint becomes `best`, a best.pt that another score has chosen is stale. One that was
+    not finished starts over: its best so far cannot be compared with what comes.
+    """
+
+    def changed(self, record: dict) -> str:
+        then, judged_by = record["keys"], self.details["judged_by"]
+        if not self.details["judged"] and record.get("ended"):
+            same = judged_by
+        else:  # records of older versions do not name all of these: nothing is known against them
+            same = judged_by - then.keys()
+        keys = {k: v for k, v in then.items() if k not in same}
+        keys |= json.loads(json.dumps({k: self.keys[k] for k in same}))
+        return super().changed(record | {"keys": keys})
+
+
+def untuned(config: Config, *names: str) -> dict[str, Any]:
+    """The first value of the lists of `evaluate` (by default of all), which make up the untuned
+    decision: {'evaluate.threshold[0]': 0.5, …}. The others are only searched by evaluate."""
+    lists = {name: tried for name, tried in config.competition.evaluate if isinstance(tried, list)}
+    return {f"evaluate.{name}[0]": lists[name][0] for name in names or lists}
 
 
 def predict_job(config: Config, paths: Paths) -> Job:
@@ -169,9 +209,10 @@ def ensemble_job(config: Config, paths: Paths) -> Job:
             made_by |= {f"{member} oof": "predict", f"{member} test": "predict"}
     if has_test(paths):
         outputs.append(paths.test(config.name))
-    inputs |= {"the truth": paths.truth, "folds.csv": paths.folds}
-    return Job("ensemble", config.name, paths, paths.record("ensemble", config.name), config.keys("members", "method", "rounds", "score"), inputs, outputs,
-               made_by=made_by | {"the truth": "prepare", "folds.csv": "split"}, sources=["src/ensemble.py", "src/parts/greedy.py", "src/parts/metrics.py"])
+    inputs |= {"the truth": paths.truth, "folds.csv": paths.folds, "the train images": rows_fingerprint(paths.index, "train")}
+    keys = config.keys("members", "method", "rounds", "score", "data.classes") | untuned(config, "threshold")
+    return Job("ensemble", config.name, paths, paths.record("ensemble", config.name), keys, inputs, outputs,
+               made_by=made_by | {"the truth": "prepare", "folds.csv": "split", "the train images": "prepare"}, sources=["src/ensemble.py", "src/parts/greedy.py", "src/parts/metrics.py"])
 
 
 def evaluate_job(config: Config, paths: Paths) -> Job:

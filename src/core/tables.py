@@ -3,17 +3,19 @@ from __future__ import annotations
 
 import csv
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Iterable
-
-import numpy as np
 
 from src.core.console import InputError, command, listing, short
 from src.core.paths import Paths
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 COLUMNS = ["id", "set", "label", "image", "masks", "height", "width", "area", "group"]
+LARGEST = 2**16  # pixels of a side
+MOST_FOLDS = 9999
 
 
 def read_index(paths: Paths, part: str | None = None) -> "pd.DataFrame":
@@ -29,41 +31,97 @@ def read_index(paths: Paths, part: str | None = None) -> "pd.DataFrame":
         table = pd.read_csv(paths.index, dtype=str, keep_default_na=False)
         table = table[COLUMNS].astype({"masks": int, "height": int, "width": int, "group": int})
         table["area"] = table["area"].replace("", "nan").astype(float)
+        _check_index(table)
     except FileNotFoundError:
-        raise InputError("there is no index of the images yet", short(paths.index), remedy) from None
-    except (KeyError, ValueError, OSError) as error:
-        raise InputError(f"not readable as the index of the images: {error}", short(paths.index), f"Make it again with {command('prepare', '--force')}") from None
+        raise InputError("there is no index of the images yet", short(paths.index), remedy, code="no_index") from None
+    except (KeyError, ValueError, OverflowError, OSError) as error:
+        why, remedy = f"not readable as the index of the images: {error}", f"Make it again with {command('prepare', '--force')}"
+        raise InputError(why, short(paths.index), remedy, code="index_damaged") from None
     return table if part is None else table[table["set"] == part].reset_index(drop=True)
 
 
+def _check_index(table: "pd.DataFrame") -> None:
+    """Raises ValueError for what prepare never writes: later stages rely on it."""
+    train, pixels = table["set"] == "train", table["height"] * table["width"]
+    if not table["set"].isin(["train", "test"]).all():
+        raise ValueError("a row is neither of train nor of test")
+    if table.duplicated(["set", "id"]).any() or (table["id"] == "").any():
+        raise ValueError("an id is missing, or there twice")
+    sides = table[["height", "width"]]
+    if ((sides < 1) | (sides > LARGEST)).any(axis=None) or (table["group"] < 0).any():
+        raise ValueError("a size or a group is no such number")
+    if not table["area"][train].between(0, pixels[train]).all():
+        raise ValueError("a lesion is larger than its image, or its area is missing")
+
+
+def read_labels(paths: Paths, index: "pd.DataFrame", classes: list[str]) -> np.ndarray:
+    """The number of the class of each row, (N) int. Raises InputError for classes not named."""
+    if unknown := sorted(set(index["label"]) - set(classes)):
+        todo = f"The classes are {', '.join(classes)}"
+        raise InputError(f"unknown class {listing(unknown)}", short(paths.index), todo, code="class_unknown")
+    return index["label"].map({c: i for i, c in enumerate(classes)}).to_numpy("int64")
+
+
+def open_store(file: Path, rows: int, size: int) -> np.ndarray:
+    """A pixel store of prepare, mapped: (rows,size,size) or (rows,size,size,3) uint8. Raises
+    InputError for a file that is missing, damaged or of another shape."""
+    import numpy as np  # which `status` need not import
+
+    remedy = f"Make it again with {command('prepare', '--force')}"
+    try:
+        store = np.load(file, mmap_mode="r")
+    except FileNotFoundError:
+        todo = f"Make it with {command('prepare')}"
+        raise InputError("there are no pixels yet", short(file), todo, code="no_pixels") from None
+    except Exception as error:  # numpy's reading of a damaged header ends in errors of many kinds
+        why = f"not readable as pixels ({type(error).__name__})"
+        raise InputError(why, short(file), remedy, code="pixels_damaged") from None
+    if not isinstance(store, np.ndarray) or store.dtype != np.uint8 or store.shape not in ((rows, size, size), (rows, size, size, 3)):
+        found = f"{store.dtype} {store.shape}" if isinstance(store, np.ndarray) else "an archive"
+        what = f"the pixels are {found}, not uint8 {(rows, size, size)}"
+        raise InputError(what, short(file), remedy, code="pixels_damaged")
+    return store
+
+
 def read_folds(paths: Paths, ids: Iterable[str]) -> np.ndarray:
-    """The fold of each of these ids, (N) int; -1: trained on in every fold. folds.csv is there to be edited, so everything in it is checked;
-    raises InputError for ids that are unknown, missing or doubled, and folds that are no whole numbers from -1."""
+    """The fold of each of these ids, (N) int; -1: trained on in every fold. Numbers may have gaps: 0, 2 and 7 are three folds.
+
+    folds.csv is there to be edited, so everything in it is checked; raises InputError for ids that are unknown, missing or doubled, and folds that
+    are no whole numbers from -1 to MOST_FOLDS."""
+    import numpy as np
+
     file, remedy = short(paths.folds), f"Correct it, or make it anew with {command('split', '--force')}"
     try:
         with open(paths.folds, newline="", encoding="utf-8-sig") as lines:  # a spreadsheet may have added a byte order mark
             reader = csv.DictReader(lines)
-            if not {"id", "fold"} <= set(reader.fieldnames or ()):
-                raise InputError(f"the columns are {', '.join(reader.fieldnames or ['none'])}, not id,fold", file, remedy)
+            if [c for c in ("id", "fold") if list(reader.fieldnames or ()).count(c) != 1]:
+                raise InputError(f"the columns are {', '.join(reader.fieldnames or ['none'])}, not id,fold", file, remedy, code="folds_columns")
             rows = [((row["id"] or "").strip(), (row["fold"] or "").strip()) for row in reader]
     except FileNotFoundError:
-        raise InputError("there are no folds yet", file, f"Make them with {command('split')}") from None
+        raise InputError("there are no folds yet", file, f"Make them with {command('split')}", code="no_folds") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"not readable as a table: {error}", file, remedy) from None
-    if wrong := [f"{id} ({fold or 'nothing'})" for id, fold in rows if not re.fullmatch(r"-1|\d+", fold)]:
-        raise InputError(f"{len(wrong)} folds are not whole numbers from -1 on: {listing(wrong)}", file, remedy)
+        raise InputError(f"not readable as a table: {error}", file, remedy, code="folds_damaged") from None
+    if wrong := [f"{id} ({fold[:20] or 'nothing'})" for id, fold in rows if not is_fold(fold)]:
+        what = f"{len(wrong)} folds are not whole numbers from -1 to {MOST_FOLDS}: {listing(wrong)}"
+        raise InputError(what, file, remedy, code="folds_not_numbers")
     fold_of = dict(rows)
     ids = [str(i) for i in ids]
     if len(fold_of) < len(rows):
         seen: set[str] = set()
         doubled = [id for id, _ in rows if id in seen or seen.add(id)]
-        raise InputError(f"the same id twice: {listing(doubled)}", file, remedy)
+        raise InputError(f"the same id twice: {listing(doubled)}", file, remedy, code="folds_id_twice")
     known = set(ids)
     if unknown := [id for id in fold_of if id not in known]:
-        raise InputError(f"{len(unknown)} ids are no train images: {listing(unknown)}", file, remedy)
+        raise InputError(f"{len(unknown)} ids are no train images: {listing(unknown)}", file, remedy, code="folds_id_unknown")
     if missing := [id for id in ids if id not in fold_of]:
-        raise InputError(f"{len(missing)} train images have no fold: {listing(missing)}", file, remedy)
+        raise InputError(f"{len(missing)} train images have no fold: {listing(missing)}", file, remedy, code="folds_id_missing")
     folds = np.array([int(fold_of[id]) for id in ids], dtype=int)
     if folds.max(initial=-1) < 0 or len(np.unique(folds)) < 2:
-        raise InputError("all images are in the same fold: nothing is left to train on or to validate with", file, remedy)
+        what = "all images are in the same fold: nothing is left to train on or to validate with"
+        raise InputError(what, file, remedy, code="one_fold")
     return folds
+
+
+def is_fold(text: str) -> bool:
+    """Whether this may stand under `fold` in folds.csv."""
+    return bool(re.fullmatch(r"-1|0*[0-9]{1,4}", text))

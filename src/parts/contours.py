@@ -11,8 +11,15 @@ def _to_contour(inside: np.ndarray) -> np.ndarray:
     """How far every pixel's centre lies from the contour, in pixels (S,S) float32: ½ on both sides of it. S in an empty or a full mask, which has none."""
     if inside.all() or not inside.any():
         return np.full(inside.shape, max(inside.shape), np.float32)
-    inside = inside.astype(np.uint8)
-    return sum(cv2.distanceTransform(side, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (inside, 1 - inside)) - np.float32(0.5)
+    return sum(_to_zero(side) for side in (inside, ~inside)) - np.float32(0.5)
+
+
+def _to_zero(side: np.ndarray) -> np.ndarray:
+    """The distance of every pixel (S,S) to the nearest that is False, float32, the same bits in
+    every run: OpenCV's last digit goes by where in memory it works. Squares are whole numbers;
+    its error leaves no doubt which, up to S = 1024."""
+    found = cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.sqrt(np.rint(found * found))
 
 
 def contour_distance(mask: np.ndarray, settings: Loss) -> np.ndarray:

@@ -78,7 +78,8 @@ class Labels:
         self.weights = {m: w for m, w in weights.items() if m in metrics.LABEL_METRICS}
 
     def mixed(self, mixture: tuple[int, ...]) -> np.ndarray:
-        return np.tensordot(np.array(mixture) / sum(mixture), self.probs, 1)
+        # no tensordot: its order of adding goes by the number of threads
+        return sum(times / sum(mixture) * probs for times, probs in zip(mixture, self.probs))
 
     def _score(self, probs: np.ndarray, truth: np.ndarray) -> float:
         decided = probs.argmax(1)

@@ -35,14 +35,14 @@ class Decision:
         for name in ("threshold", "smooth", "min_area", "empty_above"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-                raise InputError(f"{name} is a number from 0 to 1, not {value!r}")
+                raise InputError(f"{name} is a number from 0 to 1, not {value!r}", code="decision_value")
         for name in ("fill_holes", "convex"):
             if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} is true or false, not {getattr(self, name)!r}")
-        if isinstance(self.largest, bool) or not isinstance(self.largest, int) or self.largest < 0:
-            raise InputError(f"largest is a whole number, 0 or more, not {self.largest!r}")
+                raise InputError(f"{name} is true or false, not {getattr(self, name)!r}", code="decision_value")
+        if isinstance(self.largest, bool) or not isinstance(self.largest, int) or not 0 <= self.largest < 10**9:
+            raise InputError(f"largest is a whole number, 0 or more, not {self.largest!r}", code="decision_value")
         if self.agree not in AGREE:
-            raise InputError(f"agree is one of {', '.join(AGREE)}, not {self.agree!r}")
+            raise InputError(f"agree is one of {', '.join(AGREE)}, not {self.agree!r}", code="decision_value")
 
     @classmethod
     def untuned(cls, grid: Evaluate) -> "Decision":
@@ -53,19 +53,23 @@ class Decision:
     def load(cls, path: Path) -> "Decision":
         """Users edit this file: raises InputError with the key that is wrong, unknown or missing."""
         if not path.is_file():
-            raise InputError("no decision here", short(path), f"Make it with {command('evaluate')}")
-        found, names = read_json(path), [f.name for f in fields(cls)]
+            raise InputError("no decision here", short(path), f"Make it with {command('evaluate')}", code="no_decision")
+        names, again = [f.name for f in fields(cls)], f"Make it again with {command('evaluate', '--force')}"
+        try:
+            found = read_json(path)
+        except (OSError, RecursionError, InputError):
+            raise InputError("not readable as JSON", short(path), f"Correct it, or: {again}", code="decision_damaged") from None
         if not isinstance(found, dict):
-            raise InputError("a decision is a list of key: value pairs", short(path))
+            raise InputError("a decision is a list of key: value pairs", short(path), again, code="decision_damaged")
         for key in found:
             if key not in names:
-                raise InputError(f"unknown key '{key}'", short(path), nearest(key, names))
+                raise InputError(f"unknown key '{key}'", short(path), nearest(key, names), code="decision_key")
         if absent := [n for n in names if n not in found]:
-            raise InputError(f"{absent[0]} is missing", short(path), f"Make it again with {command('evaluate', '--force')}")
+            raise InputError(f"{absent[0]} is missing", short(path), again, code="decision_key")
         try:
             return cls(**found)
         except InputError as error:
-            raise InputError(str(error).rstrip("."), short(path)) from None
+            raise InputError(str(error).rstrip("."), short(path), again, code=error.code) from None
 
     def save(self, path: Path) -> None:
         write_json(path, asdict(self))

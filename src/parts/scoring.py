@@ -20,13 +20,19 @@ def score_predictions(predictions: Predictions, labels: Array, truths: list[Arra
     """Predictions of N images, their labels (N) int and true masks (H,W) bool at original size ->
     {"score", every metric of pixel counts and labels that applies, "per_image": {each mask metric (N), "area", "true_area", "label"}}.
     decision: by default the untuned one."""
-    decision, data = decision or Decision.untuned(competition.evaluate), competition.data
+    data = competition.data
+    found = measure(predictions, labels, truths, decision or Decision.untuned(competition.evaluate), data.classes, data.empty_class)
+    return {"score": metrics.score(competition.score, found)} | found
+
+
+def measure(predictions: Predictions, labels: Array, truths: list[Array], decision: Decision, classes: list[str], empty_class: str | None) -> dict:
+    """The same without a score: nothing in it goes by how a contest weighs the metrics."""
     pixel_counts = np.zeros((4, len(predictions)), dtype=np.int64)
     decided = None if predictions.label is None else np.zeros(len(predictions), dtype=np.int64)
     for i in range(len(predictions)):  # one at a time: the masks of a fold at original size need not lie in memory together
         prob = None if predictions.mask is None else predictions.mask[i]
         height, width = (1, 1) if prob is None else truths[i].shape
-        mask, label = apply(decision, prob, None if decided is None else predictions.label[i], height, width, data.classes, data.empty_class)
+        mask, label = apply(decision, prob, None if decided is None else predictions.label[i], height, width, classes, empty_class)
         if mask is not None:
             pixel_counts[:, i] = metrics.counts([mask], [truths[i]])[:, 0]
         if label is not None:
@@ -38,7 +44,7 @@ def score_predictions(predictions: Predictions, labels: Array, truths: list[Arra
         each |= {"area": pixel_counts[0] + pixel_counts[1], "true_area": pixel_counts[0] + pixel_counts[2]}
     if decided is not None:
         each["label"] = decided
-    return {"score": metrics.score(competition.score, found)} | found | {"per_image": each}
+    return found | {"per_image": each}
 
 
 def surfaces(predictions: Predictions, truth: Truth, decisions: list[Decision], data: Data) -> dict[str, Array]:

@@ -144,7 +144,8 @@ def tune(
     with progress(len(decisions), "decisions") as bar:
         for i, decision in enumerate(decisions):
             pixel_counts, label = answer(decision, table, probs, competition)
-            found = {m: metrics.MASK_METRICS[m](*pixel_counts) @ share for m in wanted_masks}
+            # no @: a product of matrices adds in another order with every number of threads
+            found = {m: (metrics.MASK_METRICS[m](*pixel_counts)[:, None] * share).sum(0) for m in wanted_masks}
             if wanted_labels:
                 key = label.tobytes()  # most decisions leave the labels as they are
                 if key not in seen:
