@@ -18,7 +18,7 @@ from src.core.freshness import read_json
 from src.core.images import scaled
 from src.core.page import SHOWN
 from src.core.paths import Paths
-from src.core.pictures import LINES, canvas
+from src.core.pictures import LINES, canvas, plain, plain_lines
 from src.parts import filters
 
 SIDE = 64  # of the map of places
@@ -49,7 +49,7 @@ def sizes(facts: Facts):
     second.axvline(1, color="#444444", linewidth=1)
     second.set(xlabel="width / height", ylabel="images", title=f"aspect ratio, median {ratio.median():.2f} (line: square)")
     for label, rows, colour in _by_class(facts, facts.index):
-        third.scatter(rows["width"], rows["height"], s=9, alpha=0.6, linewidth=0, color=colour, label=label, zorder=1 if label == "test" else 2)
+        third.scatter(rows["width"], rows["height"], s=9, alpha=0.6, linewidth=0, color=colour, label=plain(label), zorder=1 if label == "test" else 2)
     third.set(xlabel="width", ylabel="height", title="every image")
     return _finished(figure, first, third)
 
@@ -80,7 +80,7 @@ def area_histogram(facts: Facts):
     edges = np.geomspace(share.min() * 0.9, share.max() * 1.1, 31)
     for label, rows, colour in _by_class(facts, _lesions(facts)):
         axes.hist(rows["share"] * 100, bins=edges, histtype="stepfilled", alpha=0.25, color=colour)
-        axes.hist(rows["share"] * 100, bins=edges, histtype="step", linewidth=1.6, color=colour, label=f"{label}, median {100 * rows['share'].median():.1f} %")
+        axes.hist(rows["share"] * 100, bins=edges, histtype="step", linewidth=1.6, color=colour, label=f"{plain(label)}, median {100 * rows['share'].median():.1f} %")
     axes.set(xscale="log", xlabel="lesion, % of the image (logarithmic)", ylabel="images", title="how large lesions are")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     return _finished(figure, axes)
@@ -99,8 +99,8 @@ def places(facts: Facts):
     *upper, last = figure.subplots(1, len(found) + 1, sharey=True)
     for axes, shown, (label, rows, colour), (x, y) in zip(upper, maps, found, centres):
         drawn = axes.imshow(shown, extent=(0, 1, 1, 0), cmap="magma", vmin=0, vmax=max(m.max() for m in maps))
-        axes.set(title=f"{label}, {len(rows)} images", xlabel="from left to right")
-        last.scatter(x, y, s=9, alpha=0.6, linewidth=0, color=colour, label=label)
+        axes.set(title=f"{plain(label)}, {len(rows)} images", xlabel="from left to right")
+        last.scatter(x, y, s=9, alpha=0.6, linewidth=0, color=colour, label=plain(label))
     upper[0].set_ylabel("from top to bottom")
     figure.colorbar(drawn, ax=upper, label="share of images with lesion here", shrink=0.85)
     last.set(title="centres of the lesions", xlabel="from left to right", xlim=(0, 1), ylim=(1, 0), aspect="equal")
@@ -138,7 +138,7 @@ def light_figure(facts: Facts):
         drawn = axes.boxplot([chosen[name] for _, chosen, _ in groups], widths=0.6, patch_artist=True, medianprops={"color": "#222222"}, flierprops={"markersize": 3, "alpha": 0.5})
         for box, (_, _, colour) in zip(drawn["boxes"], groups):
             box.set(facecolor=colour, alpha=0.55)
-        axes.set_xticks(range(1, len(groups) + 1), [label for label, _, _ in groups])
+        axes.set_xticks(range(1, len(groups) + 1), [plain(label) for label, _, _ in groups])
         axes.set(title=title, ylabel="grey levels, 0 to 255" if name != "michelson" else "0 to 1")
     return _finished(figure)
 
@@ -150,12 +150,12 @@ def histograms(facts: Facts):
     left, right = figure.subplots(1, 2)
     for label, chosen, colour in _by_class(facts, rows):
         mean = counts[chosen.index].mean(0)
-        left.plot(mean * 100, color=colour, linewidth=1.4, label=label)
-        right.plot(mean.cumsum() * 100, color=colour, linewidth=1.4, label=label)
+        left.plot(mean * 100, color=colour, linewidth=1.4, label=plain(label))
+        right.plot(mean.cumsum() * 100, color=colour, linewidth=1.4, label=plain(label))
     highest = 100 * max(counts[chosen.index].mean(0)[1:].max() for _, chosen, _ in _by_class(facts, rows))
     left.set(xlabel="grey level", ylabel="% of the pixels", title="histogram, mean of the images", ylim=(0, 1.15 * highest))
     black = {label: 100 * counts[chosen.index, 0].mean() for label, chosen, _ in _by_class(facts, rows)}
-    left.text(0.98, 0.97, "pure black: " + ", ".join(f"{v:.1f} % of {k}" for k, v in black.items()), transform=left.transAxes, ha="right", va="top", fontsize=8, color="#555555")
+    left.text(0.98, 0.97, "pure black: " + ", ".join(f"{v:.1f} % of {plain(k)}" for k, v in black.items()), transform=left.transAxes, ha="right", va="top", fontsize=8, color="#555555")
     right.set(xlabel="grey level", ylabel="% of the pixels at most so bright", title="added up", ylim=(0, 100))
     return _finished(figure, right)
 
@@ -270,7 +270,7 @@ def _lesions(facts: Facts) -> pd.DataFrame:
 
 def _show(axes, image: np.ndarray, title: str, **options) -> None:
     axes.imshow(image, **options)
-    axes.set_title(title, fontsize=8)
+    axes.set_title(plain_lines(title), fontsize=8)
     axes.axis("off")
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 from src.core import page, pictures
 from src.core.config import Config
 from src.core.console import header, say, warn
+from src.core.formulas import as_text
 from src.core.freshness import Job, read_json, replacing
 from src.core.images import read_image
 from src.core.paths import Paths
@@ -46,7 +47,8 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         against = {label: paired(answers[base], answers[label], competition.score, competition.evaluate.bootstrap) for label in others}
         rows = [cell_row(label, records[label], config.cells[label], paths) | difference_columns(against.get(label, {})) for label in config.cells]
         with replacing(sheet) as temporary:
-            pd.DataFrame(rows).to_csv(temporary, index=False)
+            cells = [{name: as_text(v) for name, v in row.items()} for row in rows]
+            pd.DataFrame(cells).to_csv(temporary, index=False)  # for people alone
         text = markdown(config, rows, against)
         with replacing(table) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -162,9 +164,9 @@ def forest(base: str, records: list[dict], against: dict[str, dict[str, Differen
                 axes.plot([100 * d.low, 100 * d.high], [y, y], color=colour, linewidth=1.6)
                 axes.plot(100 * d.value, y, "o", color=colour, markersize=5)
         own = [page.pick(r["honest"], name) for r in records if name == "score" or name in r["honest"]["metrics"]]
-        axes.set_title(f"{name.replace('_', ' ')}\n{base}: {np.mean(own):.3f}" if own else name, fontsize=9)
+        axes.set_title(f"{name.replace('_', ' ')}\n{pictures.plain(base)}: {np.mean(own):.3f}" if own else name, fontsize=9)
         axes.set_xlabel("points against the base", fontsize=8)
-        axes.set_yticks(range(len(labels)), labels, fontsize=9)
+        axes.set_yticks(range(len(labels)), [pictures.plain(label) for label in labels], fontsize=9)
         axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         if not i:

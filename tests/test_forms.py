@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import picture, save
-from dialects import SALT, STEMS, ellipse, kaggle, outline, rows, world, written
+from dialects import SALT, STEMS, ellipse, kaggle, outline, world, written
 
 from src.core import sample, stages
 from src.core.cli import parse

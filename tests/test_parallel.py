@@ -1,7 +1,6 @@
 """Folds side by side: how many, what each process is given, what becomes of one that fails, is killed or is stopped; and the same weights as one after another."""
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import signal

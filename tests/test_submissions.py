@@ -4,7 +4,7 @@ from __future__ import annotations
 import csv
 import multiprocessing
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np

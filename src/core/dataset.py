@@ -14,11 +14,12 @@ import numpy as np
 
 from src.core import rle
 from src.core.console import InputError, listing, nearest, short, warn
+from src.core.files import data_files, must_be_file, odd_images, printable
 from src.core.form import infer
+from src.core.formulas import is_formula
 from src.core.images import read_image, read_mask, scaled
 from src.core.sample import IMAGE_SUFFIXES, image_of, no_sample, sample_file
 from src.core.settings import Competition
-from src.core.stages import data_files
 from src.core.train_table import read_rows
 
 SHOWN = 50  # file names in one line of problems
@@ -60,7 +61,7 @@ class Problems:
         self.found: dict[str, list[str]] = {}
 
     def add(self, kind: str, name: object) -> None:
-        self.found.setdefault(kind, []).append(str(name))
+        self.found.setdefault(kind, []).append(printable(name))
 
     def __bool__(self) -> bool:
         return bool(self.found)
@@ -77,26 +78,56 @@ def find(data: Path, competition: Competition, problems: Problems) -> list[Item]
     cfg, remedy = competition.data, "Put the data there as input/README.md says, name its folder with --data DIR, or try it on generated images: ./run.sh demo"
     if not data.is_dir():
         raise InputError("the data folder does not exist", short(data), remedy)
-    files = {f: f.relative_to(data).with_suffix("").as_posix() for f in data_files(data) if f.suffix.lower() in IMAGE_SUFFIXES}
+    files = _image_files(data)
+    for file, why in odd_images(data).items():
+        problems.add("unreadable", f"{file.relative_to(data)} ({why})")
+    if not files and problems:
+        raise InputError(problems.lines()[0], short(data), remedy, code="no_images")
     if not files:
         raise InputError("no images in the data folder", short(data), remedy)
     test = _test_files(files, cfg.test)
     train_files = {f: name for f, name in files.items() if f not in test}
     matches = [[(f, m["label"], m["id"]) for f, name in train_files.items() if (m := _regex(pattern).fullmatch(name))] for pattern in cfg.train]
     known = next((m for m in matches if any(label in cfg.classes for _, label, _ in m)), None)
+    if known is None:
+        must_be_file(data / cfg.table, "the table of the train images")
     if known is None and (data / cfg.table).is_file():
         train = _from_table(data, train_files, competition, problems)
     elif known or any(matches):
         train = _from_folders(data, known or next(m for m in matches if m), competition, problems)
     else:
         raise InputError(f"no train images found by {', '.join(cfg.train)}, and no table {cfg.table}", short(data), remedy)
-    return _once(train, data, problems) + _test_items(data, test, competition, problems)
+    items = _once(train, data, problems) + _test_items(data, test, competition, problems)
+    _warn_of_formulas(items)
+    return items
+
+
+def _warn_of_formulas(items: list[Item]) -> None:
+    """Tables hold ids exactly as they are, since they are read back: a spreadsheet may take one for
+    a formula, and whoever made the data for someone who opens it."""
+    names = dict.fromkeys(text for item in items for text in (item.id, item.label))
+    if found := [printable(name) for name in names if is_formula(name)]:
+        few = "1 id or class begins" if len(found) == 1 else f"{len(found)} ids or classes begin"
+        warn(f"{few} as a formula does in a spreadsheet: {listing(found)}. "
+             "Import index.csv, folds.csv and per_image.csv there as text")
 
 
 def find_test(data: Path, competition: Competition, problems: Problems) -> list[Item]:
     """The test images alone, in the order of the sample submission (or natural order)."""
-    files = {f: f.relative_to(data).with_suffix("").as_posix() for f in data_files(data) if f.suffix.lower() in IMAGE_SUFFIXES}
-    return _test_items(data, _test_files(files, competition.data.test), competition, problems)
+    test = _test_files(_image_files(data), competition.data.test)
+    odd = {f: (f.relative_to(data).with_suffix("").as_posix(), why)
+           for f, why in odd_images(data).items()}
+    theirs = [_regex(pattern) for pattern in competition.data.test]
+    for file, (name, why) in odd.items():
+        if any(its.fullmatch(name) for its in theirs):
+            problems.add("unreadable", f"{file.relative_to(data)} ({why})")
+    return _test_items(data, test, competition, problems)
+
+
+def _image_files(data: Path) -> dict[Path, str]:
+    """Every image below the data folder -> its path from there without the suffix."""
+    return {f: f.relative_to(data).with_suffix("").as_posix() for f in data_files(data)
+            if f.suffix.lower() in IMAGE_SUFFIXES}
 
 
 def _test_files(files: dict[Path, str], patterns: list[str]) -> dict[Path, str]:
@@ -107,7 +138,8 @@ def _test_files(files: dict[Path, str], patterns: list[str]) -> dict[Path, str]:
 
 def natural(text: str) -> list:
     """A sort key by which x2 comes before x10."""
-    return [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", text)]
+    words = re.split(r"([0-9]+)", text)
+    return [(len(n), n) if i % 2 else w for i, w in enumerate(words) for n in [w.lstrip("0")]]
 
 
 def _regex(pattern: str) -> re.Pattern:

@@ -15,6 +15,7 @@ import numpy as np
 
 from src.core import rle
 from src.core.console import InputError, warn
+from src.core.decode import size_of
 from src.core.images import read_image
 from src.core.settings import Submission
 
@@ -73,14 +74,11 @@ def detect(texts: list[list[str]], images: list[Path], given: Submission, severa
 
 
 def _size(file: Path) -> tuple[int, int] | None:
-    from PIL import Image
-
     try:
-        with Image.open(file) as image:  # reads the header alone
-            return image.height, image.width
+        return size_of(file)
     except Exception:
         try:
-            return read_image(file).shape
+            return read_image(file).shape[:2]
         except ValueError:
             return None  # prepare names it
 

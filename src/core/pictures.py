@@ -1,6 +1,8 @@
 """The pictures of a report, drawn without a screen and without matplotlib's global state. matplotlib is imported on first use: it takes half a second."""
 from __future__ import annotations
 
+import functools
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -29,9 +31,47 @@ def canvas(width: float, height: float, **options):
     return figure
 
 
+def plain(name: object, family: str | None = None, most: int = 40) -> str:
+    """A name (of an image, a class, a file) as it must be handed to matplotlib to be drawn as it is.
+
+    $ would begin a formula, and a first _ would keep it out of a legend. What the font has no letter
+    for is drawn as its number, \\u826f: told apart, and without a warning for each. A longer name than
+    `most` loses its middle. family: a font's, such as monospace; without it the usual one.
+    """
+    text = str(name)
+    if len(text) > most:
+        text = text[: most // 2] + "…" + text[-(most - most // 2 - 1) :]
+    text = "".join(c if _is_drawn(c, family) else _number_of(c) for c in text)
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def plain_lines(text: str) -> str:
+    """The same for several lines."""
+    return "\n".join(plain(line, most=60) for line in text.split("\n"))
+
+
+def _is_drawn(character: str, family: str | None) -> bool:
+    return not unicodedata.category(character).startswith(("C", "Zl", "Zp")) and ord(character) in _letters(family)
+
+
+def _number_of(character: str) -> str:
+    return f"\\u{ord(character):04x}" if ord(character) > 0xFF else f"\\x{ord(character):02x}"
+
+
+@functools.lru_cache(maxsize=8)
+def _letters(family: str | None) -> frozenset[int]:
+    """Those of the fonts that matplotlib draws with."""
+    from matplotlib import font_manager, rcParams
+
+    families = [family] if family else rcParams["font.family"]
+    fonts = {font_manager.findfont(font_manager.FontProperties(family=[f])) for f in families}
+    return frozenset(c for font in fonts for c in font_manager.get_font(font).get_charmap())
+
+
 def confusion_matrix(table: np.ndarray, classes: list[str]):
     """(C,C) counts, rows = truth -> figure: counts, and the share of each row in colour and in per cent."""
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
+    classes = [plain(c) for c in classes]
     side = max(3.6, 1.15 * len(classes) + 1.2)
     figure = canvas(side + 0.4, side)
     axes = figure.add_subplot()
@@ -57,7 +97,7 @@ def reliability(truth: np.ndarray, probs: np.ndarray, classes: list[str], bins: 
     upper.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
     for c, name in enumerate(classes):
         _, mean, rate, n = binned(probs[:, c], truth == c, bins)
-        upper.plot(mean, rate, color=LINES[c % len(LINES)], linewidth=1.4, label=name)
+        upper.plot(mean, rate, color=LINES[c % len(LINES)], linewidth=1.4, label=plain(name))
         upper.scatter(mean, rate, s=6 + 110 * np.sqrt(n / len(truth)), color=LINES[c % len(LINES)], linewidth=0, alpha=0.85)
     upper.set(ylabel="share that is of the class", ylim=(-0.04, 1.04), xlim=(-0.02, 1.02))
     upper.legend(frameon=False, loc="upper left")
@@ -103,7 +143,7 @@ def tiles(pictures: list[np.ndarray], captions: list[str], columns: int = 4):
     figure.suptitle("true outline blue, predicted orange", fontsize=12, color="#444444")
     for axes, picture, caption in zip(figure.subplots(rows, columns, squeeze=False).flat, pictures, captions):
         axes.imshow(picture)
-        axes.set_title(caption, fontsize=9)
+        axes.set_title(plain_lines(caption), fontsize=9)
     for axes in figure.axes:
         axes.axis("off")
     return figure

@@ -9,6 +9,9 @@ import numpy as np
 
 from src.core.console import InputError, command, short
 from src.core.freshness import replacing
+from src.core.limits import MOST_PIXELS
+
+DIGITS = 9  # of a pixel's number: as many as any image has, and no sum of them overflows
 
 
 def to_runs(mask: np.ndarray, order: str = "column") -> np.ndarray:
@@ -22,6 +25,8 @@ def from_runs(runs: np.ndarray, height: int, width: int, order: str = "column") 
     """runs (n,2) -> mask (H,W) bool. Raises ValueError for runs that are unsorted, overlapping or outside the image."""
     runs = np.asarray(runs, dtype=np.int64).reshape(-1, 2)
     starts, ends = runs[:, 0], runs.sum(1)
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"a mask of {height}x{width} pixels is larger than any image may be")
     if len(runs) and (starts[0] < 0 or ends[-1] > height * width or (runs[:, 1] < 1).any()):
         raise ValueError(f"a run lies outside the image of {height}x{width} pixels")
     if (starts[1:] < ends[:-1]).any():
@@ -48,8 +53,10 @@ def encode(mask: np.ndarray, order: str = "column", first: int = 1, empty: str =
 def parse(text: str, first: int = 1, relative: bool = False) -> np.ndarray:
     """Text -> runs (n,2), 0-based and absolute. Raises ValueError for text that is no pairs of whole numbers."""
     words = text.split()
-    if len(words) % 2 or not all(w.isdigit() for w in words):
+    if len(words) % 2 or not all(w.isascii() and w.isdigit() for w in words):
         raise ValueError("expected pairs of whole numbers, start and length")
+    if any(len(w) > DIGITS and len(w.lstrip("0")) > DIGITS for w in words):
+        raise ValueError(f"a number of more than {DIGITS} digits lies outside of every image")
     runs = np.array(words, dtype=np.int64).reshape(-1, 2)
     if relative:
         runs[:1, 0] -= first

@@ -1,10 +1,11 @@
 """sample_submission.csv as it is found: a table (or a zip of one, with PNG masks or without), which image each row is about, and what each column asks for."""
 from __future__ import annotations
 
-import csv
 import io
+import lzma
 import os
 import re
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -12,18 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterable
 
+from src.core.cells import BOM, cells_of, names_of, table_bytes, table_text
 from src.core.console import InputError, listing, short
+from src.core.files import IMAGE_SUFFIXES, must_be_file, printable
+from src.core.limits import MOST_BYTES, check_size
 from src.core.settings import Competition, Data, Submission
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"}
 RUN_NAMES = {"rle", "rlemask", "maskrle", "mask", "masks", "encodedpixels", "pixels", "encodedmask", "predicted", "segmentation", "annotation", "runlength", "runlengths", "rles", "predictedrle"}
 LABEL_NAMES = {"label", "labels", "class", "classname", "classid", "target", "diagnosis", "category", "categoryid", "prediction", "y", "type"}
 BOX_NAMES = {"predictionstring", "box", "boxes", "bbox", "bboxes", "detections"}
 LONGEST = 200  # characters of a file's name: run lengths need not be searched for one
 UNCERTAIN = {"predicted", "annotation", "segmentation", "prediction"}  # names of runs, and of classes too
-csv.field_size_limit(2**31 - 1)  # the run lengths of one large image have more than the 131,072 characters that csv allows
 SEPARATORS = re.compile(r"[^0-9A-Za-z]+")
-DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError)  # what reading a zip may raise
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError, NotImplementedError, EOFError, ValueError)  # what reading a zip may raise
 
 
 @dataclass
@@ -60,6 +62,7 @@ class Row:
 def sample_file(competition: Competition, data: Path) -> Path:
     """The sample of the submission: the one named, else the only file of the data folder that is called something like it."""
     named, alike = data / competition.data.sample_submission, alike_samples(data)
+    must_be_file(named, "the sample of the submission")
     return named if named.is_file() or competition.data.sample_submission != Data().sample_submission or len(alike) != 1 else alike[0]
 
 
@@ -78,53 +81,52 @@ def no_sample(competition: Competition, data: Path) -> InputError:
 
 def read_sample(file: Path, submission: Submission) -> Sample:
     """Raises InputError for a sample that is missing or damaged, empty, or has rows of different lengths."""
-    todo = "Download it again"
+    todo, pngs, lesion = "Download it again", [], 0
+    must_be_file(file, "the sample of the submission")
     try:
-        name, data, pngs, lesion = file.name, file.read_bytes(), [], 0
+        name, data = file.name, table_bytes(file)
         if file.suffix.lower() == ".zip" or zipfile.is_zipfile(file):
             name, data, pngs, lesion = _of_zip(file)
-        text = data.decode("utf-8")
-        lines = text.removeprefix("\ufeff").splitlines()
-        head = next((line for line in lines if line.strip()), "")
-        delimiter = {"tab": "\t"}.get(submission.delimiter, submission.delimiter) or delimiter_of(head, lines)
-        raw = [row for row in csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), delimiter=delimiter) if row]
     except FileNotFoundError:
         raise InputError("there is no sample of the submission", short(file), "Download it from the contest's page, or name another with data.sample_submission") from None
-    except UnicodeDecodeError:
-        raise InputError("the sample of the submission is no UTF-8 text", short(file), "Save it as UTF-8") from None
-    except (OSError, csv.Error, *DAMAGED) as error:
-        raise InputError(f"not readable as a table: {error}", short(file), todo) from None
+    except (OSError, *DAMAGED) as error:
+        raise InputError(f"not readable as a table: {printable(error)}", short(file), todo, code="not_a_table") from None
+    text = table_text(data, file)
+    raw, head, delimiter = cells_of(text, file, {"tab": "\t"}.get(submission.delimiter, submission.delimiter))
     if not raw:
-        raise InputError("the sample of the submission is empty", short(file), todo)
+        raise InputError("the sample of the submission is empty", short(file), todo, code="empty_table")
+    if re.search(r"[\r\n]", head):
+        raise InputError("the name of a column has a line break in it", short(file), todo, code="odd_columns")
     columns, raw = [c.strip().strip('"').strip() for c in raw[0]], raw[1:]
     if len(columns) < 2 and not pngs and not submission.masks or len(set(columns)) < len(columns):
-        raise InputError(f"the columns are {', '.join(columns)}", short(file), "Expected one of ids and others of answers, each once")
-    if ragged := [i for i, row in enumerate(raw, 2) if len(row) != len(columns)]:
-        raise InputError(f"line {ragged[0]} has {len(raw[ragged[0] - 2])} cells instead of {len(columns)}", short(file), todo)
+        raise InputError(f"the columns are {names_of(columns)}", short(file), "Expected one of ids and others of answers, each once", code="odd_columns")
     if not raw:
-        raise InputError("the sample of the submission has no rows", short(file), todo)
-    header = ("\ufeff" if text.startswith("\ufeff") else "") + head
-    return Sample(file, name, header, delimiter, columns, raw, [[c.strip() for c in row] for row in raw], pngs, lesion)
-
-
-def delimiter_of(head: str, lines: list[str]) -> str:
-    """The one by which header and first row fall into the same number of cells, the more the better."""
-    first = next((line for line in lines[lines.index(head) + 1 :] if line.strip()), head) if head else ""
-    counts = {d: len(next(csv.reader([head], delimiter=d), [])) for d in ",;\t|"}
-    good = [d for d in counts if counts[d] > 1 and len(next(csv.reader([first], delimiter=d), [])) == counts[d]]
-    return max(good or counts, key=counts.get)
+        raise InputError("the sample of the submission has no rows", short(file), todo, code="empty_table")
+    return Sample(file, name, ("\ufeff" if data.startswith(BOM) else "") + head, delimiter, columns, raw, [[c.strip() for c in row] for row in raw], pngs, lesion)
 
 
 def _of_zip(file: Path) -> tuple[str, bytes, list[str], int]:
-    from PIL import Image
-
     with zipfile.ZipFile(file) as archive:
         names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
         tables, pngs = [n for n in names if n.lower().endswith((".csv", ".tsv", ".txt"))], [n for n in names if n.lower().endswith(".png")]
         if len(tables) != 1:
             raise InputError(f"{len(tables)} tables in the zip", short(file), "Expected one, with a row for each image")
-        lesion = max((Image.open(io.BytesIO(archive.read(n))).convert("L").getextrema()[1] for n in pngs[:20]), default=0)
+        if max(archive.getinfo(n).file_size for n in (tables[0], *pngs[:20])) > MOST_BYTES:
+            raise ValueError(f"a file in it unpacks to more than {MOST_BYTES:,} bytes")
+        lesion = max((_brightest(archive.read(n)) for n in pngs[:20]), default=0)
         return tables[0], archive.read(tables[0]), pngs, lesion
+
+
+def _brightest(png: bytes) -> int:
+    """The highest value of a PNG mask. Raises OSError or ValueError for what is none."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            check_size(*image.size)
+            return image.convert("L").getextrema()[1]
+    except (SyntaxError, struct.error, zlib.error) as error:
+        raise ValueError(f"a damaged PNG: {error}") from None
 
 
 # --------------------------------------------------------------------------------------------------------------- rows and their images
@@ -154,7 +156,7 @@ def match_rows(sample: Sample, submission: Submission, known: Iterable[str]) -> 
     known = set(known)
     for what in ("id", "key", "label", "rle", "boxes"):
         if (asked := getattr(submission, what)) and asked not in sample.columns:
-            raise InputError(f"no column {asked}; there are {', '.join(sample.columns)}", short(sample.file), f"Correct submission.{what} in competition.yaml")
+            raise InputError(f"no column {asked}; there are {names_of(sample.columns)}", short(sample.file), f"Correct submission.{what} in competition.yaml", code="no_column")
     column = submission.id or _id_column(sample, known)
     values = sample.column(column)
     if submission.name:
@@ -230,7 +232,7 @@ def _plain(name: str) -> str:
 
 def is_runs(cell: str) -> bool:
     words = cell.split()
-    return len(words) > 0 and len(words) % 2 == 0 and all(w.isdigit() for w in words)
+    return len(words) > 0 and len(words) % 2 == 0 and all(w.isascii() and w.isdigit() for w in words)
 
 
 def role(column: str, cells: list[str], classes: list[str], written: Iterable[str] = ()) -> str:
@@ -274,7 +276,7 @@ def spell(shown: set[str], classes: list[str], empty_class: str | None, whole: b
             return {folded[s.casefold()]: s for s in sorted(shown, key=lambda s: classes.index(folded[s.casefold()]))}
         style = next((f for f in (str, str.title, str.upper, str.capitalize, str.lower) if all(f(folded[s.casefold()]) == s for s in shown)), str)
         return {c: style(c) for c in classes} | {folded[s.casefold()]: s for s in shown}
-    if all(re.fullmatch(r"\d+", s) for s in shown):
+    if all(re.fullmatch(r"[0-9]{1,9}", s) for s in shown):
         numbers = sorted(map(int, shown))
         if whole:
             pool = classes if len(numbers) == len(classes) else [c for c in classes if c != empty_class]

@@ -17,6 +17,7 @@ import numpy as np
 
 from src.core.console import InputError, say, short, warn
 from src.core.disk import replacing
+from src.core.formulas import as_meant, as_text
 from src.core.locks import Lock
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 STATUS = ("pending", "complete", "error", "unconfirmed")
 SKEW = 120  # seconds that this clock and Kaggle's may differ
 LISTED_BY = 600  # seconds after which Kaggle's list shows whatever it has accepted
+WORDS = ("file", "message", "error")  # anybody's: a spreadsheet must not take them for formulas
 SCORES = ("cv", "cv_low", "cv_high", "public", "private")
 
 
@@ -84,7 +86,7 @@ def read(file: Path) -> list[Row]:
                 continue  # spreadsheets leave such lines at the end
             if len(cells) != len(columns):
                 raise fails(f"has {len(cells)} cells instead of {len(columns)}", lines.line_num)
-            found = {c: cell.strip() for c, cell in zip(columns, cells)}
+            found = {c: as_meant(cell.strip()) if c in WORDS else cell.strip() for c, cell in zip(columns, cells)}
             for name in SCORES:
                 try:
                     found[name] = float(found[name].replace(",", ".")) if found[name] else None
@@ -114,7 +116,7 @@ def edit(file: Path, change: Callable[[list[Row]], bool | None]) -> list[Row]:
                 table = csv.writer(lines, lineterminator="\n")
                 table.writerow([*COLUMNS, *added])
                 for row in rows:
-                    cells = ["" if (v := getattr(row, c)) is None else repr(v) if isinstance(v, float) else v for c in COLUMNS]
+                    cells = ["" if (v := getattr(row, c)) is None else repr(v) if isinstance(v, float) else as_text(v) if c in WORDS else v for c in COLUMNS]
                     table.writerow([*cells, *(row.extra.get(name, "") for name in added)])
     return rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.core.pictures import LINES, canvas, save
+from src.core.pictures import LINES, canvas, plain, save
 from src.core.sentlog import Row
 
 MOST = 20  # rows that fit beside the picture
@@ -37,11 +37,11 @@ def draw(rows: list[Row], slug: str, file: Path) -> bool:
     axes.set(xlim=_wide(*axes.get_xlim(), 0.01), ylim=(shown.min() - margin, shown.max() + margin))
     line = axes.axline((middle, middle), slope=1, color="#999999", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     line.set_label("public = CV" if near else f"public = CV: outside, about {abs(gap):.3f} {'higher' if gap < 0 else 'lower'}")
-    axes.set(xlabel="CV score, leave-one-fold-out, with its 95 % interval", ylabel="leaderboard", title=slug)
+    axes.set(xlabel="CV score, leave-one-fold-out, with its 95 % interval", ylabel="leaderboard", title=plain(slug))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     listed = numbered if len(numbered) <= MOST else sorted(numbered, key=lambda pair: -pair[1].public)[:MOST]
-    names = [re.sub("[.](csv|zip)$", "", r.file)[:26] for _, r in listed]
+    names = [plain(re.sub("[.](csv|zip)$", "", r.file), "monospace", 26) for _, r in listed]
     texts = [f"{n:>3}  {name:<{max(map(len, names))}}  {r.cv:.3f} → {r.public:.3f}" + (" *" if r is numbered[best][1] else "") for name, (n, r) in zip(names, listed)]
     head = f"CV → public, * highest{f', of {len(numbered)} the best {MOST}' if len(numbered) > MOST else ''}"
     axes.text(1.02, 1, "\n".join([head, *texts]), transform=axes.transAxes, fontsize=8.5, family="monospace", va="top", linespacing=1.5)

@@ -3,28 +3,19 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from src.core.config import Config
 from src.core.console import InputError
+from src.core.files import data_files
 from src.core.form import Form, glance, infer
 from src.core.freshness import Job, folder_fingerprint, index_ids, read_json, rows_fingerprint
 from src.core.paths import Paths, anchored, filter_text
-from src.core.sample import IMAGE_SUFFIXES, sample_file
+from src.core.sample import sample_file
 from src.core.tables import is_fold
 
 STAGES = ["prepare", "split", "train", "predict", "ensemble", "evaluate", "submit"]  # study is all but the last of every cell, and the table
-
-
-def data_files(data: Path) -> list[Path]:
-    """Every image and table below the data folder, hidden folders left out."""
-    found = []
-    for folder, folders, files in os.walk(data, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [Path(folder, f) for f in sorted(files) if not f.startswith(".") and os.path.splitext(f)[1].lower() in IMAGE_SUFFIXES | {".csv"}]
-    return found
 
 
 def plan(config: Config, paths: Paths) -> list[Job]:

@@ -5,13 +5,14 @@ images have run lengths.
 """
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 from typing import Iterable
 
+from src.core.cells import cells_of, names_of, table_bytes, table_text
 from src.core.console import InputError, listing, say, short
-from src.core.sample import class_in_name, delimiter_of, find_id, is_runs, role, spell
+from src.core.files import printable
+from src.core.sample import class_in_name, find_id, is_runs, role, spell
 from src.core.settings import Competition, Data
 
 EMPTY_RUNS = {"", "-1", "-", "nan", "none"}  # what tables write for a mask without lesion
@@ -80,7 +81,7 @@ def _columns(file: Path, rows: list[dict[str, str]], names: list[str], images: I
     in_ids = "id" in columns and _classes_in_ids([find_id(row[columns["id"]].strip(), images) for row in rows], cfg)
     unlabelled = "rle" in columns and (in_ids or len(cfg.classes) == 2 and cfg.empty_class)
     if absent := [cfg.table_columns.get(c, c) for c in ("id", "label") if c not in columns and not (c == "label" and unlabelled)]:
-        raise InputError(f"no column {', '.join(absent)}; there are {', '.join(names)}", short(file), "Name them by data.table_columns")
+        raise InputError(f"no column {', '.join(absent)}; there are {names_of(names)}", short(file), "Name them by data.table_columns", code="no_column")
     if guessed := {what: name for what, name in columns.items() if cfg.table_columns.get(what) != name}:
         say(f"  inferred of {file.name}: " + ", ".join(f"{what} {name}" for what, name in guessed.items()))
     if "label" not in columns:
@@ -91,10 +92,13 @@ def _columns(file: Path, rows: list[dict[str, str]], names: list[str], images: I
 def _read(file: Path) -> tuple[list[dict[str, str]], list[str]]:
     """(rows, column names) of a CSV file, all as text; raises InputError where it is none."""
     try:
-        with open(file, newline="", encoding="utf-8-sig") as lines:
-            head, first = lines.readline(), lines.readline()
-            lines.seek(0)
-            reader = csv.DictReader(lines, restval="", delimiter=delimiter_of(head.rstrip("\r\n"), [head.rstrip("\r\n"), first]))
-            return list(reader), list(reader.fieldnames or ["none"])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"not readable as a table: {error}", short(file)) from None
+        data = table_bytes(file)
+    except (OSError, ValueError) as error:
+        what = f"not readable as a table: {printable(error)}"
+        raise InputError(what, short(file), code="not_a_table") from None
+    cells, *_ = cells_of(table_text(data, file), file)
+    names, *rows = cells or [["none"]]
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        todo = "Every column needs a name of its own"
+        raise InputError(f"columns twice: {names_of(twice)}", short(file), todo, code="odd_columns")
+    return [dict(zip(names, row)) for row in rows], names

@@ -144,7 +144,11 @@ def _lines(row: Row, form: Form, answer: Answer, classes: list[str]) -> list[lis
 
 def _carrier(form: Form, answer: Answer, classes: list[str]) -> str:
     """The class whose row carries the mask: the image's own; where no row is for that one, the most probable of those that have a row."""
-    return answer.label if answer.label in form.keys or answer.probs is None else max(form.keys, key=lambda c: answer.probs[classes.index(c)])
+    if answer.label in form.keys:
+        return answer.label
+    if len(form.keys) == 1 or answer.probs is None:  # rows of one class ask for no class: masks alone answer them
+        return next(iter(form.keys))
+    return max(form.keys, key=lambda c: answer.probs[classes.index(c)])
 
 
 def _zip(target: Path, form: Form, table: str, answers: dict[str, Answer]) -> None:

@@ -1,0 +1,82 @@
+"""The cells of a table as contests write them: any usual delimiter, quotes, byte order mark."""
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Iterable
+
+from src.core.console import InputError, listing, short
+from src.core.files import must_be_file, printable
+from src.core.limits import MOST_BYTES
+
+BOM = "\ufeff".encode()
+MOST_COLUMNS = 10_000
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|$)")  # not splitlines: cells may hold what else it splits at
+csv.field_size_limit(2**31 - 1)  # the run lengths of one large image have more than csv's 131,072
+
+
+def table_bytes(file: Path) -> bytes:
+    """Raises OSError, and ValueError for a file that is too large to be a table."""
+    must_be_file(file, "this table")
+    if file.stat().st_size > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+    return file.read_bytes()
+
+
+def table_text(data: bytes, file: Path) -> str:
+    """The text of a table without its byte order mark. Raises InputError where it is none."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # the UTF-16 of plain letters would pass for UTF-8
+        raise InputError("the table is no UTF-8 text", short(file), "Save it as UTF-8", code="not_utf8")
+    return text
+
+
+def cells_of(text: str, file: Path, delimiter: str | None = None) -> tuple[list[list[str]], str, str]:
+    """(the cells of each row that is not blank, the first row as it stands there, the delimiter).
+
+    Raises InputError for what is no table, and for rows of different lengths.
+    """
+    lines = LINE.findall(text)[:-1]
+    start = next((n for n, line in enumerate(lines) if line.strip()), 0)
+    few = [line.rstrip("\r\n") for line in lines[start : start + 50]]
+    rows, head, began = [], "", 0
+    try:
+        delimiter = delimiter or delimiter_of(few[0] if few else "", few)
+        reader = csv.reader(lines, delimiter=delimiter)
+        for row in reader:
+            if len(row) > 1 or row and row[0].strip():
+                rows.append(row)
+                head = head or "".join(lines[began : reader.line_num]).strip("\r\n")
+                _check_length(row, len(rows[0]), reader.line_num, file)
+            began = reader.line_num
+    except csv.Error as error:
+        todo = "Download it again"
+        raise InputError(f"not readable as a table: {error}", short(file), todo, code="not_a_table") from None
+    return rows, head, delimiter
+
+
+def _check_length(row: list[str], columns: int, line: int, file: Path) -> None:
+    if len(row) > MOST_COLUMNS:
+        todo = f"At most {MOST_COLUMNS} columns are read"
+        raise InputError(f"line {line} has {len(row)} cells", short(file), todo, code="too_many_columns")
+    if len(row) != columns:
+        what = f"line {line} has {len(row)} cells instead of {columns}"
+        todo = "Correct it, or download the table again"
+        raise InputError(what, short(file), todo, code="ragged_table")
+
+
+def delimiter_of(head: str, lines: list[str]) -> str:
+    """The one by which header and first row fall into the same number of cells, the more the better."""
+    first = next((line for line in lines[lines.index(head) + 1 :] if line.strip()), head) if head else ""
+    counts = {d: len(next(csv.reader([head], delimiter=d), [])) for d in ",;\t|"}
+    good = [d for d in counts if counts[d] > 1 and len(next(csv.reader([first], delimiter=d), [])) == counts[d]]
+    return max(good or counts, key=counts.get)
+
+
+def names_of(columns: Iterable[str]) -> str:
+    """Columns in a message, however many and long they are."""
+    return listing((printable(c)[:60] for c in columns), 40)

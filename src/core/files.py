@@ -1,0 +1,125 @@
+"""Walking through the data folder, whatever lies in it: only what can be read is opened.
+
+A named pipe that is called x.png would be waited for without end, and a link to a folder above it
+would be walked through for ever.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+from src.core.console import InputError, short
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"}
+WANTED = IMAGE_SUFFIXES | {".csv"}
+MOST_TIMES = 8  # one folder may be reached by so many links; more would be a maze
+KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}
+
+
+def data_files(data: Path) -> list[Path]:
+    """Every image and table below the data folder, hidden folders left out.
+
+    Raises InputError for a folder that cannot be read, and for links that lead in a circle.
+    """
+    return _walk(data)[0]
+
+
+def odd_images(data: Path) -> dict[Path, str]:
+    """What is called like an image below the data folder, and cannot be read -> what it is."""
+    return {f: why for f, why in _walk(data)[1].items() if f.suffix.lower() in IMAGE_SUFFIXES}
+
+
+def what_is(path: Path | str) -> str:
+    """'' for a file, or a link to one; else in words what lies there."""
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "a link to itself"
+        return "a broken link" if os.path.islink(path) else error.strerror or "nothing"
+    return "" if kind == stat.S_IFREG else KINDS.get(kind, "no file")
+
+
+def must_be_file(path: Path, what: str) -> None:
+    """Raises InputError where something lies there that is no file; nothing at all is fine."""
+    if os.path.lexists(path) and (kind := what_is(path)):
+        todo = "Put the file itself there, or take this away"
+        raise InputError(f"{what} is {kind}, not a file", short(path), todo, code="not_a_file")
+
+
+def printable(text: object) -> str:
+    """On one line, and in letters that every terminal and file takes; anything else is escaped."""
+    text = os.fsencode(str(text)).decode("utf-8", "backslashreplace")
+    return "".join(_escaped(c) if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def _walk(data: Path) -> tuple[list[Path], dict[Path, str]]:
+    """The files, a folder's own before those of its folders; and what is no file."""
+    found: list[Path] = []
+    odd: dict[Path, str] = {}
+    times: Counter = Counter()
+    waiting: list[tuple[Path, tuple]] = [(data, ())]
+    while waiting:  # not by recursion: folders may be nested deeper than Python's stack
+        folder, above = waiting.pop()
+        entries, identity = _entries(folder, data)
+        times[identity] += 1
+        if identity in above or times[identity] > MOST_TIMES:
+            what = "a link leads back to a folder above it" if identity in above else (
+                f"links lead to this folder in more than {MOST_TIMES} ways")
+            raise InputError(what, printable(short(folder)), "Remove the link", code="link_loop")
+        folders = []
+        for name, is_file, is_folder in entries:
+            path = folder / name
+            if os.path.splitext(name)[1].lower() not in WANTED:
+                folders += [path] if is_folder else []
+            elif not _is_text(str(path.relative_to(data))):
+                odd[path] = "its name is not UTF-8 text: rename it"
+            elif not is_file:
+                odd[path] = f"{what_is(path) or 'no file'}, not a file"
+            else:
+                found.append(path)
+        waiting += [(path, (*above, identity)) for path in reversed(folders)]
+    return found, odd
+
+
+def _entries(folder: Path, top: Path) -> tuple[list[tuple[str, bool, bool]], tuple]:
+    """(name, is it a file, is it a folder) of what is in it and not hidden, sorted; and which
+    folder on which disk it is. A `top` that is not there has nothing in it."""
+    try:
+        at = os.stat(folder)
+        with os.scandir(folder) as entries:
+            seen = [(e.name, _is(e.is_file), _is(e.is_dir)) for e in entries if e.name[0] != "."]
+    except OSError as error:
+        if folder == top and isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return [], ()
+        what = f"this folder cannot be read: {error.strerror or error}"
+        todo = "Give yourself the right to read it (chmod -R u+rX), or take it away"
+        where = printable(short(folder))
+        raise InputError(what, where, todo, code="unreadable_folder") from None
+    return sorted(seen), (at.st_dev, at.st_ino)
+
+
+def _is(question) -> bool:
+    try:
+        return question()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,472 @@
+"""Data that nobody means, and that comes all the same: no files, names of any letters, giants, tables of any kind."""
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_evaluate import FEW, messy, write_table
+from test_submit import evaluated, ready, settings  # noqa: F401  fixtures
+
+from conftest import box, folder_data, picture, prepared, save, write_config
+from src import explore, submit
+from src.core import formulas, pictures, rle, sentlog
+from src.core.console import InputError
+from src.core.dataset import natural
+from src.core.images import read_image, read_mask
+from src.core.settings import Experiment
+from src.core.stages import data_files, submit_job
+from src.core.tables import read_index
+from zygote import Zygote
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    with Zygote("src.prepare", "pandas", "scipy.sparse.csgraph", "PIL.Image") as ready_to_fork:
+        yield ready_to_fork
+
+
+@pytest.fixture
+def run(zygote, tmp_path):
+    """run('prepare', …) -> how the command ended on the data of tmp_path/data, with the competition of the repository."""
+    write_config(tmp_path)
+
+    def run(*words: str, timeout: float = 20):
+        given = ["--config", "configs/small.yaml", "--data", "data", "--work", "work"]
+        answer = zygote.run([*words[:1], *given, *words[1:]], tmp_path, timeout=timeout)
+        assert answer.is_civil() and not answer.timed_out, (answer.code, answer.err[-2000:])
+        return answer
+
+    return run
+
+
+def refused(run, *texts: str, code: str = "") -> str:
+    """prepare and status end at once, and prepare with one line that holds all these texts."""
+    answer = run("prepare")
+    (line,) = answer.errors
+    assert answer.code == 2 and all(t in line for t in texts) and code in line, line
+    run("status")
+    return line
+
+
+# ------------------------------------------------------------------------------------------- what is no file
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def unix_socket(path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(path.parent)  # a socket's path may have only a hundred letters
+    try:
+        socket.socket(socket.AF_UNIX).bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+NO_FILES = {
+    "a named pipe": pipe, "a socket": unix_socket, "a folder": Path.mkdir,
+    "a link to itself": lambda p: p.symlink_to(p), "a broken link": lambda p: p.symlink_to("gone"),
+    "a device": lambda p: p.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_called_like_an_image_and_is_none_is_named(kind, tmp_path, run):
+    data = folder_data(tmp_path / "data")
+    NO_FILES[kind](data / "train" / "benign" / "odd.png")
+    line = refused(run, f"train/benign/odd.png ({kind}, not a file)", "data.on_error=skip")
+    assert "1 unreadable file" in line
+    answer = run("prepare", "--set", "data.on_error=skip")
+    assert answer.code == 0 and f"odd.png ({kind}" in answer.err
+    assert answer.seconds < 10
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a folder", "a broken link"])
+@pytest.mark.parametrize("name", ["sample_submission.csv", "train.csv"])
+def test_a_table_that_is_no_file_is_named(kind, name, tmp_path, run):
+    data = tmp_path / "data"
+    if name == "train.csv":
+        for i in range(3):
+            save(data / "images" / f"{i}.png", picture(i))
+    else:
+        folder_data(data)
+        (data / name).unlink()
+    NO_FILES[kind](data / name)
+    refused(run, f"is {kind}, not a file", name, code="[not_a_file]")
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, make_config, monkeypatch):
+    data, scandir = folder_data(tmp_path / "data"), os.scandir
+
+    def refusing(folder="."):  # root may read everything
+        if Path(folder).name == "malignant":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", refusing)
+        with pytest.raises(InputError, match="cannot be read: Permission denied.*train/malignant") as raised:
+            prepared(data, tmp_path, make_config())
+    assert raised.value.code == "unreadable_folder"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_a_folder_without_rights_is_named_to_another_user(tmp_path):
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    os.chmod(folder, 0)
+    os.chmod(tmp_path, 0o755)
+    top = os.open(tmp_path, os.O_RDONLY)
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            os.fchdir(top)  # the folders above are not theirs to walk through
+            os.setuid(65534)
+            data_files(Path("a"))
+        except InputError as error:
+            code = 0 if error.code == "unreadable_folder" and "a/b" in str(error) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_links_in_a_circle_are_named(tmp_path, run):
+    data = folder_data(tmp_path / "data")
+    for name in ("again", "once_more"):
+        (data / "train" / name).symlink_to(data)
+    refused(run, "a link leads back to a folder above it", "Remove the link", code="[link_loop]")
+
+
+def test_a_maze_of_links_is_named(tmp_path):
+    """Twenty floors, and from each two links to the next: a million ways."""
+    floors = [tmp_path / f"{i:02d}" for i in range(20)]
+    for floor in floors:
+        floor.mkdir()
+    for floor, below in zip(floors, floors[1:]):
+        for name in "xy":
+            (floor / name).symlink_to(below)
+    with pytest.raises(InputError, match="more than 8 ways") as raised:
+        data_files(floors[0])
+    assert raised.value.code == "link_loop"
+
+
+def test_a_link_to_a_folder_beside_it_is_followed(tmp_path):
+    save(tmp_path / "elsewhere" / "x.png", picture(1))
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "train" / "benign").symlink_to(tmp_path / "elsewhere")
+    assert data_files(tmp_path / "data") == [tmp_path / "data" / "train" / "benign" / "x.png"]
+
+
+# -------------------------------------------------------------------------------------------------- names
+
+
+def test_a_name_that_is_not_utf_8_is_named(tmp_path, run):
+    data = folder_data(tmp_path / "data")
+    try:
+        Path(os.fsdecode(os.fsencode(data / "train" / "normal") + b"/bad\xff.png")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    refused(run, "train/normal/bad\\xff.png (its name is not UTF-8 text: rename it)")
+    answer = run("prepare", "--set", "data.on_error=skip")
+    assert answer.code == 0 and "bad\\xff.png" in answer.err
+
+
+def test_names_of_any_letters_pass_through_prepare(tmp_path, make_config):
+    data = folder_data(tmp_path / "data")
+    names = ["a$b$", "x_^{2}\\", "line\nbreak", "tab\t", "良性", "😀", "²", "1²", "-12", "=1", "001", "1e5", "a'b\"c"]
+    for n, name in enumerate(names):
+        save(data / "train" / "normal" / f"{name}.png", picture(50 + n))
+    index = read_index(prepared(data, tmp_path, make_config()), "train")
+    assert set(names) <= set(index["id"])
+
+
+def test_prepare_warns_of_formulas_and_keeps_them_exactly(tmp_path, make_config, capsys):
+    data = folder_data(tmp_path / "data")
+    for n, name in enumerate(("=1+1", "@x", "-12")):
+        save(data / "test" / f"{name}.png", picture(90 + n))
+    (data / "sample_submission.csv").write_text("id,label,rle\n" + "".join(f"{i},normal,-1\n" for i in ("t0", "t1", "=1+1", "@x", "-12")))
+    paths = prepared(data, tmp_path, make_config())
+    (line,) = [t for t in capsys.readouterr().err.splitlines() if "formula" in t]
+    assert "2 ids or classes begin" in line and "=1+1, @x" in line
+    assert list(read_index(paths, "test")["id"]) == ["t0", "t1", "=1+1", "@x", "-12"]
+
+
+@pytest.mark.parametrize("message", ["=HYPERLINK(1)", "+x", "-x", "@x", "'=1", "''@", "it's", "-1", "'", "\t=1".strip()])
+def test_a_message_in_the_log_is_no_formula_and_comes_back(message, tmp_path):
+    row = sentlog.Row("2026-11-01T10:00:00Z", "c", "f.csv", message=message)
+    sentlog.edit(tmp_path / "log.csv", lambda rows: rows.append(row))
+    assert not any(formulas.is_formula(c) for c in (tmp_path / "log.csv").read_text().replace("\n", ",").split(","))
+    assert sentlog.read(tmp_path / "log.csv") == [row]
+
+
+def test_numbers_in_a_table_for_people_stay_numbers():
+    cells = ["=1", "-0.25", "-x", "b", -0.5]
+    assert [formulas.as_text(c) for c in cells] == ["'=1", "-0.25", "'-x", "b", -0.5]
+
+
+HARD = ["$", "a$b$c", r"x\$y", "$x^{", "_under", "a_b^c", "back\\slash", "two\nlines", "bell\a", "esc\x1b[31m",
+        "良性", "恶性", "😀👩‍⚕️", "\u202eright", "n" * 300, "%s {x}", "", " "]
+
+
+def test_names_are_text_in_every_picture(tmp_path):
+    """As they are, and without a word of matplotlib's."""
+    table = np.arange(len(HARD) ** 2).reshape(len(HARD), -1)
+    rng = np.random.default_rng(0)
+    probs, truth = rng.dirichlet(np.ones(len(HARD)), 40), rng.integers(0, len(HARD), 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pictures.save(pictures.confusion_matrix(table, HARD), tmp_path / "a.png")
+        figure, _ = pictures.reliability(truth, probs, HARD)
+        pictures.save(figure, tmp_path / "b.png")
+        assert len(figure.axes[0].get_legend().get_texts()) == len(HARD) - 1  # the one without a name has no line
+        captions = [f"{name}\n{name} (0.93)\nDice 0.5" for name in HARD]
+        pictures.save(pictures.tiles([np.zeros((9, 9, 3), np.uint8)] * len(HARD), captions), tmp_path / "c.png")
+    assert pictures.plain("a$b") == r"a\$b" and pictures.plain("良") == "\\u826f"
+    assert pictures.plain("x", "monospace") == "x" and len(pictures.plain("n" * 300)) == 40
+
+
+def test_names_are_text_in_the_pictures_of_explore(tmp_path):
+    classes = ["$b_{", "恶$^$", "_n"]
+    config = write_config(tmp_path, yaml="image_size: 64\n")
+    config.competition.data.classes[:], config.competition.data.empty_class = classes, "_n"
+    for c, label in enumerate(classes):
+        for i in range(3):
+            save(tmp_path / "data" / "train" / label / f"$\\frac{c}{i}.png", picture(10 * c + i))
+            if label != "_n":
+                save(tmp_path / "data" / "train" / label / f"$\\frac{c}{i}_mask.png", box())
+    paths = prepared(tmp_path / "data", tmp_path, config)
+    facts = explore.load(paths.work, paths.data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for draw in (explore.sizes, explore.area_histogram, explore.places, explore.outlines, explore.light_figure,
+                     explore.histograms, explore.equalised, explore.drift):
+            draw(facts).savefig(tmp_path / "x.png")
+    assert "$b_{" in explore.light(facts).index  # a table has no need of it
+
+
+# ------------------------------------------------------------------------------------------------- images
+
+
+def animation(path: Path, kind: str, frames: int = 3) -> Path:
+    images = [Image.fromarray(picture(i)) for i in range(frames)]
+    options = {"duration": 100} if kind != "TIFF" else {}
+    if kind == "WEBP":
+        options |= {"lossless": True}
+    images[0].save(path, format=kind, save_all=True, append_images=images[1:], **options)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "TIFF"])
+def test_several_frames_are_refused(kind, tmp_path, run):
+    data = folder_data(tmp_path / "data")
+    file = animation(data / "train" / "normal" / "moving.tif", kind)
+    for read in (read_image, read_mask):
+        with pytest.raises(ValueError, match=f"{kind} of several frames; save one frame a file"):
+            read(file)
+    refused(run, f"moving.tif ({kind} of several frames")
+
+
+def test_one_frame_and_a_preview_are_one_image(tmp_path):
+    for kind in ("GIF", "TIFF", "WEBP", "PNG"):
+        assert np.array_equal(read_image(animation(tmp_path / "one.tif", kind, 1)), picture(0))
+    whole, small = Image.fromarray(picture(3)), Image.fromarray(picture(4)[::4, ::4])
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    whole.save(tmp_path / "preview.tif", save_all=True, append_images=[small])
+    with Image.open(tmp_path / "preview.tif") as image:
+        assert image.n_frames == 2
+    assert np.array_equal(read_image(tmp_path / "preview.tif"), picture(3))
+    Image.fromarray(picture(5)).save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[small], quality=95)
+    assert read_image(tmp_path / "phone.jpg").shape == (60, 80)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused(value, tmp_path):
+    pixels = picture(1).astype(np.float32)
+    pixels[3, 4] = value
+    Image.fromarray(pixels).save(tmp_path / "x.tif")
+    for read in (read_image, read_mask):
+        with pytest.raises(ValueError, match="1 of its values are not finite numbers"):
+            read(tmp_path / "x.tif")
+
+
+def test_large_numbers_keep_their_differences(tmp_path):
+    """float32 would make steps of 64 of these."""
+    pixels = (2**30 + picture(1).astype(np.int32) // 2 * 2).astype(np.int32)
+    Image.fromarray(pixels).save(tmp_path / "x.tif")
+    found = read_image(tmp_path / "x.tif")
+    assert len(np.unique(found)) == len(np.unique(pixels))
+
+
+def bomb(path: Path, side: int) -> Path:
+    """A grey PNG of side×side pixels in a file of some kilobytes."""
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))
+    return path
+
+
+def test_a_giant_in_a_small_file_is_refused(tmp_path, run):
+    data = folder_data(tmp_path / "data")
+    bomb(data / "train" / "normal" / "bomb.png", 50_000)
+    line = refused(run, "bomb.png (50000x50000 pixels, more than 134,217,728: make it smaller)")
+    assert "Decompression" not in line
+    answer = run("prepare", "--set", "data.on_error=skip")
+    assert answer.code == 0 and answer.err.count("\n") < 4, answer.err
+
+
+def test_only_formats_of_pictures_are_opened(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with pytest.raises(ValueError, match="not an image"):
+        read_image(tmp_path / "x.png")
+
+
+# -------------------------------------------------------------------------------------------- run lengths
+
+
+@pytest.mark.parametrize("text", ["9223372036854775807 1", "1 9223372036854775807", "9" * 5000 + " 1", "-5 3", "5 -3", "٣ ٤", "² 3",
+                                  "18446744073709551615 2", "1 2 9999999999 1", "0 1", "1e3 2", "0x1 2", "1 0"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_numbers_that_are_no_pixels_are_refused(text, relative):
+    with pytest.raises(ValueError):
+        rle.decode(text, 60, 80, relative=relative)
+
+
+def test_masks_of_giant_sizes_are_refused():
+    with pytest.raises(ValueError, match="larger than any image"):
+        rle.decode("1 1", 10**6, 10**6)
+
+
+def table_data(data: Path, text: str | bytes) -> Path:
+    for i in range(4):
+        save(data / "images" / f"{i}.png", picture(i))
+    (data / "train.csv").write_bytes(text.encode() if isinstance(text, str) else text)
+    return data
+
+
+GOOD = "id,label,rle\n0,benign,1 5\n1,malignant,1 5\n2,benign,7 9\n3,normal,\n"
+
+
+@pytest.mark.parametrize("cell", ["9223372036854775807 5", "1 9223372036854775800", "9" * 5000 + " 1", "-3 5", "٣ ٤"])
+def test_run_lengths_of_no_image_are_one_line(cell, tmp_path, run):
+    table_data(tmp_path / "data", GOOD.replace("7 9", cell))
+    refused(run, "run length")
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+
+TABLES = {
+    "nothing": (b"", "no column"),
+    "blank": (b"\n\n \n", "no column"),
+    "NUL": (GOOD.replace("benign", "be\0ign").encode(), "[not_utf8]"),
+    "UTF-16": (GOOD.encode("utf-16"), "[not_utf8]"),
+    "UTF-16 without mark": (GOOD.encode("utf-16-le"), "[not_utf8]"),
+    "Latin-1": (GOOD.replace("benign", "bénin").encode("latin-1"), "[not_utf8]"),
+    "too few cells": (GOOD.replace("1 5\n1", "\n1").replace("3,normal,", "3,normal").encode(), "line 5 has 2 cells instead of 3"),
+    "too many cells": (GOOD.replace("7 9", "7,9").encode(), "line 4 has 4 cells instead of 3"),
+    "columns twice": (GOOD.replace("id,label,rle", "id,label,label").encode(), "columns twice: label"),
+    "an open quote": (GOOD.replace("7 9", '"7 9').encode(), "1 run length that fits no mask"),
+    "a million columns": (b",".join(b"c%d" % i for i in range(10**6)) + b"\n", "[too_many_columns]"),
+    "many columns": ((",".join(f"c{i}" for i in range(5000)) + "\n").encode() * 2, "[no_column]"),
+    "one column": (b"id\n0\n1\n", "[no_column]"),
+    "no delimiter": (GOOD.replace(",", "~").encode(), "[no_column]"),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_train_table_that_is_none_is_one_line(kind, tmp_path, run):
+    content, text = TABLES[kind]
+    table_data(tmp_path / "data", content)
+    assert len(refused(run, "train.csv" if kind != "an open quote" else "", text)) < 2500
+
+
+SAMPLE = "id,label,rle\nt1,normal,-1\nt0,normal,-1\n"
+SAMPLES = {
+    "nothing": (b"", "[empty_table]"),
+    "NUL": (SAMPLE.replace("normal", "nor\0mal").encode(), "[not_utf8]"),
+    "UTF-16": (SAMPLE.encode("utf-16"), "[not_utf8]"),
+    "a million columns": (b",".join(b"c%d" % i for i in range(10**6)) + b"\n", "[too_many_columns]"),
+    "columns twice": (SAMPLE.replace("label", "rle").encode(), "[odd_columns]"),
+    "a line break in a name": (SAMPLE.replace("rle", '"r\nle"').encode(), "[odd_columns]"),
+    "too few cells": (SAMPLE.replace("t0,normal,-1", "t0").encode(), "[ragged_table]"),
+    "a giant number": (SAMPLE.replace("-1\nt0", "9" * 5000 + " 1\nt0").replace(",-1\n", ",\n").encode(), ""),
+    "giant classes": (SAMPLE.replace("normal", "7" * 5000).encode(), "[unknown_class]"),
+    "odd digits": (SAMPLE.replace("normal", "²").encode(), "[unknown_class]"),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_a_sample_that_is_none_is_one_line(kind, tmp_path, run):
+    content, text = SAMPLES[kind]
+    data = folder_data(tmp_path / "data")
+    (data / "sample_submission.csv").write_bytes(content)
+    if not text:
+        assert run("prepare").code == 0
+    else:
+        assert len(refused(run, "sample_submission.csv", text)) < 2500
+
+
+def test_oddities_of_tables_that_are_understood(tmp_path, run):
+    rows = GOOD.replace(",", ";").replace("benign", '"benign"').replace("\n", "\r\n")
+    long = " ".join(f"{1 + 20 * i} 9" for i in range(230)) + " " * 200_000  # more than csv takes by itself
+    table_data(tmp_path / "data", b"\xef\xbb\xbf\r\n" + rows.replace("7 9", f'"{long}"').encode())
+    assert run("prepare").code == 0
+
+
+def test_numbers_in_ids_stay_text(tmp_path, make_config):
+    data, ids = tmp_path / "data", ["001", "1e5", "0x10", "1.0", "nan", "1_000", "+5"]
+    for n, name in enumerate(ids):
+        save(data / "images" / f"{name}.png", picture(n))
+    (data / "train.csv").write_text("id,label,rle\n" + "".join(f"{i},benign,1 5\n" for i in ids))
+    assert set(read_index(prepared(data, tmp_path, make_config()), "train")["id"]) == set(ids)
+
+
+def test_a_zip_that_unpacks_to_a_giant_is_one_line(tmp_path, run):
+    data = folder_data(tmp_path / "data")
+    (data / "sample_submission.csv").unlink()
+    file = data / "sample_submission.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("s.csv", bytes(2**20))
+    size = struct.pack("<I", 2**20)  # as it says itself: that alone is looked at before it is unpacked
+    file.write_bytes(file.read_bytes().replace(size, struct.pack("<I", 2**31)))
+    refused(run, "sample_submission.zip", "unpacks to more than", code="[not_a_table]")
+
+
+def test_natural_order():
+    odd = ["x10", "²", "1²", "10", "9", "٣", "9" * 5000]
+    assert set(sorted(odd, key=natural)) == set(odd)
+    assert sorted(["b10", "b9", "a"], key=natural) == ["a", "b9", "b10"]
+
+
+# ---------------------------------------------------------------------------- rows of one class, and masks alone
+
+
+@pytest.mark.parametrize("form", ["column", "name"])
+def test_masks_alone_answer_rows_of_one_class(ready, form):  # noqa: F811
+    ids = [f"i{i}" for i in range(15, 21)]
+    if form == "column":
+        write_table(ready.data / "sample_submission.csv", ["id", "class", "rle"], [[i, "benign", "-1"] for i in ids])
+        given = {"key": "class"}
+    else:
+        write_table(ready.data / "sample_submission.csv", ["id", "rle"], [[f"{i}_benign", "-1"] for i in ids])
+        given = {"name": "{id}_{class}"}
+    only = messy(ids)
+    only.label = None
+    only.save(ready.test("exp"))
+    config = settings(submission=given, evaluate=FEW)
+    config.experiment = Experiment(task="mask")
+    submit.run(submit_job(config, ready), config, ready)
+    rows = ready.submission("exp").read_text().splitlines()[1:]
+    assert len(rows) == 6 and any(not row.endswith(",-1") for row in rows)
