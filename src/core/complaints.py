@@ -16,6 +16,7 @@ MEANT = {  # pydantic's short name of an error -> what the value should be
     "tuple_type": "a list, in brackets", "dict_type": "key: value pairs", "model_type": "key: value pairs",
     "model_attributes_type": "key: value pairs", "string_too_short": "a text that is not empty",
 }
+BOUNDED = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 WORDS = ("string_type", "literal_error")
 LONGEST = 60  # characters of a wrong value that are shown
 
@@ -33,8 +34,11 @@ def complaint(error: ValidationError, model: type[BaseModel], file: Path | str, 
         found, first = deeper, deeper[0]  # it was meant as a list, and one of its values is wrong
         paths = [_where(model, e["loc"]) for e in found]
     where = paths[0]
-    wants = list(dict.fromkeys(_wanted(e) for e, path in zip(found, paths) if path == where))
-    return InputError(f"{where + ': ' if where else ''}{' or '.join(wants)}{_shown(first, where)}", _source(where, file, overrides), code="invalid_value")
+    wants = dict.fromkeys(_wanted(e) for e, path in zip(found, paths) if path == where)
+    wanted = " or ".join(wants).replace(" or should be ", " or ")
+    what = f"{where + ': ' if where else ''}{wanted}{_shown(first, where)}"
+    bounds = _bounds(model, first["loc"]) if first["type"] in BOUNDED else ""
+    return InputError(what, _source(where, file, overrides), bounds, code="invalid_value")
 
 
 def shortened(value: Any) -> str:
@@ -80,6 +84,21 @@ def _where(model: type[BaseModel], loc: tuple) -> str:
         fields = getattr(section, "model_fields", {})
         section = fields[word].annotation if word in fields else None
     return ".".join(words)
+
+
+def _bounds(model: type[BaseModel], loc: tuple) -> str:
+    """'It is from 1 to 10', of a setting whose least and greatest value are known; ''."""
+    section, about = model, ()
+    for word in loc:
+        info = getattr(section, "model_fields", {}).get(word)
+        if info is None:
+            return ""
+        section, about = info.annotation, info.metadata
+    least = [f"above {m.gt:,}" for m in about if hasattr(m, "gt")] + [f"from {m.ge:,}" for m in about if hasattr(m, "ge")]
+    most = [f"below {m.lt:,}" for m in about if hasattr(m, "lt")] + [f"to {m.le:,}" for m in about if hasattr(m, "le")]
+    if not least or not most:
+        return ""
+    return f"It is {least[0]} {'and ' if most[0].startswith('below') else ''}{most[0]}".replace(",", " ")
 
 
 def _branches(annotation: Any) -> list[Any]:

@@ -29,6 +29,11 @@ def canvas(width: float, height: float, **options):
     return figure
 
 
+def as_written(name: str) -> str:
+    """A name of the user's as matplotlib shows it letter by letter: between two $ it would read TeX, and fail where that is none."""
+    return name.replace("$", r"\$")
+
+
 def confusion_matrix(table: np.ndarray, classes: list[str]):
     """(C,C) counts, rows = truth -> figure: counts, and the share of each row in colour and in per cent."""
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
@@ -40,8 +45,9 @@ def confusion_matrix(table: np.ndarray, classes: list[str]):
         colour = "white" if share[i, j] > 0.55 else "#222222"
         axes.text(j, i - 0.1, str(table[i, j]), ha="center", va="center", color=colour, fontsize=14)
         axes.text(j, i + 0.22, f"{100 * share[i, j]:.0f} %", ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(len(classes)), classes)
-    axes.set_yticks(range(len(classes)), classes, rotation=90, va="center")
+    shown = list(map(as_written, classes))
+    axes.set_xticks(range(len(classes)), shown)
+    axes.set_yticks(range(len(classes)), shown, rotation=90, va="center")
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.tick_params(length=0)
@@ -57,7 +63,7 @@ def reliability(truth: np.ndarray, probs: np.ndarray, classes: list[str], bins: 
     upper.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
     for c, name in enumerate(classes):
         _, mean, rate, n = binned(probs[:, c], truth == c, bins)
-        upper.plot(mean, rate, color=LINES[c % len(LINES)], linewidth=1.4, label=name)
+        upper.plot(mean, rate, color=LINES[c % len(LINES)], linewidth=1.4, label=as_written(name))
         upper.scatter(mean, rate, s=6 + 110 * np.sqrt(n / len(truth)), color=LINES[c % len(LINES)], linewidth=0, alpha=0.85)
     upper.set(ylabel="share that is of the class", ylim=(-0.04, 1.04), xlim=(-0.02, 1.02))
     upper.legend(frameon=False, loc="upper left")

@@ -14,6 +14,7 @@ import yaml
 MOST_BYTES = 100_000  # of a file: pyyaml reads about 50 kB a second
 MOST_VALUES = 20_000  # anchors expanded
 DEEPEST = 40
+MOST_BITS = 1000  # of a whole number: Python itself refuses to print some thousand digits
 LONGEST = 5_000  # characters of one text
 
 UNKNOWN = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError)
@@ -154,5 +155,5 @@ def _check(value: Any) -> None:
             raise Unreadable(f"a text of {len(value)} characters, more than {LONGEST}", code="text_too_long")
         if found := strange(value):
             raise Unreadable(f"a text holds the character {found}", code="control_character")
-    elif isinstance(value, int) and value.bit_length() > 63:
-        raise Unreadable("a whole number is beyond 64 bits", code="number_too_large")
+    elif isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise Unreadable("a whole number is too large for anything", code="number_too_large")

@@ -7,6 +7,7 @@ this module must import in milliseconds.
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -26,7 +27,7 @@ class Strict(BaseModel):
     @classmethod
     def _no_bool_for_a_number(cls, value, info):
         """pydantic would take true for 1."""
-        kind = str(cls.model_fields[info.field_name].annotation)
+        kind = re.sub(r"'.*?'", "", str(cls.model_fields[info.field_name].annotation))  # without literal words
         if isinstance(value, bool) and ("int" in kind or "float" in kind) and "bool" not in kind:
             raise PydanticCustomError("number", "should be a number")
         return value
@@ -165,8 +166,8 @@ class Model(Strict):
                 return [n for v in (value.values() if isinstance(value, dict) else value) for n in numbers(v)]
             return [value] if isinstance(value, (int, float)) else []
 
-        if not all(abs(n) <= 1_000_000 for n in numbers(options)):
-            raise ValueError("every number is finite, and at most a million")
+        if not all(abs(n) <= 16_384 for n in numbers(options)):
+            raise ValueError("every number is finite, and at most 16384")
         return options
 
 
