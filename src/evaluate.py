@@ -226,10 +226,16 @@ def tell(data: Validated, results: dict, tuned: Decision, name: str, paths: Path
     say("  " + " " * 9 + "".join(f"{c:>13}" for c in columns))
     for way, result in results.items():
         say(f"  {way:9}" + "".join(f"{page.pick(result, c):13.4f}" for c in columns))
-    ranges = ["{:.3f}-{:.3f}".format(*honest["intervals"][c]).replace("0.", ".") for c in columns]
+    ranges = ["-".join(without_zero(end) for end in honest["intervals"][c]) for c in columns]
     say("  95 %     " + "".join(f"{text:>13}" for text in ranges) + f"   (honest{page.spread_text(honest)})")
     say(f"  decision {', '.join(f'{k} {v}' for k, v in asdict(tuned).items())} -> {short(paths.decision(name))}")
     say(f"  see {short(paths.html(name))}")
+
+
+def without_zero(value: float) -> str:
+    """.123, and -.123, so that a column is narrow; 10.123 stays as it is."""
+    text = f"{value:.3f}"
+    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
 
 def summary(honest: dict) -> str:

@@ -10,6 +10,7 @@ are paired with the base's answers to the same images.
 from __future__ import annotations
 
 import csv
+import re
 from html import escape
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
             temporary.write_text(text, encoding="utf-8")
         pictures.save(forest(base, records[base], against), plot)
         head, *body = table_cells(rows, against)
-        parts = [f"<h1>{config.name}</h1><p>{escape(config.study.question)}</p>", page.table(head, body, strong=0), f"<p class=soft>{legend(base, competition.score)}</p>",
+        parts = [f"<h1>{escape(config.name)}</h1><p>{escape(config.study.question)}</p>", page.table(head, body, strong=0),
+                 f"<p class=soft>{escape(legend(base, competition.score))}</p>",
                  page.picture(plot, "differences from the base"), same_images(config, index, paths)]
         with replacing(html) as temporary:
             temporary.write_text(page.page(f"study {config.name}", parts), encoding="utf-8")
@@ -137,9 +139,14 @@ def difference(d: Difference) -> str:
 
 
 def markdown(config: Config, rows: list[dict], against: dict) -> str:
-    head, *body = [[cell.replace("|", "/") for cell in line] for line in table_cells(rows, against)]
-    lines = [f"# {config.name}", "", config.study.question, "", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *(f"| {' | '.join(line)} |" for line in body), ""]
-    return "\n".join([*lines, legend(next(iter(config.cells)), config.competition.score), ""])
+    head, *body = [[plain(cell) for cell in line] for line in table_cells(rows, against)]
+    lines = [f"# {plain(config.name)}", "", plain(config.study.question), "", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *(f"| {' | '.join(line)} |" for line in body), ""]
+    return "\n".join([*lines, legend(plain(next(iter(config.cells))), config.competition.score), ""])
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is, in one line, in a table too; it would read HTML and | otherwise."""
+    return re.sub(r"([\\|])", r"\\\1", escape(" ".join(text.split()), quote=False))
 
 
 def legend(base: str, weights: dict[str, float]) -> str:
@@ -199,5 +206,6 @@ def same_images(config: Config, index: pd.DataFrame, paths: Paths) -> str:
             row, made, data = tables[label].loc[name], predictions[label], firsts[label].competition.data
             pred, _ = apply(Decision(**decisions[label][str(left_out[name])]), made.mask[i], None if made.label is None else made.label[i], *pixels.shape[:2], data.classes, data.empty_class)
             shown.append(page.captioned(pictures.png(pictures.tile(pixels, truth.mask(name), pred, 240)), f"{label}\nDice {row.dice:.3f}" + (f", {row.predicted}" if "predicted" in row else "")))
-        parts.append(f"<p class=soft>{name} ({images.label[name]})</p><div class=grid>{''.join(shown)}</div>")
+        about = escape(f"{name} ({images.label[name]})")
+        parts.append(f"<p class=soft>{about}</p><div class=grid>{''.join(shown)}</div>")
     return "".join(parts)

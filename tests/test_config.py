@@ -38,7 +38,7 @@ def config_with(text: str, tmp_path: Path, name: str = "mine.yaml") -> Path:
         (["--config", CPU, "--set", "split.folds=1"], "split.folds"),
         (["--config", CPU, "--set", "data.train=[train/x]"], "data.train needs {label} and {id}"),
         (["--config", CPU, "--set", "evaluate.threshold=[0.5,1.5]"], "evaluate.threshold"),
-        (["--config", CPU, "--set", "train.freeze=decoder"], "error: train.freeze: Input should be"),
+        (["--config", CPU, "--set", "train.freeze=decoder"], "error: train.freeze: should be"),
         (["--config", "configs/cpuu.yaml"], "Did you mean cpu?"),
         (["--config", CPU, "--data", "/no/such/folder"], "no such folder"),
         (["evalute", "--config", CPU], "Did you mean evaluate?"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,15 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from src.core import plain_yaml
+from src.core.complaints import complaint, shortened
 from src.core.console import InputError, nearest
+from src.core.names import check_name
+from src.core.overrides import leaves, parse_override, set_in
 from src.core.paths import COMPETITION, CONFIGS
 from src.core.settings import NEUTRAL, Competition, Ensemble, Evaluation, Experiment, Strict, Study
+
+MOST_CELLS = 500  # of a study, each seed counted
 
 
 @dataclass
@@ -53,51 +60,71 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
     """Read an experiment, an ensemble or a study (at its tiny size) with the competition.yaml of its folder (or the folder above); raises InputError
     for anything wrong."""
     file = Path(file)
-    if not file.exists():  # a name alone is one of the project's
+    if not _is_file(file):  # a name alone is one of the project's
         places = (file.parent, CONFIGS, CONFIGS / "studies")
-        file = next((f for d in places for f in (d / file.name, d / f"{file.name}.yaml") if f.is_file()), file)
+        named = (f for d in places for f in (d / file.name, d / f"{file.name}.yaml"))
+        file = next((f for f in named if _is_file(f)), file)
     if file.name == COMPETITION:
-        raise InputError("this describes the competition, it is no experiment", file, "Name one of the others, for example configs/cpu.yaml")
-    if file.stem == "log":
-        raise InputError("no config may be called log: submissions/log.csv is the list of what was sent", file, "Rename it")
+        raise InputError("this describes the competition, it is no experiment", file,
+                         "Name one of the others, for example configs/cpu.yaml", code="no_experiment")
     tree = read_yaml(file)
+    check_name(file.stem, file)
     if "base" in tree or "question" in tree:
         return _load_study(file, tree, list(overrides), tiny)
     if tiny:
-        raise InputError("only a study has a tiny size", file, "Leave out --tiny")
+        raise InputError("only a study has a tiny size", file, "Leave out --tiny", code="not_a_study")
     home = next((d for d in (file.parent, file.parent.parent) if (d / COMPETITION).is_file()), None)
     if home is None:
-        raise InputError(f"no {COMPETITION} beside this config", file, "It describes data, classes, score and submission: copy one from configs/")
+        raise InputError(f"no {COMPETITION} beside this config", file,
+                         "It describes data, classes, score and submission: copy one from configs/",
+                         code="no_competition")
     contest = read_yaml(home / COMPETITION)
     kind: type[Strict] = Ensemble if "members" in tree else Experiment
     for key in [k for k in tree if k in Competition.model_fields]:
-        raise InputError(f"'{key}' is shared by all experiments", file, f"Move it to {home / COMPETITION}")
+        raise InputError(f"'{key}' is shared by all experiments", file, f"Move it to {home / COMPETITION}",
+                         code="shared_setting")
     member_overrides = []
     for text in overrides:
-        key, value = _parse_override(text)
+        key, value = parse_override(text)
         top = key.split(".")[0]
         if top in Competition.model_fields:
-            _set(contest, Competition, key, value)
+            set_in(contest, Competition, key, value)
         elif top in kind.model_fields:
-            _set(tree, kind, key, value)
+            set_in(tree, kind, key, value)
         elif kind is Ensemble and top in Experiment.model_fields:
             member_overrides.append(text)
         else:
             known = [*leaves(Competition), *leaves(Ensemble), *leaves(Experiment)]
-            raise InputError(f"unknown key '{key}'", f"--set {text}", nearest(key, known))
+            raise InputError(f"unknown key '{key[:60]}'", f"--set {text[:120]}", nearest(key[:60], known),
+                             code="unknown_key")
     config = Config(file.stem, file, _validate(Competition, contest, home / COMPETITION, overrides))
     if kind is Experiment:
         config.experiment = _validate(Experiment, tree, file, overrides)
         return config
     config.ensemble = _validate(Ensemble, tree, file, overrides)
-    passed_on = [t for t in overrides if _parse_override(t)[0].split(".")[0] in Competition.model_fields] + member_overrides
-    for member in config.ensemble.members:
+    passed_on = [t for t in overrides if parse_override(t)[0].split(".")[0] in Competition.model_fields] + member_overrides
+    members = config.ensemble.members
+    if len(set(members)) < len(members):
+        twice = next(m for m in members if members.count(m) > 1)
+        raise InputError(f"the member '{twice}' is named twice", file, "Name each once", code="member_twice")
+    for member in members:
+        check_name(member, file, "member")
         beside = file.parent / f"{member}.yaml"
-        if beside.is_file() and "members" not in read_yaml(beside):  # another ensemble is a member by its predictions, like a team mate's
+        there = read_yaml(beside) if beside.is_file() else {}
+        if "base" in there or "question" in there:
+            raise InputError(f"the member '{member}' is a study", file, "Name experiments", code="member_is_study")
+        if beside.is_file() and "members" not in there:  # another ensemble is a member by its predictions, like a team mate's
             config.members.append(load(beside, passed_on))
         elif member == file.stem:
-            raise InputError("an ensemble cannot be a member of itself", file)
+            raise InputError("an ensemble cannot be a member of itself", file, code="member_of_itself")
     return config
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Config:
@@ -106,10 +133,15 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     unless the study lists other values: a tuned one would add its own chance to every difference."""
     full = _validate(Study, tree, file)
     study = _validate(Study, tree | full.tiny, file) if tiny else full
+    check_name(study.base, file, "base")
+    check_size(study, file)
     base_file = next((f for d in (file.parent, file.parent.parent, CONFIGS) if (f := d / f"{study.base}.yaml").is_file() and f.resolve() != file.resolve()), None)
     if base_file is None:
         there = [f.stem for d in (file.parent, file.parent.parent, CONFIGS) for f in d.glob("*.yaml") if f.name != COMPETITION and f.resolve() != file.resolve()]
-        raise InputError(f"no config called '{study.base}' beside this study, above it or in configs/", file, nearest(study.base, dict.fromkeys(there)))
+        raise InputError(f"no config called '{study.base}' beside this study, above it or in configs/", file,
+                         nearest(study.base, dict.fromkeys(there)), code="no_such_config")
+    if {"base", "question", "members"} & read_yaml(base_file).keys():
+        raise InputError(f"the base of a study is an experiment, and {study.base} is not", file, code="base_no_experiment")
     own = f"{base_file.stem}-{file.stem}" + ("_tiny" if tiny and study.base == full.base else "")  # the two sizes of a study must not take each other's places
     alters = any(key.split(".")[0] in Experiment.model_fields for key in study.set)
     of_all = {k: v for k, v in study.set.items() if k.split(".")[0] not in Evaluation.model_fields}
@@ -118,9 +150,8 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
         try:
             found = load(base_file, [*untuned, *_typed(common), *overrides, *_typed(settings)])
         except InputError as error:
-            raise InputError(str(error).replace("(--set ", "("), file, f"See cell '{label}'" if label else "See set:") from None
-        if found.experiment is None:
-            raise InputError(f"the base of a study is an experiment, and {study.base} is not", file)
+            raise InputError(str(error).replace("(--set ", "("), file, f"See cell '{label}'" if label else "See set:",
+                             code=error.code) from None
         return found
 
     load(base_file, overrides)  # what is wrong with these was typed, and is said so; what is wrong below stands in the study
@@ -129,8 +160,9 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     untuned = _typed({f"evaluate.{name}": tried[:1] for name, tried in plain.competition.evaluate if isinstance(tried, list)})
     own_seed = plain.experiment.train.seed
     seeds = study.seeds or [own_seed]
-    if study.seeds and any(_parse_override(t)[0] == "train.seed" for t in overrides):
-        raise InputError("this study has its own seeds", "--set train.seed", f"Change seeds: in {file}")
+    if study.seeds and any(parse_override(t)[0] == "train.seed" for t in overrides):
+        raise InputError("this study has its own seeds", "--set train.seed", f"Change seeds: in {file}",
+                         code="seeds_of_study")
 
     def named(name: str, seed: int) -> str:
         return name if seed == own_seed else f"{name}-seed{seed}"
@@ -143,9 +175,11 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
         made, base = load_cell(study.set, {"train.seed": seed} | settings, label), bases[seed]
         made.name = named(f"{own}-{re.sub(r'[^a-zA-Z0-9_.+]+', '_', label)}" if label else own + ("-decided" if alters else ""), seed)
         if apart := [k for k in Competition.model_fields if k not in Evaluation.model_fields and getattr(made.competition, k) != getattr(base.competition, k)]:
-            raise InputError(f"cell '{label}' changes '{apart[0]}', which all cells of a study share", file, "Put it under set:")
+            raise InputError(f"cell '{label}' changes '{apart[0]}', which all cells of a study share", file,
+                             "Put it under set:", code="shared_by_cells")
         if any(key.split(".")[0] == "score" for key in settings):
-            raise InputError(f"cell '{label}' changes 'score', which all cells of a study share", file, "Put it under set:")
+            raise InputError(f"cell '{label}' changes 'score', which all cells of a study share", file,
+                             "Put it under set:", code="shared_by_cells")
         if made.experiment != base.experiment:
             return made
         return base if made.competition == base.competition else Config(made.name, file, made.competition, ensemble=Ensemble(members=[base.name]), members=[base])
@@ -153,19 +187,32 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     first, asked = {seed: cell("", {}, seed) for seed in seeds}, [*_combinations(study.grid, file), *study.cells.items()]
     labels = [label for label, _ in asked]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise InputError(f"two cells are called '{twice}'", file, "Give one of them another name")
+        raise InputError(f"two cells are called '{twice}'", file, "Give one of them another name",
+                         code="cell_twice")
     cells = {label: [cell(label, settings, seed) for seed in seeds] for label, settings in asked}
     same = next((label for label, made in cells.items() if made[0].name == first[seeds[0]].name), None)
     if not same and study.base in cells:
-        raise InputError(f"a cell is called '{study.base}', as the base is", file, "Give it another name")
+        raise InputError(f"a cell is called '{study.base}', as the base is", file, "Give it another name",
+                         code="cell_twice")
     cells = {same or study.base: list(first.values())} | {label: made for label, made in cells.items() if label != same}
     names = [c.name for made in cells.values() for c in made]
     if len(cells) < 2:
-        raise InputError("a study needs a cell that differs from its base", file, "List values under grid:, or name cells under cells:")
+        raise InputError("a study needs a cell that differs from its base", file,
+                         "List values under grid:, or name cells under cells:", code="no_cells")
     if twice := next((n for n in names if names.count(n) > 1), None):
-        raise InputError(f"two cells come to the same name, {twice}", file, "Give them names that differ in letters or digits")
+        raise InputError(f"two cells come to the same name, {twice}", file,
+                         "Give them names that differ in letters or digits", code="cell_twice")
     name, members = file.stem + ("_tiny" if tiny else ""), [c for made in cells.values() for c in made]
     return Config(name, file, members[0].competition, members=members, study=study, cells=cells)
+
+
+def check_size(study: Study, file: Path) -> None:
+    """Raises InputError, before any cell is made, for a study of more cells than anybody can train."""
+    count = math.prod(len(values) for values in study.grid.values()) if study.grid else 0
+    count = (count + len(study.cells)) * max(1, len(study.seeds))
+    if count > MOST_CELLS:
+        raise InputError(f"a study of {count} cells, more than {MOST_CELLS}", file,
+                         "List fewer values under grid:, or fewer seeds", code="too_many_cells")
 
 
 def _typed(settings: dict[str, Any]) -> list[str]:
@@ -179,7 +226,8 @@ def _combinations(grid: dict[str, list | dict], file: Path) -> list[tuple[str, d
     for key, values in grid.items():
         if isinstance(values, list):
             if long := next((v for v in values if isinstance(v, (dict, list))), None):
-                raise InputError(f"grid.{key}: {long} has no short name", file, "Write name: value pairs in place of the list")
+                raise InputError(f"grid.{key}: {shortened(long)} has no short name", file,
+                                 "Write name: value pairs in place of the list", code="value_without_name")
             values = {f"{key.split('.')[-1]} {json.dumps(v) if isinstance(v, bool) else v}": v for v in values}
         axes.append([(label, {key: value}) for label, value in values.items()])
     return [(", ".join(label for label, _ in chosen), {k: v for _, one in chosen for k, v in one.items()}) for chosen in itertools.product(*axes)] if axes else []
@@ -187,81 +235,32 @@ def _combinations(grid: dict[str, list | dict], file: Path) -> list[tuple[str, d
 
 def read_yaml(file: Path) -> dict:
     try:
-        tree = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
-        there = [p.stem for p in sorted(file.parent.glob("*.yaml")) if p.name != COMPETITION]
-        raise InputError("no such config", file, nearest(file.stem, there) if there else "Try ./run.sh --config configs/cpu.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        line = getattr(error, "problem_mark", None)
-        raise InputError(f"not readable as YAML: {getattr(error, 'problem', error)}", f"{file}{f', line {line.line + 1}' if line else ''}") from None
+        if not file.exists():
+            there = [p.stem for p in sorted(file.parent.glob("*.yaml")) if p.name != COMPETITION]
+            todo = nearest(file.stem, there) if there else "Try ./run.sh --config configs/cpu.yaml"
+            raise InputError("no such config", file, todo, code="no_such_config")
+        if not file.is_file():
+            what = "a folder" if file.is_dir() else "no file"
+            raise InputError(f"a config is a YAML file, and this is {what}", file, code="config_no_file")
+        tree = plain_yaml.read(file)
+    except plain_yaml.Unreadable as error:
+        line = f", line {error.line}" if error.line else ""
+        raise InputError(f"not readable as YAML: {error}", f"{file}{line}", code=error.code) from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"this config cannot be read: {why}", str(file)[:160], code="config_unreadable") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise InputError("a config is a list of key: value lines", file)
+        raise InputError("a config is a list of key: value lines", file, code="config_no_mapping")
     return tree
-
-
-def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every key of a config model, dotted."""
-    found = []
-    for name, info in model.model_fields.items():
-        found.append(prefix + name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            found += leaves(info.annotation, f"{prefix}{name}.")
-    return found
-
-
-def _parse_override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise InputError(f"--set takes key=value, not '{text}'", "", "For example --set train.epochs=30")
-    quoted, bare = value[:1] in ("'", '"'), value in ("", "-")  # YAML reads these two as nothing and as a list of nothing
-    try:
-        value = value if bare else yaml.safe_load(value)
-    except yaml.YAMLError:
-        pass  # a plain string that YAML cannot read, such as a path with a colon
-    if isinstance(value, str) and not quoted:
-        try:
-            value = float(value)  # YAML reads 1e-3 as a string
-        except ValueError:
-            pass
-    return key.strip(), value
-
-
-def _set(tree: dict, model: type[BaseModel], key: str, value: Any) -> None:
-    words = key.split(".")
-    if words[0] in model.model_fields and len(words) > 1:  # a mapping such as loss.mask starts from its default, so that one entry can be added
-        parent = model.model_fields[words[0]].annotation
-        field_ = getattr(parent, "model_fields", {}).get(words[1])
-        if len(words) > 2 and field_ is not None and isinstance(field_.default, dict):
-            tree.setdefault(words[0], {}).setdefault(words[1], dict(field_.default))
-    section = model
-    for word in words:
-        section = getattr(getattr(section, "model_fields", {}).get(word), "annotation", None)
-    if isinstance(value, dict) and isinstance(section, type) and issubclass(section, BaseModel):  # a section: what it does not name stays as it is
-        for name, inner in value.items():
-            _set(tree, model, f"{key}.{name}", inner)
-        return
-    for word in words[:-1]:
-        tree = tree.setdefault(word, {})
-        if not isinstance(tree, dict):
-            raise InputError(f"'{key}' is not a key: {word} has no parts", "--set")
-    tree[words[-1]] = value
 
 
 def _validate(model: type[Strict], tree: dict, file: Path, overrides: list[str] = ()):
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(p for p in map(str, first["loc"]) if "[" not in p and not p.startswith("constrained-"))  # without the names of a union's branches
-        typed = [t for t in overrides if where.startswith(t.partition("=")[0].strip())]
-        file = f"--set {typed[-1]}" if typed else file
-        if first["type"] == "extra_forbidden":
-            raise InputError(f"unknown key '{where}'", file, nearest(where, leaves(model))) from None
-        message = first["msg"].removeprefix("Value error, ")
-        shown = "" if where == "" or first["type"] == "missing" or isinstance(first["input"], dict) else f", not {first['input']!r}"
-        raise InputError(f"{where + ': ' if where else ''}{message}{shown}", file) from None
+        raise complaint(error, model, file, overrides, leaves(model)) from None
 
 
 def _flatten(prefix: str, value: Any, into: dict[str, Any]) -> None:

@@ -133,10 +133,11 @@ def spread_text(result: dict) -> str:
 
 
 def table(head: Iterable[str], rows: Iterable[tuple[str, ...]], strong: int | None = None) -> str:
-    """The first column is text, the others numbers; 'value|note' puts a note below a value; `strong`: the row to be seen first."""
+    """The first column is text, the others numbers; 'value|note' puts a note below a value; `strong`: the row to be seen first. All is escaped here."""
     body = []
     for i, row in enumerate(rows):
-        cells = "".join(f"<td>{escape(v)}{f'<small>{escape(note)}</small>' if note else ''}</td>" for v, _, note in (str(cell).partition("|") for cell in row))
+        split = [(str(row[0]), "", ""), *(str(cell).partition("|") for cell in row[1:])]
+        cells = "".join(f"<td>{escape(v)}{f'<small>{escape(note)}</small>' if note else ''}</td>" for v, _, note in split)
         body.append(f"<tr{' class=strong' if i == strong else ''}>{cells}</tr>")
     return f"<div class=wide><table><thead><tr>{''.join(f'<th>{escape(h)}</th>' for h in head)}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
 

@@ -6,15 +6,31 @@ this module must import in milliseconds.
 """
 from __future__ import annotations
 
+import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy's and scikit-learn's range; torch gets 1000 times it
+# What is beyond an upper bound can only be a mistake, and would hang, overflow or fill the memory.
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True,
+                              allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value, info):
+        """pydantic would take true for 1."""
+        kind = re.sub(r"'.*?'", "", str(cls.model_fields[info.field_name].annotation))  # without literal words
+        if isinstance(value, bool) and ("int" in kind or "float" in kind) and "bool" not in kind:
+            raise PydanticCustomError("number", "should be a number")
+        return value
 
 
 # ---------------------------------------------------------------------------------------------------------------- the competition
@@ -25,7 +41,7 @@ class Data(Strict):
     empty_class: str | None = "normal"  # the class without a lesion: its mask is empty
     # {label} and {id} stand for the class and the file's stem; the first pattern that finds an image is used; masks lie beside the image
     train: list[str] = ["train/{label}/{id}", "Dataset_BUSI_with_GT/{label}/{id}", "{label}/{id}"]
-    mask_suffix: str = "_mask"  # x.png has the masks x_mask.png, x_mask_1.png, …
+    mask_suffix: str = Field("_mask", min_length=1)  # x.png has the masks x_mask.png, x_mask_1.png, …
     test: list[str] = ["test/{id}", "test_images/{id}", "test/images/{id}"]  # likewise; one may be given without brackets
     # the other layout: a table of id and label, with folders of images and masks, or masks as run lengths in a column
     table: str = "train.csv"
@@ -46,6 +62,10 @@ class Data(Strict):
     def _classes(self):
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ValueError("data.classes needs two or more different names")
+        if not all(c.strip() == c != "" and c.isprintable() for c in self.classes):
+            raise ValueError("data.classes holds a name that is empty, or has a space at its end or a line break in it")
+        if "/" in self.mask_suffix:
+            raise ValueError("data.mask_suffix is the end of a file's name, without a slash")
         for key, needed in (("train", ("{label}", "{id}")), ("table_images", ("{id}",)), ("table_masks", ("{id}",)), ("test", ("{id}",))):
             for pattern in getattr(self, key):
                 if any(pattern.count(word) != 1 for word in needed):
@@ -57,10 +77,13 @@ class Data(Strict):
 
 class Split(Strict):
     scheme: Literal["kfold", "holdout"] = "kfold"
-    folds: int = Field(5, ge=2)
+    folds: int = Field(5, ge=2, le=1000)
     fraction: float = Field(0.2, gt=0, lt=1)  # holdout: the share of images kept for validation
     groups: Literal["duplicates", "none"] = "duplicates"
-    seed: int = 0
+    seed: Seed = 0
+
+
+MOST_DECISIONS = 100_000
 
 
 class Evaluate(Strict):
@@ -72,9 +95,19 @@ class Evaluate(Strict):
     smooth: list[Share] = Field([0.0], min_length=1)  # window of a majority filter, as a share of the image's side
     fill_holes: list[bool] = Field([False], min_length=1)
     convex: list[bool] = Field([False], min_length=1)  # every part becomes its convex hull
-    largest: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)  # only the largest so many parts stay; 0: all
+    largest: list[Annotated[int, Field(ge=0, le=1_000_000)]] = Field([0], min_length=1)  # only the largest so many parts stay; 0: all
     agree: list[Literal["no", "mask", "label"]] = Field(["no"], min_length=1)  # which answer gives way where mask and class contradict each other
-    bootstrap: int = Field(1000, ge=100)
+    bootstrap: int = Field(1000, ge=100, le=100_000)
+
+    @model_validator(mode="after")
+    def _grid(self):
+        count = math.prod(len(tried) for _, tried in self if isinstance(tried, list))
+        if count > MOST_DECISIONS:
+            raise ValueError(f"its lists make {count} decisions, more than {MOST_DECISIONS}; list fewer values")
+        return self
+
+
+Side = Annotated[int, Field(ge=1, le=65_535)]  # pixels
 
 
 class Submission(Strict):
@@ -90,7 +123,7 @@ class Submission(Strict):
     first: Literal[0, 1] | None = None  # the number of the first pixel
     relative: bool | None = None  # starts are counted from the end of the run before
     empty: str | None = None  # what stands for an empty mask
-    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None  # height, width that masks are handed in at; absent: each image's own
+    size: tuple[Side, Side] | None = None  # height, width that masks are handed in at; absent: each image's own
     several: bool | None = None  # a row for every connected part of a mask
     boxes: str | None = None  # the column of boxes around connected parts
     box: str | None = None  # one box: words of label, confidence, xmin, ymin, xmax, ymax, width, height; pixels, xmax is the last column + 1
@@ -102,7 +135,7 @@ class Submission(Strict):
 
 class Evaluation(Strict):
     """What can differ without training or predicting anew."""
-    score: dict[str, float] = {"dice": 0.5, "macro_f1": 0.5}  # the one number: a weighted sum of metrics
+    score: dict[str, Weight] = {"dice": 0.5, "macro_f1": 0.5}  # the one number: a weighted sum of metrics
     evaluate: Evaluate = Evaluate()
 
 
@@ -125,44 +158,56 @@ class Model(Strict):
     dropout: float = Field(0.2, ge=0, lt=1)  # before the class head
     options: dict[str, Any] = {}  # passed on to the architecture, e.g. {decoder_channels: [128, 64, 32, 16, 8]}
 
+    @field_validator("options")
+    @classmethod
+    def _numbers(cls, options):
+        def numbers(value):
+            if isinstance(value, (dict, list)):
+                return [n for v in (value.values() if isinstance(value, dict) else value) for n in numbers(v)]
+            return [value] if isinstance(value, (int, float)) else []
+
+        if not all(abs(n) <= 16_384 for n in numbers(options)):
+            raise ValueError("every number is finite, and at most 16384")
+        return options
+
 
 class Loss(Strict):
     balance: Share | Literal["uncertainty"] = 0.7  # λ of the lecture: λ·mask + (1−λ)·label; uncertainty: learned (Kendall et al. 2018)
-    mask: dict[str, float] = {"dice": 1.0, "bce": 1.0}
-    label: dict[str, float] = {"cross_entropy": 1.0}
-    class_weights: Literal["none", "balanced"] | list[float] = "none"
+    mask: dict[str, Weight] = {"dice": 1.0, "bce": 1.0}
+    label: dict[str, Weight] = {"cross_entropy": 1.0}
+    class_weights: Literal["none", "balanced"] | list[Weight] = "none"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    focal_gamma: float = Field(2.0, ge=0)
+    focal_gamma: float = Field(2.0, ge=0, le=100)
     pooled: bool = False  # overlap losses (dice, jaccard, …) over the whole batch as if it were one image, as in the lecture
     tversky: tuple[Share, Share] = (0.3, 0.7)  # weights of false positives and false negatives
-    tversky_gamma: float = Field(0.75, gt=0)  # exponent of the focal Tversky loss
-    border: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]] = (10.0, 5.0)  # w_0 and σ (pixels) of U-Net's border weights
+    tversky_gamma: float = Field(0.75, gt=0, le=100)  # exponent of the focal Tversky loss
+    border: tuple[Annotated[float, Field(ge=0, le=1e6)], Annotated[float, Field(gt=0, le=1e6)]] = (10.0, 5.0)  # w_0 and σ (pixels) of U-Net's border weights
 
 
 class Train(Strict):
-    epochs: int = Field(40, ge=1)
-    batch_size: int = Field(16, ge=1)
-    accumulate: int = Field(1, ge=1)  # batches per optimiser step
+    epochs: int = Field(40, ge=1, le=100_000)
+    batch_size: int = Field(16, ge=1, le=65_536)
+    accumulate: int = Field(1, ge=1, le=65_536)  # batches per optimiser step
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: float = Field(0.99, ge=0, lt=1)  # of sgd, Nesterov's
     schedule: Literal["cosine", "poly"] = "cosine"  # poly: (1 − step/steps)^0.9, nnU-Net's
-    lr: float = Field(1e-3, gt=0)
-    encoder_lr: float | None = Field(None, ge=0)  # default: a third of lr
-    weight_decay: float = Field(1e-2, ge=0)
+    lr: float = Field(1e-3, gt=0, le=1000)
+    encoder_lr: float | None = Field(None, ge=0, le=1000)  # default: a third of lr
+    weight_decay: float = Field(1e-2, ge=0, le=1000)
     warmup: float = Field(0.05, ge=0, lt=1)  # share of all steps
-    clip: float = Field(1.0, ge=0)  # gradient norm; 0: off
+    clip: float = Field(1.0, ge=0, le=1e9)  # gradient norm; 0: off
     ema: float = Field(0.99, ge=0, lt=1)  # 0: off
     augment: str = "medium"
     mix: str = "none"  # images of a batch mixed with each other: none, mixup, cutmix
     mix_share: Share = 0.5  # of the batches
     sampling: str = "uniform"  # which images an epoch draws: uniform, balanced, annealed
-    freeze: Literal["none", "encoder"] | Annotated[int, Field(ge=1)] = "none"  # what keeps its pre-trained weights: the encoder, or its first n stages
-    unfreeze_at: int | None = Field(None, ge=1)  # the epoch (from 0) from which all is trained
+    freeze: Literal["none", "encoder"] | Annotated[int, Field(ge=1, le=1000)] = "none"  # what keeps its pre-trained weights: the encoder, or its first n stages
+    unfreeze_at: int | None = Field(None, ge=1, le=100_000)  # the epoch (from 0) from which all is trained
     amp: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     compile: bool = False
-    workers: int | None = Field(None, ge=0)  # default: by the machine's cores
-    patience: int = Field(0, ge=0)  # epochs without a better score before it stops; 0: off
-    seed: int = 0
+    workers: int | None = Field(None, ge=0, le=256)  # default: by the machine's cores
+    patience: int = Field(0, ge=0, le=100_000)  # epochs without a better score before it stops; 0: off
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _freezing(self):
@@ -175,12 +220,12 @@ class Predict(Strict):
     views: list[str] = Field(["identity", "hflip"], min_length=1)
     checkpoint: Literal["last", "best"] = "last"
     weights: Literal["auto", "float16", "float32"] = "auto"  # float16: half the bytes in a bundle; auto: for the folds whose scores that leaves as they are
-    batch_size: int | None = Field(None, ge=1)  # default: twice train.batch_size
+    batch_size: int | None = Field(None, ge=1, le=65_536)  # default: twice train.batch_size
 
 
 class Experiment(Strict):
     task: Literal["both", "mask", "class"] = "both"
-    image_size: int = Field(448, ge=32, multiple_of=32)  # what every encoder can halve five times
+    image_size: int = Field(448, ge=32, le=4096, multiple_of=32)  # what every encoder can halve five times
     resize: Literal["stretch", "letterbox"] = "stretch"
     filter: str = "none"  # of every image, once, before it is resized: none, equalise, clahe, despeckle
     filter_options: dict[str, float] = {}  # e.g. {clip: 2.0, tiles: 10} of clahe
@@ -191,9 +236,9 @@ class Experiment(Strict):
 
 
 class Ensemble(Strict):
-    members: list[str] = Field(min_length=1)
+    members: list[str] = Field(min_length=1, max_length=1000)
     method: Literal["mean", "greedy"] = "mean"
-    rounds: int = Field(12, ge=1)  # greedy: how many members are drawn, with replacement
+    rounds: int = Field(12, ge=1, le=10_000)  # greedy: how many members are drawn, with replacement
 
 
 class StudySize(Strict):
@@ -201,7 +246,7 @@ class StudySize(Strict):
     set: dict[str, Any] = {}  # settings of all cells, the base's too
     grid: dict[str, list[Any] | dict[str, Any]] = {}  # key -> its values, or name -> value; the cells are all combinations
     cells: dict[str, dict[str, Any]] = {}  # more cells: name -> {key: value, …}
-    seeds: list[int] = []  # default: the base's own
+    seeds: list[Seed] = []  # default: the base's own
 
 
 class Study(StudySize):

@@ -17,9 +17,11 @@ from src.core.console import InputError, nearest, say
 from src.core.device import out_of_memory
 from src.core.pretrained import IMAGENET, download_failed, downloaded_statistics, find_weights, load_encoder, quiet_hub
 from src.core.settings import Experiment, Model, Train
+from src.parts import options as network_options
 from src.parts.fitted import FITTED
 from src.parts.heads import HEADS
 from src.parts.monai_networks import MONAI
+from src.parts.options import REFUSALS, reason
 from src.parts.transfer import encoder_stages
 
 SMP = ["unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet", "segformer", "dpt"]
@@ -156,8 +158,6 @@ class Network(nn.Module):
 
 # ------------------------------------------------------------------------------------------------------------------------ building
 
-REFUSALS = (TypeError, ValueError, KeyError, IndexError, NotImplementedError, AssertionError, RuntimeError, AttributeError)  # what smp, timm and MONAI say no with
-
 
 def title(settings: Model) -> str:
     """How a network is named to people: with its encoder, where it is one that model.encoder names."""
@@ -168,12 +168,6 @@ def make(experiment: Experiment, classes: int, weights: str | None = None) -> nn
     entry = MODELS[experiment.model.arch]
     size = {"image_size": experiment.image_size} if "image_size" in inspect.signature(entry).parameters else {}
     return entry(experiment.model, classes, weights, **size)
-
-
-def reason(error: Exception) -> str:
-    if out_of_memory(error):
-        raise error
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def try_out(net: Network, classes: int) -> None:
@@ -239,6 +233,8 @@ def build(experiment: Experiment, classes: int, pretrained: bool) -> Network:
 def tried(experiment: Experiment, classes: int, trial: bool = True) -> Network:
     """The network from random weights, after the trial. Raises InputError for what cannot be built, or not at this size, or not frozen so."""
     settings, body = experiment.model, None
+    if trial and settings.arch not in FITTED:
+        network_options.check_size(settings, lambda: make(experiment, classes))
     try:
         body = make(experiment, classes)
         net = Network(body, *IMAGENET, experiment)
@@ -248,6 +244,9 @@ def tried(experiment: Experiment, classes: int, trial: bool = True) -> Network:
     except ImportError as error:
         raise InputError(f"{settings.arch} needs a package that is not installed: {reason(error)}", f"model.arch: {settings.arch}", "pip install -r requirements.txt") from error
     except REFUSALS as error:
+        if settings.options and out_of_memory(error):
+            raise InputError("a network with these options does not fit into memory", "model.options", "Use smaller ones",
+                             code="network_too_large") from error
         if body is None:
             raise InputError(f"{title(settings)} cannot be built: {reason(error)}", "model", "Try another encoder or other model.options") from error
         sizes = sizes_that_work(experiment, classes)
@@ -263,13 +262,19 @@ def check(experiment: Experiment) -> None:
     settings = experiment.model
     for name, known, kind, key in ((settings.arch, MODELS, "architecture", "model.arch"), (settings.head, HEADS, "class head", "model.head")):
         if name not in known:
-            raise InputError(f"unknown {kind} '{name}'", key, nearest(name, known))
-    if not getattr(MODELS[settings.arch], "takes_encoder", False):
-        return
+            raise InputError(f"unknown {kind} '{name[:60]}'", key, nearest(name[:60], known), code="unknown_part")
+    if getattr(MODELS[settings.arch], "takes_encoder", False):
+        check_encoder(settings)
+    if settings.options and settings.arch not in FITTED:
+        network_options.check(settings, lambda: make(experiment, 2))
+
+
+def check_encoder(settings: Model) -> None:
     import segmentation_models_pytorch as smp
     import timm
 
     known = smp.encoders.get_encoder_names()
     name = settings.encoder
     if name not in known and not (name.startswith("tu-") and timm.is_model(name.removeprefix("tu-"))):
-        raise InputError(f"unknown encoder '{name}'", "model.encoder", nearest(name, [*known, *(f"tu-{m}" for m in timm.list_models())]))
+        there = [*known, *(f"tu-{m}" for m in timm.list_models())]
+        raise InputError(f"unknown encoder '{name[:60]}'", "model.encoder", nearest(name[:60], there), code="unknown_encoder")
