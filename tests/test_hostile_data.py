@@ -21,9 +21,11 @@ from src.core import formulas, pictures, rle, sentlog
 from src.core.console import InputError
 from src.core.dataset import natural
 from src.core.images import read_image, read_mask
+from src.core.pretrained import find_weights
 from src.core.settings import Experiment
 from src.core.stages import data_files, submit_job
 from src.core.tables import read_index
+from src.parts import filters
 from zygote import Zygote
 
 
@@ -448,6 +450,22 @@ def test_natural_order():
     odd = ["x10", "²", "1²", "10", "9", "٣", "9" * 5000]
     assert set(sorted(odd, key=natural)) == set(odd)
     assert sorted(["b10", "b9", "a"], key=natural) == ["a", "b9", "b10"]
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("clahe", {"tiles": np.inf}), ("clahe", {"tiles": 5000}), ("clahe", {"clip": np.inf}), ("clahe", {"tiles": 1e10}),
+    ("despeckle", {"window": np.inf}), ("despeckle", {"window": 100_001}), ("despeckle", {"noise": 1e300}),
+])
+def test_giant_options_of_a_filter_are_refused(name, options):
+    with pytest.raises(InputError, match=f"the filter {name} cannot be used so: {next(iter(options))} is"):
+        filters.check(Experiment(filter=name, filter_options=options))
+
+
+def test_weights_that_are_no_file_are_named(tmp_path):
+    (tmp_path / "resnet18.pth").mkdir()
+    with pytest.raises(InputError, match="the encoder's weights is a folder, not a file") as raised:
+        find_weights("resnet18", "imagenet", str(tmp_path))
+    assert raised.value.code == "not_a_file"
 
 
 # ---------------------------------------------------------------------------- rows of one class, and masks alone

@@ -12,7 +12,7 @@ from src.core.limits import MOST_BYTES
 
 BOM = "\ufeff".encode()
 MOST_COLUMNS = 10_000
-LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|$)")  # not splitlines: cells may hold what else it splits at
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|$)")  # splitlines would split at what cells may hold
 csv.field_size_limit(2**31 - 1)  # the run lengths of one large image have more than csv's 131,072
 
 
@@ -31,11 +31,14 @@ def table_text(data: bytes, file: Path) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:  # the UTF-16 of plain letters would pass for UTF-8
-        raise InputError("the table is no UTF-8 text", short(file), "Save it as UTF-8", code="not_utf8")
+        todo = "Save it as UTF-8"
+        raise InputError("the table is no UTF-8 text", short(file), todo, code="not_utf8")
     return text
 
 
-def cells_of(text: str, file: Path, delimiter: str | None = None) -> tuple[list[list[str]], str, str]:
+def cells_of(
+    text: str, file: Path, delimiter: str | None = None
+) -> tuple[list[list[str]], str, str]:
     """(the cells of each row that is not blank, the first row as it stands there, the delimiter).
 
     Raises InputError for what is no table, and for rows of different lengths.
@@ -54,15 +57,15 @@ def cells_of(text: str, file: Path, delimiter: str | None = None) -> tuple[list[
                 _check_length(row, len(rows[0]), reader.line_num, file)
             began = reader.line_num
     except csv.Error as error:
-        todo = "Download it again"
-        raise InputError(f"not readable as a table: {error}", short(file), todo, code="not_a_table") from None
+        what, todo = f"not readable as a table: {error}", "Download it again"
+        raise InputError(what, short(file), todo, code="not_a_table") from None
     return rows, head, delimiter
 
 
 def _check_length(row: list[str], columns: int, line: int, file: Path) -> None:
     if len(row) > MOST_COLUMNS:
-        todo = f"At most {MOST_COLUMNS} columns are read"
-        raise InputError(f"line {line} has {len(row)} cells", short(file), todo, code="too_many_columns")
+        what, todo = f"line {line} has {len(row)} cells", f"At most {MOST_COLUMNS} columns are read"
+        raise InputError(what, short(file), todo, code="too_many_columns")
     if len(row) != columns:
         what = f"line {line} has {len(row)} cells instead of {columns}"
         todo = "Correct it, or download the table again"
@@ -70,11 +73,16 @@ def _check_length(row: list[str], columns: int, line: int, file: Path) -> None:
 
 
 def delimiter_of(head: str, lines: list[str]) -> str:
-    """The one by which header and first row fall into the same number of cells, the more the better."""
-    first = next((line for line in lines[lines.index(head) + 1 :] if line.strip()), head) if head else ""
-    counts = {d: len(next(csv.reader([head], delimiter=d), [])) for d in ",;\t|"}
-    good = [d for d in counts if counts[d] > 1 and len(next(csv.reader([first], delimiter=d), [])) == counts[d]]
+    """The one by which header and first row fall into the same number of cells, at best many."""
+    below = lines[lines.index(head) + 1 :] if head else []
+    first = next((line for line in below if line.strip()), head)
+    counts, others = ({d: _count(line, d) for d in ",;\t|"} for line in (head, first))
+    good = [d for d in counts if counts[d] > 1 and others[d] == counts[d]]
     return max(good or counts, key=counts.get)
+
+
+def _count(line: str, delimiter: str) -> int:
+    return len(next(csv.reader([line], delimiter=delimiter), []))
 
 
 def names_of(columns: Iterable[str]) -> str:

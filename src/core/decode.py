@@ -17,7 +17,7 @@ Image.init()  # else Pillow does not know all of its formats by name
 # what is looked into at all: Pillow also knows formats that start other programs
 NAMES = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "DIB", "PPM")
 FORMATS = tuple(name for name in NAMES if name in Image.OPEN)
-for _library in ("PIL", "pydicom"):  # they warn of every oddity of a file that they read all the same
+for _library in ("PIL", "pydicom"):  # they warn of every oddity of files that they read anyway
     warnings.filterwarnings("ignore", module=_library)
 
 DEEP = {"I", "I;16", "I;16B", "I;16L", "F"}  # Pillow's modes of more than 8 bits
@@ -26,7 +26,8 @@ NEW_SUBFILE_TYPE = 254  # TIFF's tag whose lowest bit says: a page of reduced re
 
 
 def decode(path: Path) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """(pixels (H,W) or (H,W,3) RGB of 8 or more bits, alpha (H,W) or None, whether compressed with loss).
+    """(pixels (H,W) or (H,W,3) RGB of 8 or more bits, alpha (H,W) or None, whether compressed
+    with loss).
 
     Raises ValueError with a short reason, and nothing else, for a file that cannot be read.
     """
@@ -35,7 +36,7 @@ def decode(path: Path) -> tuple[np.ndarray, np.ndarray | None, bool]:
         return _checked(decode_dicom(data)), None, False
     try:
         pixels, lossy = _decode_picture(data)
-    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ValueError, … for damaged files
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ValueError, …
         name = str(error).split("<")[0].strip() or type(error).__name__
         raise ValueError("not an image" if "cannot identify" in name else name) from None
     _checked(pixels)
@@ -59,7 +60,7 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Height and width of a picture, by its header alone. Raises what Pillow raises, or ValueError."""
+    """Height and width, by the header alone. Raises what Pillow raises, or ValueError."""
     with Image.open(path, formats=FORMATS) as image:
         check_size(*image.size)
         return image.height, image.width
@@ -67,7 +68,8 @@ def size_of(path: Path) -> tuple[int, int]:
 
 def _decode_picture(data: bytes) -> tuple[np.ndarray, bool]:
     """(pixels (H,W), (H,W,2) grey and alpha, (H,W,3) or (H,W,4), whether compressed with loss)."""
-    with Image.open(BytesIO(data), formats=FORMATS) as image:  # Pillow: cv2 returns truncated files half grey without an error
+    # Pillow, because cv2 returns truncated files half grey without an error
+    with Image.open(BytesIO(data), formats=FORMATS) as image:
         check_size(*image.size)
         if _is_several(image):
             raise ValueError(f"{image.format} of several frames; save one frame a file")

@@ -10,11 +10,15 @@ import numpy as np
 from src.core.limits import MOST_BYTES, check_size
 
 DICOM_SUFFIXES = {".dcm", ".dicom"}
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
 def decode_dicom(data: bytes) -> np.ndarray:
-    """The one frame of a DICOM file, (H,W) or (H,W,3) RGB, bright where it is meant to be bright. Windows and rescaling are left out: the caller scales by range."""
+    """The one frame of a DICOM file, (H,W) or (H,W,3) RGB, bright where it is meant to be bright.
+
+    Windows and rescaling are left out: the caller scales by range. Raises ValueError.
+    """
     try:
         import pydicom  # for those who have such files
     except ImportError:
@@ -24,14 +28,16 @@ def decode_dicom(data: bytes) -> np.ndarray:
         raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
     try:
         header = pydicom.dcmread(BytesIO(data))
-    except Exception as error:  # pydicom raises its own, EOFError, ValueError, struct.error, … for damaged files
-        raise ValueError("not a DICOM file" if isinstance(error, pydicom.errors.InvalidDicomError) else f"damaged DICOM file ({type(error).__name__})") from None
+    except pydicom.errors.InvalidDicomError:
+        raise ValueError("not a DICOM file") from None
+    except Exception as error:  # EOFError, ValueError, struct.error, … for damaged files
+        raise _damaged(error) from None
     try:
-        has_pixels = any(name in header for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
+        has_pixels = any(name in header for name in PIXELS)
         frames = int(header.get("NumberOfFrames") or 1)
         height, width = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
     except Exception as error:  # a value is only read when it is asked for
-        raise ValueError(f"damaged DICOM file ({type(error).__name__})") from None
+        raise _damaged(error) from None
     if not has_pixels:
         raise ValueError("a DICOM file without an image")
     if frames > 1:
@@ -39,10 +45,17 @@ def decode_dicom(data: bytes) -> np.ndarray:
     check_size(width, height)
     try:
         return _dicom_pixels(header)
-    except Exception as error:  # as above, and RuntimeError or NotImplementedError for a compression that nothing installed can decode
+    except (RuntimeError, NotImplementedError) as error:  # nothing installed can decode it, perhaps
         compressed = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
-        missing = compressed and isinstance(error, (RuntimeError, NotImplementedError)) and not _has_decoder(compressed)
-        raise ValueError(f"nothing to decode it with: {compressed.name[:45]}" if missing else f"damaged DICOM file ({type(error).__name__})") from None
+        if not compressed or _has_decoder(compressed):
+            raise _damaged(error) from None
+        raise ValueError(f"nothing to decode it with: {compressed.name[:45]}") from None
+    except Exception as error:
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> ValueError:
+    return ValueError(f"damaged DICOM file ({type(error).__name__})")
 
 
 def _dicom_pixels(header) -> np.ndarray:
@@ -57,13 +70,14 @@ def _dicom_pixels(header) -> np.ndarray:
         raise ValueError(f"pixels of the shape {pixels.shape}")
     if header.get("BitsAllocated") == 1:
         pixels = pixels.astype(np.uint8) * 255
-    if (meaning == "MONOCHROME1") != (float(header.get("RescaleSlope") or 1) < 0):  # the highest value is black
+    falls = float(header.get("RescaleSlope") or 1) < 0
+    if (meaning == "MONOCHROME1") != falls:  # the highest value is black
         pixels = -pixels if pixels.dtype.kind == "f" else np.invert(pixels)
     return pixels
 
 
 def _inflated(data: bytes) -> int:
-    """How many bytes a DICOM file unpacks to, as far as MOST_BYTES; 0 for one that is not deflated."""
+    """How many bytes a DICOM file unpacks to, or just over MOST_BYTES; 0 where it is not deflated."""
     at = data.find(DEFLATED, 132, 2048)
     if at < 0:
         return 0

@@ -56,11 +56,13 @@ def must_be_file(path: Path, what: str) -> None:
 
 def printable(text: object) -> str:
     """On one line, and in letters that every terminal and file takes; anything else is escaped."""
-    text = os.fsencode(str(text)).decode("utf-8", "backslashreplace")
-    return "".join(_escaped(c) if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
+    odd = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines
+    return "".join(_escaped(c) if unicodedata.category(c) in odd else c for c in str(text))
 
 
 def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python spells a byte that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
 
@@ -69,9 +71,9 @@ def _walk(data: Path) -> tuple[list[Path], dict[Path, str]]:
     found: list[Path] = []
     odd: dict[Path, str] = {}
     times: Counter = Counter()
-    waiting: list[tuple[Path, tuple]] = [(data, ())]
+    waiting: list[tuple[Path, tuple, bool]] = [(data, (), True)]
     while waiting:  # not by recursion: folders may be nested deeper than Python's stack
-        folder, above = waiting.pop()
+        folder, above, is_named = waiting.pop()
         entries, identity = _entries(folder, data)
         times[identity] += 1
         if identity in above or times[identity] > MOST_TIMES:
@@ -83,13 +85,14 @@ def _walk(data: Path) -> tuple[list[Path], dict[Path, str]]:
             path = folder / name
             if os.path.splitext(name)[1].lower() not in WANTED:
                 folders += [path] if is_folder else []
-            elif not _is_text(str(path.relative_to(data))):
+            elif not (is_named and _is_text(name)):
                 odd[path] = "its name is not UTF-8 text: rename it"
             elif not is_file:
                 odd[path] = f"{what_is(path) or 'no file'}, not a file"
             else:
                 found.append(path)
-        waiting += [(path, (*above, identity)) for path in reversed(folders)]
+        for path in reversed(folders):
+            waiting.append((path, (*above, identity), is_named and _is_text(path.name)))
     return found, odd
 
 

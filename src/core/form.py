@@ -10,6 +10,7 @@ from typing import Any, Iterable
 
 from src.core.cells import names_of
 from src.core.console import InputError, listing, nearest, short
+from src.core.files import printable
 from src.core.sample import Row, Sample, class_of, find_id, is_runs, match_rows, read_sample, role, spell
 from src.core.settings import Competition, Data, Submission
 
@@ -89,7 +90,10 @@ def infer(file: Path, competition: Competition, known: Iterable[str], runs: dict
     if form.size and not given.size:
         told("size", f"{form.size[0]}x{form.size[1]}", "as the train table's")
     if not form.asks:
-        raise InputError(f"the columns are {names_of(sample.columns)}", short(file), f"Expected {column} with a class, probabilities, run lengths or boxes; name them in competition.yaml under submission", code="asks_nothing")
+        todo = (f"Expected {column} with a class, probabilities, run lengths or boxes; "
+                "name them in competition.yaml under submission")
+        what = f"the columns are {names_of(sample.columns)}"
+        raise InputError(what, short(file), todo, code="asks_nothing")
     return form
 
 
@@ -105,7 +109,7 @@ class _Told:
 
     def __call__(self, name: str, value: object, why: str = "") -> None:
         if getattr(self.given, name) is None:
-            self.form.said.append(f"{name}: {value}" + (f" ({why})" if why else ""))
+            self.form.said.append(f"{name}: {printable(value)}" + (f" ({why})" if why else ""))
 
     def pick(self, name: str, given: Any, found: Any, why: str = "") -> Any:
         if given is None:
@@ -120,7 +124,9 @@ def _check_settings(form: Form, given: Submission, data: Data) -> None:
         raise InputError(f"column '{form.id}' holds the ids, and submission.{mine} names it too", short(sample.file), "Correct one of them in competition.yaml")
     for setting, columns in (("copied", given.copied or []), ("probabilities", (given.probabilities or {}).values())):
         if absent := [c for c in columns if c not in sample.columns]:
-            raise InputError(f"no column {absent[0]}; there are {names_of(sample.columns)}", short(sample.file), f"Correct submission.{setting} in competition.yaml", code="no_column")
+            what = f"no column {absent[0]}; there are {names_of(sample.columns)}"
+            todo = f"Correct submission.{setting} in competition.yaml"
+            raise InputError(what, short(sample.file), todo, code="no_column")
     for setting in ("probabilities", "labels"):
         if strange := [c for c in getattr(given, setting) or {} if c not in data.classes]:
             raise InputError(f"submission.{setting}: '{strange[0]}' is no class", short(sample.file), nearest(strange[0], data.classes))
@@ -184,7 +190,8 @@ def _labels(form: Form, told: _Told, given: Submission, data: Data) -> None:
         form.labels = given.labels or spell(shown, data.classes, data.empty_class, whole=False) or {}
         if not form.labels:
             todo = f"Say what stands for each class: submission.labels: {{{data.classes[0]}: …}}; for a column of probabilities, of which class: submission.probabilities: {{{data.classes[0]}: {form.label}}}"
-            raise InputError(f"column '{form.label}' holds {names_of(sorted(shown)[:3])}, which is no class", where, todo, code="unknown_class")
+            found = f"column '{form.label}' holds {names_of(sorted(shown)[:3])}, which is no class"
+            raise InputError(found, where, todo, code="unknown_class")
         if any(s.isdigit() for s in shown) and list(form.labels) != list(form.labels.values()):
             open_ = not shown & {"0", str(len(data.classes))}
             told("labels", _written(form.labels), "assumed: in the order of data.classes" + (", and counted from 0" if open_ else ""))
@@ -207,7 +214,10 @@ def _boxes(form: Form, told: _Told, given: Submission) -> None:
     numbers = re.compile(r"[-+.\deE ]+")
     tokens = sorted({c for c in sample.column(form.boxes) if c and (len(c.split()) % len(words) or "label" not in words and not numbers.fullmatch(c))})
     if len(tokens) > 1:
-        raise InputError(f"column '{form.boxes}' holds {names_of(tokens[:4])}", short(sample.file), f"These are no boxes of '{form.box}': correct submission.box, or say what stands for none: submission.empty", code="no_boxes")
+        todo = (f"These are no boxes of '{form.box}': correct submission.box, or say what stands "
+                "for none: submission.empty")
+        what = f"column '{form.boxes}' holds {names_of(tokens[:4])}"
+        raise InputError(what, short(sample.file), todo, code="no_boxes")
     form.empty = told.pick("empty", given.empty, tokens[0] if tokens else "")
 
 
@@ -247,7 +257,10 @@ def _keys(form: Form, told: _Told, given: Submission, data: Data) -> None:
     form.keys = given.labels or spell(shown, data.classes, data.empty_class, whole=True) or {}
     back = {v: k for k, v in form.keys.items()}
     if strange := sorted(shown - set(back)):
-        raise InputError(f"the rows' class {names_of(strange[:1])} is no class", short(sample.file), f"Say what stands for each: submission.labels: {{{data.classes[0]}: {names_of(strange[:1])}}}", code="unknown_class")
+        shown_as = names_of(strange[:1])
+        todo = f"Say what stands for each: submission.labels: {{{data.classes[0]}: {shown_as}}}"
+        what = f"the rows' class {shown_as} is no class"
+        raise InputError(what, short(sample.file), todo, code="unknown_class")
     form.keys = {c: v for c, v in form.keys.items() if v in shown}
     order = "; assumed: in the order of data.classes" if all(v.isdigit() for v in shown) and list(form.keys) != list(form.keys.values()) else ""
     told("labels", _written(form.keys), f"a row for each{order}")
@@ -259,9 +272,12 @@ def _runs(form: Form, told: _Told, given: Submission, cells: list[str], found: d
     """How masks are written: as given, as the train table's are, as the sample's are, or as Kaggle usually has it."""
     runs = {c for c in cells if is_runs(c)}
     tokens = sorted({c for c in cells if not is_runs(c)}, key=lambda t: (t == "", t))
-    tokens += sorted(c for c in runs if not any(n.strip("0") for n in c.split()[1::2]))  # '0 0' has no pixel: a way of writing nothing
+    # '0 0' has no pixel: a way of writing nothing
+    tokens += sorted(c for c in runs if not any(n.strip("0") for n in c.split()[1::2]))
     if len([t for t in tokens if t]) > 1:
-        raise InputError(f"column '{form.rle}' holds {names_of(tokens[:4])}", short(form.sample.file), "Say which of them stands for an empty mask: submission.empty", code="many_empty_tokens")
+        what = f"column '{form.rle}' holds {names_of(tokens[:4])}"
+        todo = "Say which of them stands for an empty mask: submission.empty"
+        raise InputError(what, short(form.sample.file), todo, code="many_empty_tokens")
     starts = [w.lstrip("0") for c in runs - set(tokens) for w in c.split()[::2]]
     usual = {"order": ("column", "assumed, as usual: the sample does not show it"), "first": (1, "assumed, as usual"), "relative": (False, "")}
     if "" in starts:

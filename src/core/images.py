@@ -22,8 +22,8 @@ def read_image(path: Path, channels: int = 1) -> np.ndarray:
     """uint8 (H,W) for one channel, (H,W,3) RGB for three.
 
     More than 8 bits are scaled by the image's own range, its minimum to 0 and its maximum to 255 (a constant image becomes 0): 12-bit data in a
-    16-bit file would otherwise be black. Transparency is ignored. Raises ValueError with a short reason for a file that cannot be read in full,
-    holds several frames, or values that are no numbers.
+    16-bit file would otherwise be black. Transparency is ignored. Raises ValueError with a short
+    reason for a file that cannot be read in full, holds several frames, or values that are no numbers.
     """
     pixels, _, _ = decode(path)
     if pixels.dtype != np.uint8:
@@ -43,7 +43,7 @@ def _to_bytes(pixels: np.ndarray) -> np.ndarray:
     exact = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 and 1e-30 < scale < 1e30
     real = np.float32 if exact else np.float64
     made = np.empty(pixels.shape, np.uint8)
-    for top in range(0, len(pixels), BAND):  # the floats of a large image would be many times its size
+    for top in range(0, len(pixels), BAND):  # all floats at once would be many times its size
         band = (pixels[top : top + BAND].astype(real) - real(low)) * real(scale)
         made[top : top + BAND] = band.round().clip(0, 255)
     return made

@@ -32,11 +32,11 @@ def canvas(width: float, height: float, **options):
 
 
 def plain(name: object, family: str | None = None, most: int = 40) -> str:
-    """A name (of an image, a class, a file) as it must be handed to matplotlib to be drawn as it is.
+    """A name (of an image, a class, a file) as matplotlib must be given it to draw it as it is.
 
-    $ would begin a formula, and a first _ would keep it out of a legend. What the font has no letter
-    for is drawn as its number, \\u826f: told apart, and without a warning for each. A longer name than
-    `most` loses its middle. family: a font's, such as monospace; without it the usual one.
+    $ would begin a formula, and a first _ would keep it out of a legend. What the font has no
+    letter for is drawn as its number, \\u826f: told apart, and without a warning for each. A longer
+    name than `most` loses its middle. family: a font's, such as monospace; without it the usual one.
     """
     text = str(name)
     if len(text) > most:
@@ -51,7 +51,8 @@ def plain_lines(text: str) -> str:
 
 
 def _is_drawn(character: str, family: str | None) -> bool:
-    return not unicodedata.category(character).startswith(("C", "Zl", "Zp")) and ord(character) in _letters(family)
+    is_letter = not unicodedata.category(character).startswith(("C", "Zl", "Zp"))
+    return is_letter and ord(character) in _letters(family)
 
 
 def _number_of(character: str) -> str:

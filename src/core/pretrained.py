@@ -13,6 +13,7 @@ from torch import nn
 
 from src.core.settings import Model
 from src.core.console import InputError, say, short
+from src.core.files import must_be_file
 from src.core.paths import anchored
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -31,7 +32,10 @@ def find_weights(encoder: str, setting: str, folder: str) -> Path | None:
         raise InputError("no such folder", f"model.weights_dir: {folder[:160]}",
                          "Leave it out to download the weights", code="no_weights_folder")
     stem = encoder.removeprefix("tu-")
-    return next((home / f"{s}{e}" for s in (encoder, stem) for e in (".pth", ".safetensors") if (home / f"{s}{e}").is_file()), None)
+    files = [home / f"{name}{e}" for name in (encoder, stem) for e in (".pth", ".safetensors")]
+    for file in files:
+        must_be_file(file, "the encoder's weights")
+    return next((file for file in files if file.is_file()), None)
 
 
 def load_encoder(encoder: nn.Module, file: Path) -> tuple[list[float], list[float]]:

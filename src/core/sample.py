@@ -25,7 +25,10 @@ BOX_NAMES = {"predictionstring", "box", "boxes", "bbox", "bboxes", "detections"}
 LONGEST = 200  # characters of a file's name: run lengths need not be searched for one
 UNCERTAIN = {"predicted", "annotation", "segmentation", "prediction"}  # names of runs, and of classes too
 SEPARATORS = re.compile(r"[^0-9A-Za-z]+")
-DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError, NotImplementedError, EOFError, ValueError)  # what reading a zip may raise
+DAMAGED = (  # what reading a zip may raise
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError,
+    NotImplementedError, EOFError, ValueError,
+)
 
 
 @dataclass
@@ -90,19 +93,27 @@ def read_sample(file: Path, submission: Submission) -> Sample:
     except FileNotFoundError:
         raise InputError("there is no sample of the submission", short(file), "Download it from the contest's page, or name another with data.sample_submission") from None
     except (OSError, *DAMAGED) as error:
-        raise InputError(f"not readable as a table: {printable(error)}", short(file), todo, code="not_a_table") from None
+        what = f"not readable as a table: {printable(error)}"
+        raise InputError(what, short(file), todo, code="not_a_table") from None
     text = table_text(data, file)
-    raw, head, delimiter = cells_of(text, file, {"tab": "\t"}.get(submission.delimiter, submission.delimiter))
+    delimiter = {"tab": "\t"}.get(submission.delimiter, submission.delimiter)
+    raw, head, delimiter = cells_of(text, file, delimiter)
     if not raw:
-        raise InputError("the sample of the submission is empty", short(file), todo, code="empty_table")
+        what = "the sample of the submission is empty"
+        raise InputError(what, short(file), todo, code="empty_table")
     if re.search(r"[\r\n]", head):
-        raise InputError("the name of a column has a line break in it", short(file), todo, code="odd_columns")
+        what = "the name of a column has a line break in it"
+        raise InputError(what, short(file), todo, code="odd_columns")
     columns, raw = [c.strip().strip('"').strip() for c in raw[0]], raw[1:]
     if len(columns) < 2 and not pngs and not submission.masks or len(set(columns)) < len(columns):
-        raise InputError(f"the columns are {names_of(columns)}", short(file), "Expected one of ids and others of answers, each once", code="odd_columns")
+        what, expected = f"the columns are {names_of(columns)}", "Expected one of ids and others of answers"
+        raise InputError(what, short(file), f"{expected}, each once", code="odd_columns")
     if not raw:
-        raise InputError("the sample of the submission has no rows", short(file), todo, code="empty_table")
-    return Sample(file, name, ("\ufeff" if data.startswith(BOM) else "") + head, delimiter, columns, raw, [[c.strip() for c in row] for row in raw], pngs, lesion)
+        what = "the sample of the submission has no rows"
+        raise InputError(what, short(file), todo, code="empty_table")
+    header = ("\ufeff" if data.startswith(BOM) else "") + head
+    cells = [[c.strip() for c in row] for row in raw]
+    return Sample(file, name, header, delimiter, columns, raw, cells, pngs, lesion)
 
 
 def _of_zip(file: Path) -> tuple[str, bytes, list[str], int]:
@@ -156,7 +167,9 @@ def match_rows(sample: Sample, submission: Submission, known: Iterable[str]) -> 
     known = set(known)
     for what in ("id", "key", "label", "rle", "boxes"):
         if (asked := getattr(submission, what)) and asked not in sample.columns:
-            raise InputError(f"no column {asked}; there are {names_of(sample.columns)}", short(sample.file), f"Correct submission.{what} in competition.yaml", code="no_column")
+            todo = f"Correct submission.{what} in competition.yaml"
+            found = f"no column {asked}; there are {names_of(sample.columns)}"
+            raise InputError(found, short(sample.file), todo, code="no_column")
     column = submission.id or _id_column(sample, known)
     values = sample.column(column)
     if submission.name:
@@ -190,6 +203,8 @@ def image_of(row: Row, sample: Sample, column: str, name: str) -> str:
 
 
 def _splits(shape: re.Pattern, value: str) -> list[re.Match]:
+    if len(value) > LONGEST:
+        return []
     return [m for m in (re.compile(shape.pattern.replace("(?P<id>.+)", f"(?P<id>.{{{n}}})")).fullmatch(value) for n in range(1, len(value))) if m]
 
 
@@ -232,7 +247,8 @@ def _plain(name: str) -> str:
 
 def is_runs(cell: str) -> bool:
     words = cell.split()
-    return len(words) > 0 and len(words) % 2 == 0 and all(w.isascii() and w.isdigit() for w in words)
+    is_pairs = len(words) > 0 and len(words) % 2 == 0
+    return is_pairs and all(w.isascii() and w.isdigit() for w in words)
 
 
 def role(column: str, cells: list[str], classes: list[str], written: Iterable[str] = ()) -> str:

@@ -86,7 +86,8 @@ def read(file: Path) -> list[Row]:
                 continue  # spreadsheets leave such lines at the end
             if len(cells) != len(columns):
                 raise fails(f"has {len(cells)} cells instead of {len(columns)}", lines.line_num)
-            found = {c: as_meant(cell.strip()) if c in WORDS else cell.strip() for c, cell in zip(columns, cells)}
+            found = {c: cell.strip() for c, cell in zip(columns, cells)}
+            found |= {c: as_meant(found[c]) for c in WORDS}
             for name in SCORES:
                 try:
                     found[name] = float(found[name].replace(",", ".")) if found[name] else None
@@ -116,7 +117,8 @@ def edit(file: Path, change: Callable[[list[Row]], bool | None]) -> list[Row]:
                 table = csv.writer(lines, lineterminator="\n")
                 table.writerow([*COLUMNS, *added])
                 for row in rows:
-                    cells = ["" if (v := getattr(row, c)) is None else repr(v) if isinstance(v, float) else as_text(v) if c in WORDS else v for c in COLUMNS]
+                    safe = replace(row, **{c: as_text(getattr(row, c)) for c in WORDS})
+                    cells = ["" if (v := getattr(safe, c)) is None else repr(v) if isinstance(v, float) else v for c in COLUMNS]
                     table.writerow([*cells, *(row.extra.get(name, "") for name in added)])
     return rows
 

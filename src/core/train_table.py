@@ -81,9 +81,10 @@ def _columns(file: Path, rows: list[dict[str, str]], names: list[str], images: I
     in_ids = "id" in columns and _classes_in_ids([find_id(row[columns["id"]].strip(), images) for row in rows], cfg)
     unlabelled = "rle" in columns and (in_ids or len(cfg.classes) == 2 and cfg.empty_class)
     if absent := [cfg.table_columns.get(c, c) for c in ("id", "label") if c not in columns and not (c == "label" and unlabelled)]:
-        raise InputError(f"no column {', '.join(absent)}; there are {names_of(names)}", short(file), "Name them by data.table_columns", code="no_column")
+        what = f"no column {', '.join(absent)}; there are {names_of(names)}"
+        raise InputError(what, short(file), "Name them by data.table_columns", code="no_column")
     if guessed := {what: name for what, name in columns.items() if cfg.table_columns.get(what) != name}:
-        say(f"  inferred of {file.name}: " + ", ".join(f"{what} {name}" for what, name in guessed.items()))
+        say(f"  inferred of {file.name}: " + ", ".join(f"{what} {printable(name)}" for what, name in guessed.items()))
     if "label" not in columns:
         say(f"  inferred of {file.name}: " + ("the class is in the id" if in_ids else f"an image without run lengths is {cfg.empty_class}"))
     return columns

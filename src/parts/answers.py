@@ -146,7 +146,8 @@ def _carrier(form: Form, answer: Answer, classes: list[str]) -> str:
     """The class whose row carries the mask: the image's own; where no row is for that one, the most probable of those that have a row."""
     if answer.label in form.keys:
         return answer.label
-    if len(form.keys) == 1 or answer.probs is None:  # rows of one class ask for no class: masks alone answer them
+    # rows of one class ask for no class: masks alone answer them
+    if len(form.keys) == 1 or answer.probs is None:
         return next(iter(form.keys))
     return max(form.keys, key=lambda c: answer.probs[classes.index(c)])
 

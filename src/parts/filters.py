@@ -11,6 +11,9 @@ from src.core.console import InputError, nearest
 from src.core.settings import Experiment
 
 
+MOST = 1000  # of any option: tiles and windows of more would take minutes an image
+
+
 def none(grey: np.ndarray) -> np.ndarray:
     return grey
 
@@ -23,8 +26,8 @@ def equalise(grey: np.ndarray) -> np.ndarray:
 def clahe(grey: np.ndarray, clip: float = 2.0, tiles: float = 10) -> np.ndarray:
     """Contrast-limited adaptive histogram equalisation (Zuiderveld, Graphics Gems IV, 1994, p. 474): each of tiles×tiles parts is equalised by a histogram
     cut at `clip` times its mean height, and the parts are blended."""
-    if not clip > 0:
-        raise ValueError(f"clip is {clip:g}, it must be over 0")
+    if not 0 < clip <= MOST:
+        raise ValueError(f"clip is {clip:g}, it must be over 0 and at most {MOST}")
     return cv2.createCLAHE(float(clip), (_whole("tiles", tiles, 1),) * 2).apply(grey)
 
 
@@ -37,8 +40,8 @@ def despeckle(grey: np.ndarray, window: float = 7, noise: float = 0.0) -> np.nda
     side = _whole("window", window, 3)
     if side % 2 == 0:
         raise ValueError(f"window is {side}, it must be odd")
-    if not noise >= 0:
-        raise ValueError(f"noise is {noise:g}, it must not be under 0")
+    if not 0 <= noise <= MOST:
+        raise ValueError(f"noise is {noise:g}, it must be from 0 to {MOST}")
     z = grey.astype(np.float64)
     mean, square = (cv2.boxFilter(x, -1, (side, side), borderType=cv2.BORDER_REFLECT) for x in (z, z * z))
     variance = np.maximum(square - mean * mean, 0)
@@ -78,6 +81,6 @@ def check(experiment: Experiment) -> None:
 
 
 def _whole(name: str, value: float, least: int) -> int:
-    if value != int(value) or value < least:
-        raise ValueError(f"{name} is {value:g}, it must be a whole number from {least}")
+    if not least <= value <= MOST or value != int(value):
+        raise ValueError(f"{name} is {value:g}, it must be a whole number from {least} to {MOST}")
     return int(value)
