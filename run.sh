@@ -3,25 +3,35 @@
 # PYTHON=/path/to/python picks the interpreter.
 set -euo pipefail
 
-called_from=$PWD
-case $0 in */*) run_as=$0 ;; *) run_as=./$0 ;; esac  # for the commands that it suggests
-cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
-stamp=.venv/requirements.installed
-
 fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
 
-satisfied() {  # does this interpreter have what requirements.txt names?
-  "$1" - <<'PY' 2>/dev/null
-import re, sys
+export PYTHONUTF8=1  # files and names are UTF-8 whatever the locale, in every process begun here
+for stream in 0 1 2; do  # one that is closed would become the first file that is opened
+  [ ! -d /dev/fd ] || [ -e "/dev/fd/$stream" ] || eval "exec $stream<>/dev/null"
+done
+called_from=${PWD:-}
+[ -n "$called_from" ] && [ . -ef "$called_from" ] || fail "the folder that this was called from is gone${called_from:+ ($called_from)}. Change to another one (cd) [working_folder_gone]"
+case $0 in */*) run_as=$0 ;; *) run_as=./$0 ;; esac  # for the commands that it suggests
+home=${BASH_SOURCE[0]}
+case $home in */*) cd -- "${home%/*}/" ;; esac
+stamp=.venv/requirements.installed
+
+satisfied() {  # does this interpreter have what requirements.txt names? 0: yes, 10: no, else it does not run at all
+  "$1" - <<'PY'
+import sys
+if sys.version_info < (3, 10):  # and this much every Python can read
+    sys.exit(10)
 from importlib import metadata
-from packaging.requirements import Requirement
-if sys.version_info < (3, 10):
-    sys.exit(1)
-for line in open("requirements.txt"):
-    if line := line.split("#")[0].strip():
-        need = Requirement(line)
-        if not need.specifier.contains(metadata.version(need.name), prereleases=True):
-            sys.exit(1)
+try:
+    from packaging.requirements import Requirement
+    for line in open("requirements.txt", encoding="utf-8"):
+        line = line.split("#")[0].strip()
+        if line:
+            need = Requirement(line)
+            if not need.specifier.contains(metadata.version(need.name), prereleases=True):
+                sys.exit(10)
+except ModuleNotFoundError:  # a package, or `packaging` itself
+    sys.exit(10)
 PY
 }
 
@@ -46,9 +56,16 @@ if [ -z "$active" ] && cmp -s requirements.txt "$stamp"; then
 else
   python=${active:-$(command -v python3 || command -v python || true)}
   [ -n "$python" ] && command -v "$python" >/dev/null || fail "no Python found (${python:-python3}). Install Python 3.10 or newer, or name one with PYTHON=/path/to/python"
-  if ! satisfied "$python"; then
-    cmp -s requirements.txt "$stamp" || install "$python"
-    python=.venv/bin/python
-  fi
+  code=0
+  said=$(satisfied "$python" 2>&1) || code=$?
+  case $code in
+    0) ;;
+    10) cmp -s requirements.txt "$stamp" || install "$python"
+        python=.venv/bin/python ;;
+    *) while IFS= read -r line; do  # to install anything would not help
+         case $line in *Error*) why=$line ;; esac
+       done <<< "$said"
+       fail "this Python does not run here ($python): ${why:-exit code $code}. Look at the limits of this shell (ulimit -a), or name another one with PYTHON=/path/to/python [python_does_not_run]" ;;
+  esac
 fi
 CALLED_FROM=$called_from RUN_AS=$run_as exec "$python" -m src "$@"

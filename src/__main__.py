@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from src.core import console
@@ -20,6 +21,7 @@ from src.core.disk import explained, make_folder, read_json
 from src.core.freshness import Fingerprints, Job
 from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder
 from src.core.sample import no_sample
+from src.core.shortage import complain, heard, here, shortage, to_nowhere
 from src.core.stages import data_files, form_of, has_test, member_folder, plan, sample_of, submit_job, unanswered
 
 
@@ -32,10 +34,10 @@ def main(words: list[str]) -> int:
         if "-n" in where:  # files side by side, each with its share of the cores
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *words[1:], *where])
-    os.chdir(os.environ.get("CALLED_FROM", "."))
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, partial(_terminated, os.getpid()))
     show = "--traceback" in words
     try:
+        here()
         return work(parse(words))
     except InputError as error:
         return _fail(_line(error), 2, show)
@@ -46,11 +48,13 @@ def main(words: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail(f"\nstopped. What was finished is kept; go on with: {command(*bare(words))}", 130, show)
     except BrokenPipeError:  # … | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        to_nowhere(sys.stdout)
         return 1
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        told = shortage(error)
+        if told is None and isinstance(error, OSError) and error.errno is not None:
             told = explained(error)
+        if told is not None:
             return _fail(_line(told), 2 if isinstance(told, InputError) else 1, show)
         return _fail(f"error: {type(error).__name__}: {error}. This is a fault of the program: --traceback shows where", 1, show)
 
@@ -319,7 +323,9 @@ def _last_line(config: Config, paths: Paths) -> str:
     return "   ".join(found)
 
 
-def _terminated(*_) -> None:
+def _terminated(main: int, *_) -> None:
+    if os.getpid() != main:  # a process that was forked off a moment ago: its parent tells of the end
+        os._exit(143)
     raise KeyboardInterrupt
 
 
@@ -332,9 +338,9 @@ def _line(error: InputError | StageError) -> str:
 def _fail(message: str, code: int, show: bool) -> int:
     if show:
         traceback.print_exc()
-    print(message, file=sys.stderr, flush=True)
+    complain(message)
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(heard(lambda: main(sys.argv[1:])))

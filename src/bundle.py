@@ -45,7 +45,7 @@ from src.core.tables import read_index
 from src.parts import models
 
 # What Kaggle's image has of all that inference may import, each with what it needs itself: installed_cpu_packages.txt of github.com/Kaggle/docker-python, May 2026
-KAGGLE = {"einops", "huggingface-hub", "matplotlib", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "pydicom", "pyyaml", "safetensors",
+KAGGLE = {"einops", "filelock", "huggingface-hub", "matplotlib", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "pydicom", "pyyaml", "safetensors",
           "scikit-learn", "scipy", "timm", "torch", "torchvision", "tqdm"}
 PIP = "pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux2014_x86_64"  # of Kaggle's image, whatever this machine is
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the zip

@@ -1,6 +1,7 @@
 """What several test files share. Everything is made in temporary folders; nothing here trains."""
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # before torch: a machine with a GPU gives the same answers
+for variable in ("CONDA_PREFIX", "COLUMNS", "GIT_DIR", "GIT_WORK_TREE", "KAGGLE_KERNEL_RUN_TYPE"):
+    os.environ.pop(variable, None)
 
 from src import demo_data, prepare  # noqa: E402
 from src.core import config as configs  # noqa: E402

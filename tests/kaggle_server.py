@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -52,6 +53,16 @@ class Seen:
     sent: int = 0  # bytes of the answer's body that went out
 
 
+class Quiet(ThreadingHTTPServer):
+    """Says nothing of a client that hung up, which would stand among a command's own words."""
+
+    daemon_threads = True
+
+    def handle_error(self, request, client_address) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class KaggleServer:
     """As a context manager. `add`, `add_dataset` and `fault` say what there is and what goes wrong; `seen` holds every request."""
 
@@ -67,8 +78,7 @@ class KaggleServer:
 
     def __enter__(self) -> "KaggleServer":
         handler = type("BoundHandler", (Handler,), {"kaggle": self})
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.http.daemon_threads = True
+        self.http = Quiet(("127.0.0.1", 0), handler)
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 

@@ -24,6 +24,7 @@ from src.core.budget import Unit
 from src.core.checkpoint import load_weights, shipped
 from src.core.config import load
 from src.core.console import InputError, StageError
+from src.core.device import AUTO_AMP, NUMBERS
 from src.core.paths import Paths
 from src.core.predictions import Predictions
 from src.core.stages import evaluate_job, weights_used
@@ -332,15 +333,17 @@ def test_weights_are_those_that_predict_used(home, packed):
         assert file.stat().st_size < paths.checkpoint(one.name, 1, "last").stat().st_size / 3
 
 
-@pytest.mark.parametrize("steady, kind", [(1.0, "float16"), (-1.0, "float32")])
-def test_weights_are_rounded_where_that_moves_no_score(copy, monkeypatch, steady, kind):
+@pytest.mark.parametrize("steady, kind, numbers", [(1.0, "float16", "bfloat16"), (-1.0, "float32", "float32")])
+def test_weights_are_rounded_where_that_moves_no_score(copy, monkeypatch, steady, kind, numbers):
     """The predictions are of the very weights that the record names, also where predict was stopped in between."""
     config, paths = loaded(copy, "other")
+    monkeypatch.setenv(AUTO_AMP, numbers)
     monkeypatch.setattr(predict, "STEADY", steady)
     monkeypatch.setattr(predict, "mean_of_folds", stop)
     assert cli(copy, "predict", "--force", config="other") == 130
     assert {json.loads(paths.rounding("other", k).read_text())["weights"] for k in (0, 1)} == {kind}
     monkeypatch.undo()
+    monkeypatch.setenv(AUTO_AMP, numbers)
     paths.part("other", 1, "oof").unlink()
     paths.part("other", 1, "test").unlink()
     assert cli(copy, "predict", config="other") == 0
@@ -350,7 +353,7 @@ def test_weights_are_rounded_where_that_moves_no_score(copy, monkeypatch, steady
     rows, e = np.flatnonzero(read_folds(paths, index["id"]) == 1), config.experiment
     net = models.build(e, 3, pretrained=False)
     load_weights(paths.checkpoint("other", 1, "best"), net, weights_used(config, paths, 1))
-    _, label = inference.infer(net, np.load(paths.images(96, "letterbox"), mmap_mode="r"), rows, [VIEWS["identity"]], torch.device("cpu"), torch.float32, 32)
+    _, label = inference.infer(net, np.load(paths.images(96, "letterbox"), mmap_mode="r"), rows, [VIEWS["identity"]], torch.device("cpu"), NUMBERS[numbers], 32)
     assert np.array_equal(Predictions.load(paths.oof("other"), ["benign", "malignant", "normal"]).select(index["id"].to_numpy()[rows]).label, label)
 
 

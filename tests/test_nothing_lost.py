@@ -120,7 +120,7 @@ def test_what_a_killed_run_left_goes_with_the_next_write(tmp_path):
         (errno.EFBIG, InputError, "file_too_large", "Raise `ulimit -f`"),
         (errno.EACCES, InputError, "no_permission", "no permission to write or read (a)"),
         (errno.EROFS, InputError, "no_permission", "Name another folder"),
-        (errno.EMFILE, InputError, "too_many_files", "Raise `ulimit -n`"),
+        (errno.EMFILE, StageError, "too_many_open_files", "too many open files"),
         (errno.EIO, StageError, "system_error", "the system says: Input/output error (a)"),
     ],
 )

@@ -32,6 +32,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise InputError(message, "command line", "./run.sh --help shows the usage")
 
+    def _print_message(self, message: str, file=None) -> None:
+        """The help. argparse itself does not mind whether it can be written."""
+        if message and file is not None:
+            file.write(message)
+
 
 def parse(words: list[str]) -> argparse.Namespace:
     """Raises InputError for unknown words and options, and for options that mean nothing with this word."""

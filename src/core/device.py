@@ -47,14 +47,29 @@ def has_kernels(capability: tuple[int, int], built_for: list[str]) -> bool:
     return False
 
 
+NUMBERS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+AUTO_AMP = "AUTO_AMP"  # an environment variable: what `train.amp: auto` means, whatever the hardware
+
+
 def amp_dtype(setting: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 where the hardware has it, float16 on older GPUs, float32 elsewhere."""
-    if setting != "auto":
-        return getattr(torch, setting)
+    """The number format of every network, in training as in prediction. `auto`: AUTO_AMP, else
+    bfloat16 where the hardware has it, float16 on older GPUs, float32 elsewhere."""
+    if setting == "auto":
+        setting = os.environ.get(AUTO_AMP) or hardware_format(device)
+    if setting not in NUMBERS:
+        raise InputError(f"no such number format: {setting}", f"environment variable {AUTO_AMP}",
+                         f"Take {', '.join(NUMBERS)}, or unset it", code="unknown_number_format")
+    return NUMBERS[setting]
+
+
+def hardware_format(device: torch.device) -> str:
+    """The fastest number format that this device has without emulation."""
     if device.type == "cuda":
         # T4 says yes by emulation, which is slower than float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if native else "float16"
+    return "bfloat16" if cpu_has_bfloat16() else "float32"
 
 
 def cpu_has_bfloat16() -> bool:

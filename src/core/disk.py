@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from src.core.console import InputError, StageError, short
+from src.core.shortage import shortage
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -239,12 +240,9 @@ def explained(error: OSError, path: Path | None = None) -> InputError | StageErr
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         what = "the name is too long" if error.errno == errno.ENAMETOOLONG else "links that go round"
         return InputError(what, where, "Rename it", code="bad_path")
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        what, todo = "too many files are open", f"Raise `ulimit -n`, {again}"
-        return InputError(what, where, todo, code="too_many_files")
-    if error.errno in (errno.EAGAIN, errno.ENOMEM):
-        what, todo = "no process or memory is left", f"Raise `ulimit -u` or `-v`, {again}"
-        return InputError(what, where, todo, code="no_resources")
+    lacking = shortage(error)
+    if lacking is not None:
+        return lacking
     place = f" ({where})" if where else ""
     text = f"the system says: {error.strerror or error}{place}. Look after that disk, {again}"
     return StageError(text, code="system_error")

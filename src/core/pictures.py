@@ -81,7 +81,7 @@ def confusion_matrix(table: np.ndarray, classes: list[str]):
         colour = "white" if share[i, j] > 0.55 else "#222222"
         axes.text(j, i - 0.1, str(table[i, j]), ha="center", va="center", color=colour, fontsize=14)
         axes.text(j, i + 0.22, f"{100 * share[i, j]:.0f} %", ha="center", va="center", color=colour, fontsize=9)
-    shown = list(map(as_written, classes))
+    shown = list(map(plain, classes))
     axes.set_xticks(range(len(classes)), shown)
     axes.set_yticks(range(len(classes)), shown, rotation=90, va="center")
     axes.set_xlabel("predicted")

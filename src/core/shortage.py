@@ -1,0 +1,127 @@
+"""When the machine, not the program, is at its end: one line that says of what there is too little.
+
+Imports nothing heavy.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Callable
+
+from src.core.console import InputError, StageError
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
+
+NO_MEMORY = ("cannot allocate memory", "failed to map segment", "can only be initialized once")
+NO_THREADS = ("can't start new thread", "resource temporarily unavailable")
+NO_FILES = ("too many open files",)
+SAYING = ("say", "hear", "_print_message")  # the functions that write to stdout
+
+
+def shortage(error: BaseException) -> InputError | StageError | None:
+    """What the machine lacks, as an error line says it; None where the error is about something else.
+
+    Libraries turn the system's refusals into errors of all kinds, so that the words count as well.
+    The last of NO_MEMORY is torch's, after a first try to import it that had too little memory; it
+    is believed only where the memory is limited at all.
+    """
+    if stdout_fails(error):
+        to_nowhere(sys.stdout)
+        return StageError(f"stdout takes no more ({error}). Write it elsewhere, or make room", code="stdout_full")
+    number, text = getattr(error, "errno", None), str(error).lower()
+    if number in (errno.EMFILE, errno.ENFILE) or any(words in text for words in NO_FILES):
+        return StageError(f"too many open files{_limit('RLIMIT_NOFILE')}. Allow more with ulimit -n 1024", code="too_many_open_files")
+    if number == errno.EAGAIN or any(words in text for words in NO_THREADS):
+        return StageError(f"no more processes or threads can be started{_limit('RLIMIT_NPROC')}. "
+                          "End others, or allow more with ulimit -u", code="too_many_processes")
+    limit = _limit("RLIMIT_AS")
+    words = NO_MEMORY if limit else NO_MEMORY[:1]
+    if number == errno.ENOMEM or isinstance(error, MemoryError) or any(w in text for w in words):
+        return StageError(f"out of memory{limit}. End other programs, or allow more with ulimit -v unlimited", code="out_of_memory")
+    return None
+
+
+def _limit(name: str) -> str:
+    """' (this shell allows 20)', or '' where there is no limit."""
+    if resource is None or not hasattr(resource, name):
+        return ""
+    soft = resource.getrlimit(getattr(resource, name))[0]
+    if soft == resource.RLIM_INFINITY:
+        return ""
+    amount = f"{soft // 2**20} MB" if name == "RLIMIT_AS" else str(soft)
+    return f" (this shell allows {amount})"
+
+
+def stdout_fails(error: BaseException) -> bool:
+    """Whether this is about what was said last: it was raised where something is said (the system
+    names no file for it), or stdout still holds what it cannot write."""
+    if not isinstance(error, OSError):
+        return False
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    if at is not None and at.tb_frame.f_code.co_name in SAYING:
+        return True
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        return True
+    return False
+
+
+def to_nowhere(stream) -> None:
+    """Let a stream that takes no more take everything: the interpreter would complain at its end."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        stream.flush()
+    except (AttributeError, OSError, ValueError):
+        pass
+
+
+def heard(run: Callable[[], int]) -> int:
+    """Run a command to its end, which is where stdout has taken all that was said, and not only
+    put it by. Returns the exit code."""
+    try:
+        code = run()
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else int(left.code is not None)
+    if "multiprocessing" in sys.modules:  # the interpreter would wait for them, for ever where a
+        for child in sys.modules["multiprocessing"].active_children():  # pool was only half made
+            child.kill()
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # … | head
+        to_nowhere(sys.stdout)
+        code = code or 1
+    except OSError as error:
+        to_nowhere(sys.stdout)
+        complain(f"error: stdout takes no more ({error}). Write it elsewhere, or make room [stdout_full]")
+        code = code or 1
+    return code
+
+
+def complain(line: str) -> None:
+    """A line on stderr, where that takes it; elsewhere the exit code alone has to tell."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        to_nowhere(sys.stderr)
+
+
+def here() -> None:
+    """Go to where the command was called from. Raises InputError where that folder is gone."""
+    folder = os.environ.get("CALLED_FROM", ".")
+    try:
+        os.chdir(folder)
+        os.getcwd()  # of a folder that is gone one can still say "."
+    except OSError as error:
+        raise InputError(f"the folder that this was called from cannot be entered: {error.strerror}", "" if folder == "." else folder,
+                         "Change to another one (cd)", code="working_folder_gone") from None
