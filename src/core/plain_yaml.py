@@ -78,7 +78,9 @@ def parse(text: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         what = getattr(error, "problem", None) or getattr(error, "context", None) or "it is not YAML"
-        raise Unreadable(what, mark.line + 1 if mark else None, code="invalid_yaml") from None
+        typed = isinstance(error, yaml.constructor.ConstructorError)
+        code = "invalid_yaml_value" if typed else "invalid_yaml"
+        raise Unreadable(what, mark.line + 1 if mark else None, code=code) from None
     _check(value)
     return value
 
@@ -146,6 +148,8 @@ def _check(value: Any) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             _check(key)
+            if isinstance(key, str) and (found := next((c for c in "\n\r\t" if c in key), "")):
+                raise Unreadable(f"a key holds the character {_named(found)}", code="control_character")
             _check(inner)
     elif isinstance(value, list):
         for inner in value:

@@ -21,13 +21,15 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 def find_weights(encoder: str, setting: str, folder: str) -> Path | None:
     """The file to load: `setting` itself where it is a path, else <encoder>.pth or .safetensors in `folder`; None = download."""
     if setting != "imagenet":
-        file = anchored(setting)
-        if not _there(file, Path.is_file):
+        file = _found(setting, Path.is_file)
+        if file is None:
             raise InputError("no such weights file", setting[:160], "model.encoder_weights is imagenet, none or a file",
                              code="no_weights_file")
         return file
-    home = anchored(folder)
-    if not _there(home, Path.is_dir) and folder != Model.model_fields["weights_dir"].default:
+    home = _found(folder, Path.is_dir)
+    if home is None and folder == Model.model_fields["weights_dir"].default:
+        return None
+    if home is None:
         raise InputError("no such folder", f"model.weights_dir: {folder[:160]}",
                          "Leave it out to download the weights", code="no_weights_folder")
     stem = encoder.removeprefix("tu-")
@@ -117,11 +119,12 @@ def _statistics(file: Path) -> tuple[list[float], list[float]]:
                      'For example {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}', code="bad_statistics")
 
 
-def _there(path: Path, kind: Callable[[Path], bool]) -> bool:
+def _found(text: str, kind: Callable[[Path], bool]) -> Path | None:
     try:
-        return kind(path)
+        path = anchored(text)
+        return path if kind(path) else None
     except (OSError, ValueError):  # a name that no file can have
-        return False
+        return None
 
 
 def _plain(key: str) -> str:

@@ -27,7 +27,9 @@ class Strict(BaseModel):
     @classmethod
     def _no_bool_for_a_number(cls, value, info):
         """pydantic would take true for 1."""
-        kind = re.sub(r"'.*?'", "", str(cls.model_fields[info.field_name].annotation))  # without literal words
+        annotation = cls.model_fields[info.field_name].annotation
+        kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        kind = re.sub(r"'.*?'", "", kind)  # without literal words
         if isinstance(value, bool) and ("int" in kind or "float" in kind) and "bool" not in kind:
             raise PydanticCustomError("number", "should be a number")
         return value
