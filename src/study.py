@@ -54,7 +54,8 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         pictures.save(forest(base, records[base], against), plot)
         images = same_images(config, index, paths)
         with replacing(html) as temporary:
-            temporary.write_text(report(config, table_cells(rows, against), plot, images), encoding="utf-8")
+            text = report(config, table_cells(rows, against), plot, images)
+            temporary.write_text(text, encoding="utf-8")
         facts["summary"] = f"{len(config.cells)} cells against {base}: " + (", ".join(f"{label} {d['score'].verdict}" for label, d in against.items() if "score" in d) or "see the table")
     say(short_table(rows, against))
 
@@ -135,12 +136,18 @@ def difference(d: Difference) -> str:
 
 def markdown(config: Config, rows: list[dict], against: dict) -> str:
     head, *body = [[plain(cell) for cell in line] for line in table_cells(rows, against)]
-    lines = [f"# {plain(config.name)}", "", plain(config.study.question), "", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *(f"| {' | '.join(line)} |" for line in body), ""]
-    return "\n".join([*lines, legend(plain(next(iter(config.cells))), config.competition.score), ""])
+    lines = [f"# {plain(config.name)}", "", plain(config.study.question), ""]
+    lines += [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    lines += [*(f"| {' | '.join(line)} |" for line in body), ""]
+    base = plain(next(iter(config.cells)))
+    return "\n".join([*lines, legend(base, config.competition.score), ""])
 
 
 def report(config: Config, lines: list[list[str]], plot: Path, images: str) -> str:
-    """The page. `lines`: head and rows of the table; `images`: HTML of same_images; all else is escaped here."""
+    """The page. `lines`: head and rows of the table; `images`: HTML of same_images.
+
+    All else is escaped here.
+    """
     head, *body = lines
     return page.page(f"study {config.name}", [
         f"<h1>{escape(config.name)}</h1><p>{escape(config.study.question)}</p>",
@@ -152,7 +159,7 @@ def report(config: Config, lines: list[list[str]], plot: Path, images: str) -> s
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is, in one line, in a table too; it would read HTML and | otherwise."""
+    """Text that Markdown shows as it is, in one line, where it would read HTML and | otherwise."""
     return re.sub(r"([\\|])", r"\\\1", escape(" ".join(text.split()), quote=False))
 
 
@@ -178,7 +185,8 @@ def forest(base: str, records: list[dict], against: dict[str, dict[str, Differen
                 axes.plot([100 * d.low, 100 * d.high], [y, y], color=colour, linewidth=1.6)
                 axes.plot(100 * d.value, y, "o", color=colour, markersize=5)
         own = [page.pick(r["honest"], name) for r in records if name == "score" or name in r["honest"]["metrics"]]
-        axes.set_title(f"{name.replace('_', ' ')}\n{pictures.as_written(base)}: {np.mean(own):.3f}" if own else name, fontsize=9)
+        of_base = f"\n{pictures.as_written(base)}: {np.mean(own):.3f}" if own else ""
+        axes.set_title(name.replace("_", " ") + of_base, fontsize=9)
         axes.set_xlabel("points against the base", fontsize=8)
         axes.set_yticks(range(len(labels)), list(map(pictures.as_written, labels)), fontsize=9)
         axes.tick_params(axis="x", labelsize=8)

@@ -30,7 +30,7 @@ def canvas(width: float, height: float, **options):
 
 
 def as_written(name: str) -> str:
-    """A name of the user's as matplotlib shows it letter by letter: between two $ it would read TeX, and fail where that is none."""
+    """A name of the user's for matplotlib, which reads TeX between two $, or fails to."""
     return name.replace("$", r"\$")
 
 
