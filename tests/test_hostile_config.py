@@ -115,6 +115,9 @@ def refused(capfd, words: list[str]) -> str:
             "data.mask_suffix: should be a text that is not empty",
             "invalid_value",
         ),
+        (f"data.table={'x' * 300}", "longer than a file's name can be", "invalid_value"),
+        (f"model.encoder_weights={'x' * 300}", "longer than a file's name can be", "invalid_value"),
+        ("filter=../x", "filter: a word of letters, digits and _", "invalid_value"),
         ("data.classes=[a, '', normal]", "a name that is empty", "invalid_value"),
         ("train=3", "train: should be key: value pairs, not 3", "invalid_value"),
         (
@@ -147,6 +150,22 @@ def test_a_hostile_setting_is_one_line(word, said, code, demo, tmp_path, capfd):
         said, code = "its lists make 1440000 decisions, more than 100000", "invalid_value"
     err = refused(capfd, words)
     assert said in err and (not code or f"[{code}]" in err)
+
+
+@pytest.mark.parametrize(
+    "words, said, code",
+    [
+        (["--parallel", "0"], "--parallel 0 is no number of folds", "bad_parallel"),
+        (["--parallel", "9" * 50], "is no number of folds", "bad_parallel"),
+        (["infer", "--minutes", "inf"], "--minutes inf is no time", "bad_minutes"),
+        (["infer", "--minutes", "nan"], "--minutes nan is no time", "bad_minutes"),
+        (["x" * 5000], "unknown stage", "unknown_stage"),
+        (["--fold", "x" * 5000], "argument --fold: invalid int value", "usage"),
+    ],
+)
+def test_hostile_words_of_the_command_line(words, said, code, capfd):
+    err = refused(capfd, words)
+    assert said in err and f"[{code}]" in err and len(err) < 1000
 
 
 def test_a_section_of_a_config_that_is_none_is_said_and_not_a_fault(tmp_path):

@@ -10,12 +10,28 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # scikit-learn's range; torch gets 1000 times it
+
+
+def _short_enough(path: str) -> str:
+    if len(path) > 1000 or any(len(p.encode(errors="replace")) > 200 for p in path.split("/")):
+        raise ValueError("longer than a file's name can be")
+    return path
+
+
+def _plain_word(word: str) -> str:
+    if not word.isidentifier() or not word.isascii() or len(word) > 20:
+        raise ValueError("a word of letters, digits and _, at most 20 of them")
+    return word
+
+
+Word = Annotated[str, AfterValidator(_plain_word)]  # goes into a file's name
+PathText = Annotated[str, AfterValidator(_short_enough)]
 # What is beyond an upper bound can only be a mistake, and would hang, overflow or fill the memory.
 
 
@@ -39,19 +55,24 @@ class Strict(BaseModel):
 
 
 class Data(Strict):
-    classes: list[str] = ["benign", "malignant", "normal"]
+    classes: list[PathText] = ["benign", "malignant", "normal"]
     empty_class: str | None = "normal"  # the class without a lesion: its mask is empty
     # {label} and {id} stand for the class and the file's stem; the first pattern that finds an image is used; masks lie beside the image
-    train: list[str] = ["train/{label}/{id}", "Dataset_BUSI_with_GT/{label}/{id}", "{label}/{id}"]
+    train: list[PathText] = [
+        "train/{label}/{id}", "Dataset_BUSI_with_GT/{label}/{id}", "{label}/{id}",
+    ]
     # x.png has the masks x_mask.png, x_mask_1.png, …
-    mask_suffix: str = Field("_mask", min_length=1)
-    test: list[str] = ["test/{id}", "test_images/{id}", "test/images/{id}"]  # likewise; one may be given without brackets
+    mask_suffix: PathText = Field("_mask", min_length=1)
+    # likewise; one may be given without brackets
+    test: list[PathText] = ["test/{id}", "test_images/{id}", "test/images/{id}"]
     # the other layout: a table of id and label, with folders of images and masks, or masks as run lengths in a column
-    table: str = "train.csv"
+    table: PathText = "train.csv"
     table_columns: dict[Literal["id", "label", "rle"], str] = {"id": "id", "label": "label", "rle": "rle"}
-    table_images: list[str] = ["train_images/{id}", "train/images/{id}", "images/{id}", "train/{id}"]
-    table_masks: list[str] = ["train_masks/{id}", "train/masks/{id}", "masks/{id}"]
-    sample_submission: str = "sample_submission.csv"
+    table_images: list[PathText] = [
+        "train_images/{id}", "train/images/{id}", "images/{id}", "train/{id}",
+    ]
+    table_masks: list[PathText] = ["train_masks/{id}", "train/masks/{id}", "masks/{id}"]
+    sample_submission: PathText = "sample_submission.csv"
     on_error: Literal["stop", "skip"] = "stop"
     channels: Literal[1, 3] = 1
     duplicate_correlation: float = Field(0.95, gt=0, le=1)
@@ -119,7 +140,9 @@ Side = Annotated[int, Field(ge=1, le=65_535)]  # pixels
 class Submission(Strict):
     """What is handed in. Whatever is absent here is inferred from sample_submission.csv and the data, and said."""
     id: str | None = None  # the column of ids
-    name: str | None = None  # how a row's id is made of the image's: {id}, {id}.png, {id}_segmentation, test/{id}.png; {id}_{class} where a row is one image and class
+    # how a row's id is made of the image's: {id}, {id}.png, {id}_segmentation, test/{id}.png;
+    # {id}_{class} where a row is one image and class
+    name: PathText | None = None
     key: str | None = None  # the column that names the class of a row: one row per image and class
     label: str | None = None  # the column of the class
     labels: dict[str, str] | None = None  # class -> what is written for it, here, in `key` and for {class}
@@ -134,7 +157,7 @@ class Submission(Strict):
     several: bool | None = None  # a row for every connected part of a mask
     boxes: str | None = None  # the column of boxes around connected parts
     box: str | None = None  # one box: words of label, confidence, xmin, ymin, xmax, ymax, width, height; pixels, xmax is the last column + 1
-    masks: str | None = None  # PNG files in a zip beside the table: masks/{id}.png
+    masks: PathText | None = None  # PNG files in a zip beside the table: masks/{id}.png
     lesion: Annotated[int, Field(ge=1, le=255)] | None = None  # their value of a lesion
     copied: list[str] | None = None  # columns taken over from the sample
     delimiter: Literal[",", ";", "|", " ", "\t", "tab"] | None = None
@@ -148,7 +171,7 @@ class Evaluation(Strict):
 
 
 class Competition(Evaluation):
-    slug: str | None = None  # of the contest at Kaggle: the last word of its address
+    slug: PathText | None = None  # of the contest at Kaggle: the last word of its address
     data: Data = Data()
     split: Split = Split()
     submission: Submission = Submission()
@@ -160,8 +183,9 @@ class Competition(Evaluation):
 class Model(Strict):
     arch: str = "unet"
     encoder: str = "resnet50"
-    encoder_weights: str = "imagenet"  # imagenet, none, or a file
-    weights_dir: str = "input/weights"  # where `imagenet` looks for <encoder>.pth before it downloads
+    encoder_weights: PathText = "imagenet"  # imagenet, none, or a file
+    # where `imagenet` looks for <encoder>.pth before it downloads
+    weights_dir: PathText = "input/weights"
     head: str = "linear"  # from the deepest features to the classes: linear, mlp, attention
     dropout: float = Field(0.2, ge=0, lt=1)  # before the class head
     options: dict[str, Any] = {}  # passed on to the architecture, e.g. {decoder_channels: [128, 64, 32, 16, 8]}
@@ -242,8 +266,9 @@ class Experiment(Strict):
     # what every encoder can halve five times
     image_size: int = Field(448, ge=32, le=4096, multiple_of=32)
     resize: Literal["stretch", "letterbox"] = "stretch"
-    filter: str = "none"  # of every image, once, before it is resized: none, equalise, clahe, despeckle
-    filter_options: dict[str, float] = {}  # e.g. {clip: 2.0, tiles: 10} of clahe
+    # of every image, once, before it is resized: none, equalise, clahe, despeckle
+    filter: Word = "none"
+    filter_options: dict[Word, float] = Field({}, max_length=5)  # e.g. {clip: 2.0, tiles: 10} of clahe
     model: Model = Model()
     loss: Loss = Loss()
     train: Train = Train()

@@ -246,7 +246,8 @@ def tried(experiment: Experiment, classes: int, trial: bool = True) -> Network:
     except REFUSALS as error:
         if settings.options and out_of_memory(error):
             what = "a network with these options does not fit into memory"
-            raise InputError(what, "model.options", "Use smaller ones", code="network_too_large") from error
+            raise InputError(what, "model.options", "Use smaller ones",
+                             code="network_too_large") from error
         if body is None:
             raise InputError(f"{title(settings)} cannot be built: {reason(error)}", "model", "Try another encoder or other model.options") from error
         sizes = sizes_that_work(experiment, classes)
