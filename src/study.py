@@ -54,12 +54,10 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         with replacing(table) as temporary:
             temporary.write_text(text, encoding="utf-8")
         pictures.save(forest(base, records[base], against), plot)
-        head, *body = table_cells(rows, against)
-        parts = [f"<h1>{escape(config.name)}</h1><p>{escape(config.study.question)}</p>", page.table(head, body, strong=0),
-                 f"<p class=soft>{escape(legend(base, competition.score))}</p>",
-                 page.picture(plot, "differences from the base"), same_images(config, index, paths)]
+        images = same_images(config, index, paths)
         with replacing(html) as temporary:
-            temporary.write_text(page.page(f"study {config.name}", parts), encoding="utf-8")
+            text = report(config, table_cells(rows, against), plot, images)
+            temporary.write_text(text, encoding="utf-8")
         facts["summary"] = f"{len(config.cells)} cells against {base}: " + (", ".join(f"{label} {d['score'].verdict}" for label, d in against.items() if "score" in d) or "see the table")
     say(short_table(rows, against))
 
@@ -140,12 +138,30 @@ def difference(d: Difference) -> str:
 
 def markdown(config: Config, rows: list[dict], against: dict) -> str:
     head, *body = [[plain(cell) for cell in line] for line in table_cells(rows, against)]
-    lines = [f"# {plain(config.name)}", "", plain(config.study.question), "", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *(f"| {' | '.join(line)} |" for line in body), ""]
-    return "\n".join([*lines, legend(plain(next(iter(config.cells))), config.competition.score), ""])
+    lines = [f"# {plain(config.name)}", "", plain(config.study.question), ""]
+    lines += [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    lines += [*(f"| {' | '.join(line)} |" for line in body), ""]
+    base = plain(next(iter(config.cells)))
+    return "\n".join([*lines, legend(base, config.competition.score), ""])
+
+
+def report(config: Config, lines: list[list[str]], plot: Path, images: str) -> str:
+    """The page. `lines`: head and rows of the table; `images`: HTML of same_images.
+
+    All else is escaped here.
+    """
+    head, *body = lines
+    return page.page(f"study {config.name}", [
+        f"<h1>{escape(config.name)}</h1><p>{escape(config.study.question)}</p>",
+        page.table(head, body, strong=0),
+        f"<p class=soft>{escape(legend(next(iter(config.cells)), config.competition.score))}</p>",
+        page.picture(plot, "differences from the base"),
+        images,
+    ])
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is, in one line, in a table too; it would read HTML and | otherwise."""
+    """Text that Markdown shows as it is, in one line, where it would read HTML and | otherwise."""
     return re.sub(r"([\\|])", r"\\\1", escape(" ".join(text.split()), quote=False))
 
 
@@ -171,7 +187,8 @@ def forest(base: str, records: list[dict], against: dict[str, dict[str, Differen
                 axes.plot([100 * d.low, 100 * d.high], [y, y], color=colour, linewidth=1.6)
                 axes.plot(100 * d.value, y, "o", color=colour, markersize=5)
         own = [page.pick(r["honest"], name) for r in records if name == "score" or name in r["honest"]["metrics"]]
-        axes.set_title(f"{name.replace('_', ' ')}\n{pictures.plain(base)}: {np.mean(own):.3f}" if own else name, fontsize=9)
+        of_base = f"\n{pictures.plain(base)}: {np.mean(own):.3f}" if own else ""
+        axes.set_title(name.replace("_", " ") + of_base, fontsize=9)
         axes.set_xlabel("points against the base", fontsize=8)
         axes.set_yticks(range(len(labels)), [pictures.plain(label) for label in labels], fontsize=9)
         axes.tick_params(axis="x", labelsize=8)
@@ -206,6 +223,10 @@ def same_images(config: Config, index: pd.DataFrame, paths: Paths) -> str:
             row, made, data = tables[label].loc[name], predictions[label], firsts[label].competition.data
             pred, _ = apply(Decision(**decisions[label][str(left_out[name])]), made.mask[i], None if made.label is None else made.label[i], *pixels.shape[:2], data.classes, data.empty_class)
             shown.append(page.captioned(pictures.png(pictures.tile(pixels, truth.mask(name), pred, 240)), f"{label}\nDice {row.dice:.3f}" + (f", {row.predicted}" if "predicted" in row else "")))
-        about = escape(f"{name} ({images.label[name]})")
-        parts.append(f"<p class=soft>{about}</p><div class=grid>{''.join(shown)}</div>")
+        parts.append(image_row(f"{name} ({images.label[name]})", shown))
     return "".join(parts)
+
+
+def image_row(about: str, shown: list[str]) -> str:
+    """`about`: text; `shown`: HTML of the pictures."""
+    return f"<p class=soft>{escape(about)}</p><div class=grid>{''.join(shown)}</div>"

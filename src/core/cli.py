@@ -22,6 +22,8 @@ USAGE = """  ./run.sh                                 everything not yet done, f
   ./run.sh export --config F [--fold K]    a fold's network as ONNX
   ./run.sh test [pytest arguments]         the test suite"""
 DEMO_SETTINGS = ["split.folds=3"]  # the demo's time goes with the number of folds
+MOST_PARALLEL = 1000  # as many as there can be folds
+MOST_MINUTES = 525_600  # a year
 GOES_WITH = {  # option -> the words it has a meaning for; "all" is no word at all
     "fold": ("train", "export"), "competition": ("fetch", "submit", "submissions"), "dataset": ("fetch",), "send": ("submit",),
     "message": ("submit",), "yes": ("submit",), "parallel": ("all", "train", "study", "demo"), "bundle": ("infer",), "minutes": ("infer",),
@@ -30,7 +32,8 @@ GOES_WITH = {  # option -> the words it has a meaning for; "all" is no word at a
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        raise InputError(message, "command line", "./run.sh --help shows the usage")
+        raise InputError(message[:200], "command line", "./run.sh --help shows the usage",
+                         code="usage")
 
     def _print_message(self, message: str, file=None) -> None:
         """The help. argparse itself does not mind whether it can be written."""
@@ -63,20 +66,32 @@ def parse(words: list[str]) -> argparse.Namespace:
     given = parser.parse_args(words)
     known = [*STAGES, *TOOLS, "all", "study", "demo", "status", "test"]
     if given.stage not in known:
-        raise InputError(f"unknown stage '{given.stage}'", "command line", nearest(given.stage, known))
+        stage = given.stage[:60]
+        raise InputError(f"unknown stage '{stage}'", "command line", nearest(stage, known),
+                         code="unknown_stage")
     for option, good in GOES_WITH.items():
         if (value := getattr(given, option)) is not None and value is not False and given.stage not in good:
             word = listing([w for w in good if w != "all"])
-            raise InputError(f"--{option} goes with {word}", "command line", f"./run.sh {good[0]} --{option} …" if good[0] != "all" else "")
+            todo = f"./run.sh {good[0]} --{option} …" if good[0] != "all" else ""
+            raise InputError(f"--{option} goes with {word}", "command line", todo,
+                             code="option_elsewhere")
     for option in ("message", "yes"):
         if getattr(given, option) and not given.send:
-            raise InputError(f"--{option} goes with --send", "command line", "./run.sh submit --send -m TEXT hands the submission in")
-    if given.parallel is not None and given.parallel < 1:
-        raise InputError(f"--parallel {given.parallel} is no number of folds", "command line", "1 trains one after another")
-    if given.minutes is not None and not given.minutes > 0:
-        raise InputError(f"--minutes {given.minutes:g} is no time", "command line", "For example --minutes 60")
+            raise InputError(f"--{option} goes with --send", "command line",
+                             "./run.sh submit --send -m TEXT hands the submission in",
+                             code="option_elsewhere")
+    if given.parallel is not None and not 1 <= given.parallel <= MOST_PARALLEL:
+        count = str(given.parallel)[:20]
+        raise InputError(f"--parallel {count} is no number of folds", "command line",
+                         f"1 trains one after another, and {MOST_PARALLEL} is the most",
+                         code="bad_parallel")
+    if given.minutes is not None and not 0 < given.minutes <= MOST_MINUTES:
+        raise InputError(f"--minutes {given.minutes:g} is no time", "command line",
+                         "For example --minutes 60", code="bad_minutes")
     if given.stage == "infer" and not (given.bundle and given.data and given.work):
-        raise InputError("infer needs a bundle, images, and a folder for the answer", "command line", "./run.sh infer --bundle DIR --data DIR --work DIR")
+        what = "infer needs a bundle, images, and a folder for the answer"
+        raise InputError(what, "command line", "./run.sh infer --bundle DIR --data DIR --work DIR",
+                         code="infer_needs_more")
     return given
 
 

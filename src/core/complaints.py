@@ -1,4 +1,5 @@
 """What pydantic finds wrong with a config, as one line in plain words."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -9,25 +10,50 @@ from pydantic import BaseModel, ValidationError
 from src.core.console import InputError, nearest
 
 MEANT = {  # pydantic's short name of an error -> what the value should be
-    "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
-    "int_parsing_size": "a smaller whole number", "number": "a number", "float_type": "a number",
-    "float_parsing": "a number", "finite_number": "a finite number", "bool_type": "true or false",
-    "bool_parsing": "true or false", "string_type": "text", "list_type": "a list, in brackets",
-    "tuple_type": "a list, in brackets", "dict_type": "key: value pairs", "model_type": "key: value pairs",
-    "model_attributes_type": "key: value pairs", "string_too_short": "a text that is not empty",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a smaller whole number",
+    "number": "a number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "list_type": "a list, in brackets",
+    "tuple_type": "a list, in brackets",
+    "dict_type": "key: value pairs",
+    "model_type": "key: value pairs",
+    "model_attributes_type": "key: value pairs",
+    "string_too_short": "a text that is not empty",
 }
 BOUNDED = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 WORDS = ("string_type", "literal_error")
 LONGEST = 60  # characters of a wrong value that are shown
 
 
-def complaint(error: ValidationError, model: type[BaseModel], file: Path | str, overrides: Sequence[str], known: list[str]) -> InputError:
-    """The first of the errors; of a value that may be one of several types, what all of them want. `known`: every key."""
+def complaint(
+    error: ValidationError,
+    model: type[BaseModel],
+    file: Path | str,
+    overrides: Sequence[str],
+    known: list[str],
+) -> InputError:
+    """The first of the errors; of a value that may be one of several types, what all of them want.
+
+    `known`: every key of the config.
+    """
     found = error.errors()
     first = found[0]
     if first["type"] == "extra_forbidden":
         where = ".".join(map(str, first["loc"]))
-        return InputError(f"unknown key '{where[:LONGEST]}'", _source(where, file, overrides), nearest(where[:LONGEST], known), code="unknown_key")
+        return InputError(
+            f"unknown key '{where[:LONGEST]}'",
+            _source(where, file, overrides),
+            nearest(where[:LONGEST], known),
+            code="unknown_key",
+        )
     paths = [_where(model, e["loc"]) for e in found]
     deeper = [e for e, path in zip(found, paths) if path.startswith(paths[0] + ".")]
     if first["type"] == "literal_error" and isinstance(first["input"], list) and deeper:
@@ -64,10 +90,16 @@ def _wanted(error: dict) -> str:
 def _shown(error: dict, where: str) -> str:
     """', not VALUE', where that helps."""
     value = error["input"]
-    if not where or error["type"] in ("missing", "too_short", "too_long") or isinstance(value, dict):
+    if (
+        not where
+        or error["type"] in ("missing", "too_short", "too_long")
+        or isinstance(value, dict)
+    ):
         return ""
     unquoted = isinstance(value, bool) and error["type"] in WORDS
-    return f", not {shortened(value)}" + (" (YAML reads yes, no, on and off so: put the word in quotes)" if unquoted else "")
+    return f", not {shortened(value)}" + (
+        " (YAML reads yes, no, on and off so: put the word in quotes)" if unquoted else ""
+    )
 
 
 def _where(model: type[BaseModel], loc: tuple) -> str:
@@ -75,7 +107,11 @@ def _where(model: type[BaseModel], loc: tuple) -> str:
     words: list[str] = []
     section: Any = model
     for word in loc:
-        if get_origin(section) is not None and not isinstance(word, int) and len(_branches(section)) > 1:
+        if (
+            get_origin(section) is not None
+            and not isinstance(word, int)
+            and len(_branches(section)) > 1
+        ):
             section = None  # the name of a branch; what follows lies in it
             continue
         if word == "[key]":
@@ -94,11 +130,17 @@ def _bounds(model: type[BaseModel], loc: tuple) -> str:
         if info is None:
             return ""
         section, about = info.annotation, info.metadata
-    least = [f"above {m.gt:,}" for m in about if hasattr(m, "gt")] + [f"from {m.ge:,}" for m in about if hasattr(m, "ge")]
-    most = [f"below {m.lt:,}" for m in about if hasattr(m, "lt")] + [f"to {m.le:,}" for m in about if hasattr(m, "le")]
+    least = [f"above {m.gt:,}" for m in about if hasattr(m, "gt")] + [
+        f"from {m.ge:,}" for m in about if hasattr(m, "ge")
+    ]
+    most = [f"below {m.lt:,}" for m in about if hasattr(m, "lt")] + [
+        f"to {m.le:,}" for m in about if hasattr(m, "le")
+    ]
     if not least or not most:
         return ""
-    return f"It is {least[0]} {'and ' if most[0].startswith('below') else ''}{most[0]}".replace(",", " ")
+    return f"It is {least[0]} {'and ' if most[0].startswith('below') else ''}{most[0]}".replace(
+        ",", " "
+    )
 
 
 def _branches(annotation: Any) -> list[Any]:
@@ -110,5 +152,9 @@ def _branches(annotation: Any) -> list[Any]:
 def _source(where: str, file: Path | str, overrides: Sequence[str]) -> Path | str:
     """The --set that it came from, else the file."""
     keys = [(text, text.partition("=")[0].strip()) for text in overrides]
-    typed = [text for text, key in keys if where == key or where.startswith(key + ".") or key.startswith(where + ".")]
+    typed = [
+        text
+        for text, key in keys
+        if where == key or where.startswith(key + ".") or key.startswith(where + ".")
+    ]
     return f"--set {typed[-1][:2 * LONGEST]}" if typed else file

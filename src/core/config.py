@@ -66,13 +66,15 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
         file = next((f for f in named if _is_file(f)), file)
     if file.name == COMPETITION:
         raise InputError("this describes the competition, it is no experiment", file,
-                         "Name one of the others, for example configs/cpu.yaml", code="no_experiment")
+                         "Name one of the others, for example configs/cpu.yaml",
+                         code="no_experiment")
     tree = read_yaml(file)
     check_name(file.stem, file)
     if "base" in tree or "question" in tree:
         return _load_study(file, tree, list(overrides), tiny)
     if tiny:
-        raise InputError("only a study has a tiny size", file, "Leave out --tiny", code="not_a_study")
+        raise InputError("only a study has a tiny size", file, "Leave out --tiny",
+                         code="not_a_study")
     home = next((d for d in (file.parent, file.parent.parent) if (d / COMPETITION).is_file()), None)
     if home is None:
         raise InputError(f"no {COMPETITION} beside this config", file,
@@ -81,8 +83,8 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
     contest = read_yaml(home / COMPETITION)
     kind: type[Strict] = Ensemble if "members" in tree else Experiment
     for key in [k for k in tree if k in Competition.model_fields]:
-        raise InputError(f"'{key}' is shared by all experiments", file, f"Move it to {home / COMPETITION}",
-                         code="shared_setting")
+        raise InputError(f"'{key}' is shared by all experiments", file,
+                         f"Move it to {home / COMPETITION}", code="shared_setting")
     member_overrides = []
     for text in overrides:
         key, value = parse_override(text)
@@ -95,28 +97,34 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
             member_overrides.append(text)
         else:
             known = [*leaves(Competition), *leaves(Ensemble), *leaves(Experiment)]
-            raise InputError(f"unknown key '{key[:60]}'", f"--set {text[:120]}", nearest(key[:60], known),
-                             code="unknown_key")
+            raise InputError(f"unknown key '{key[:60]}'", f"--set {text[:120]}",
+                             nearest(key[:60], known), code="unknown_key")
     config = Config(file.stem, file, _validate(Competition, contest, home / COMPETITION, overrides))
     if kind is Experiment:
         config.experiment = _validate(Experiment, tree, file, overrides)
         return config
     config.ensemble = _validate(Ensemble, tree, file, overrides)
-    passed_on = [t for t in overrides if parse_override(t)[0].split(".")[0] in Competition.model_fields] + member_overrides
+    tops = {text: parse_override(text)[0].split(".")[0] for text in overrides}
+    passed_on = [text for text in overrides if tops[text] in Competition.model_fields]
+    passed_on += member_overrides
     members = config.ensemble.members
     if len(set(members)) < len(members):
         twice = next(m for m in members if members.count(m) > 1)
-        raise InputError(f"the member '{twice}' is named twice", file, "Name each once", code="member_twice")
+        raise InputError(f"the member '{twice}' is named twice", file, "Name each once",
+                         code="member_twice")
     for member in members:
         check_name(member, file, "member")
         beside = file.parent / f"{member}.yaml"
         there = read_yaml(beside) if beside.is_file() else {}
         if "base" in there or "question" in there:
-            raise InputError(f"the member '{member}' is a study", file, "Name experiments", code="member_is_study")
-        if beside.is_file() and "members" not in there:  # another ensemble is a member by its predictions, like a team mate's
+            raise InputError(f"the member '{member}' is a study", file, "Name experiments",
+                             code="member_is_study")
+        # another ensemble is a member by its predictions, like a team mate's
+        if beside.is_file() and "members" not in there:
             config.members.append(load(beside, passed_on))
         elif member == file.stem:
-            raise InputError("an ensemble cannot be a member of itself", file, code="member_of_itself")
+            raise InputError("an ensemble cannot be a member of itself", file,
+                             code="member_of_itself")
     return config
 
 
@@ -138,10 +146,12 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     base_file = next((f for d in (file.parent, file.parent.parent, CONFIGS) if (f := d / f"{study.base}.yaml").is_file() and f.resolve() != file.resolve()), None)
     if base_file is None:
         there = [f.stem for d in (file.parent, file.parent.parent, CONFIGS) for f in d.glob("*.yaml") if f.name != COMPETITION and f.resolve() != file.resolve()]
-        raise InputError(f"no config called '{study.base}' beside this study, above it or in configs/", file,
-                         nearest(study.base, dict.fromkeys(there)), code="no_such_config")
+        what = f"no config called '{study.base}' beside this study, above it or in configs/"
+        raise InputError(what, file, nearest(study.base, dict.fromkeys(there)),
+                         code="no_such_config")
     if {"base", "question", "members"} & read_yaml(base_file).keys():
-        raise InputError(f"the base of a study is an experiment, and {study.base} is not", file, code="base_no_experiment")
+        raise InputError(f"the base of a study is an experiment, and {study.base} is not", file,
+                         code="base_no_experiment")
     own = f"{base_file.stem}-{file.stem}" + ("_tiny" if tiny and study.base == full.base else "")  # the two sizes of a study must not take each other's places
     alters = any(key.split(".")[0] in Experiment.model_fields for key in study.set)
     of_all = {k: v for k, v in study.set.items() if k.split(".")[0] not in Evaluation.model_fields}
@@ -150,7 +160,8 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
         try:
             found = load(base_file, [*untuned, *_typed(common), *overrides, *_typed(settings)])
         except InputError as error:
-            raise InputError(str(error).replace("(--set ", "("), file, f"See cell '{label}'" if label else "See set:",
+            see = f"See cell '{label}'" if label else "See set:"
+            raise InputError(str(error).replace("(--set ", "("), file, see,
                              code=error.code) from None
         return found
 
@@ -161,8 +172,8 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     own_seed = plain.experiment.train.seed
     seeds = study.seeds or [own_seed]
     if study.seeds and any(parse_override(t)[0] == "train.seed" for t in overrides):
-        raise InputError("this study has its own seeds", "--set train.seed", f"Change seeds: in {file}",
-                         code="seeds_of_study")
+        raise InputError("this study has its own seeds", "--set train.seed",
+                         f"Change seeds: in {file}", code="seeds_of_study")
 
     def named(name: str, seed: int) -> str:
         return name if seed == own_seed else f"{name}-seed{seed}"
@@ -175,11 +186,11 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
         made, base = load_cell(study.set, {"train.seed": seed} | settings, label), bases[seed]
         made.name = named(f"{own}-{re.sub(r'[^a-zA-Z0-9_.+]+', '_', label)}" if label else own + ("-decided" if alters else ""), seed)
         if apart := [k for k in Competition.model_fields if k not in Evaluation.model_fields and getattr(made.competition, k) != getattr(base.competition, k)]:
-            raise InputError(f"cell '{label}' changes '{apart[0]}', which all cells of a study share", file,
-                             "Put it under set:", code="shared_by_cells")
+            what = f"cell '{label}' changes '{apart[0]}', which all cells of a study share"
+            raise InputError(what, file, "Put it under set:", code="shared_by_cells")
         if any(key.split(".")[0] == "score" for key in settings):
-            raise InputError(f"cell '{label}' changes 'score', which all cells of a study share", file,
-                             "Put it under set:", code="shared_by_cells")
+            raise InputError(f"cell '{label}' changes 'score', which all cells of a study share",
+                             file, "Put it under set:", code="shared_by_cells")
         if made.experiment != base.experiment:
             return made
         return base if made.competition == base.competition else Config(made.name, file, made.competition, ensemble=Ensemble(members=[base.name]), members=[base])
@@ -192,8 +203,8 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     cells = {label: [cell(label, settings, seed) for seed in seeds] for label, settings in asked}
     same = next((label for label, made in cells.items() if made[0].name == first[seeds[0]].name), None)
     if not same and study.base in cells:
-        raise InputError(f"a cell is called '{study.base}', as the base is", file, "Give it another name",
-                         code="cell_twice")
+        raise InputError(f"a cell is called '{study.base}', as the base is", file,
+                         "Give it another name", code="cell_twice")
     cells = {same or study.base: list(first.values())} | {label: made for label, made in cells.items() if label != same}
     names = [c.name for made in cells.values() for c in made]
     if len(cells) < 2:
@@ -207,7 +218,7 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
 
 
 def check_size(study: Study, file: Path) -> None:
-    """Raises InputError, before any cell is made, for a study of more cells than anybody can train."""
+    """Before any cell is made: raises InputError for more cells than anybody can train."""
     count = math.prod(len(values) for values in study.grid.values()) if study.grid else 0
     count = (count + len(study.cells)) * max(1, len(study.seeds))
     if count > MOST_CELLS:
@@ -227,7 +238,8 @@ def _combinations(grid: dict[str, list | dict], file: Path) -> list[tuple[str, d
         if isinstance(values, list):
             if long := next((v for v in values if isinstance(v, (dict, list))), None):
                 raise InputError(f"grid.{key}: {shortened(long)} has no short name", file,
-                                 "Write name: value pairs in place of the list", code="value_without_name")
+                                 "Write name: value pairs in place of the list",
+                                 code="value_without_name")
             values = {f"{key.split('.')[-1]} {json.dumps(v) if isinstance(v, bool) else v}": v for v in values}
         axes.append([(label, {key: value}) for label, value in values.items()])
     return [(", ".join(label for label, _ in chosen), {k: v for _, one in chosen for k, v in one.items()}) for chosen in itertools.product(*axes)] if axes else []
@@ -241,14 +253,17 @@ def read_yaml(file: Path) -> dict:
             raise InputError("no such config", file, todo, code="no_such_config")
         if not file.is_file():
             what = "a folder" if file.is_dir() else "no file"
-            raise InputError(f"a config is a YAML file, and this is {what}", file, code="config_no_file")
+            raise InputError(f"a config is a YAML file, and this is {what}", file,
+                             code="config_no_file")
         tree = plain_yaml.read(file)
     except plain_yaml.Unreadable as error:
         line = f", line {error.line}" if error.line else ""
-        raise InputError(f"not readable as YAML: {error}", f"{file}{line}", code=error.code) from None
+        raise InputError(f"not readable as YAML: {error}", f"{file}{line}",
+                         code=error.code) from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise InputError(f"this config cannot be read: {why}", str(file)[:160], code="config_unreadable") from None
+        raise InputError(f"this config cannot be read: {why}", str(file)[:160],
+                         code="config_unreadable") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):

@@ -1,4 +1,5 @@
 """What --set KEY=VALUE means, and where in a config it goes."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -23,16 +24,27 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     shown = f"{text[:120]}…" if len(text) > 120 else text
     if found := plain_yaml.strange(text):
-        raise InputError(f"it holds the character {found}", f"--set {shown!a}", code="control_character")
+        raise InputError(
+            f"it holds the character {found}", f"--set {shown!a}", code="control_character"
+        )
     if not equals or not key.strip():
-        raise InputError(f"--set takes key=value, not '{shown}'", "", "For example --set train.epochs=30",
-                         code="set_without_value")
-    quoted, bare = value[:1] in ("'", '"'), value in ("", "-")  # YAML reads these two as nothing and as a list of nothing
+        raise InputError(
+            f"--set takes key=value, not '{shown}'",
+            "",
+            "For example --set train.epochs=30",
+            code="set_without_value",
+        )
+    quoted, bare = value[:1] in ("'", '"'), value in (
+        "",
+        "-",
+    )  # YAML reads these two as nothing and as a list of nothing
     try:
         value = value if bare else plain_yaml.parse(value)
     except plain_yaml.Unreadable as error:
         if error.code != "invalid_yaml":
-            raise InputError(f"not readable as YAML: {error}", f"--set {shown}", code=error.code) from None
+            raise InputError(
+                f"not readable as YAML: {error}", f"--set {shown}", code=error.code
+            ) from None
         # a plain string that YAML cannot read, such as a path with a colon
     if isinstance(value, str) and not quoted:
         try:
@@ -44,7 +56,9 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def set_in(tree: dict, model: type[BaseModel], key: str, value: Any) -> None:
     words = key.split(".")
-    if words[0] in model.model_fields and len(words) > 1:  # a mapping such as loss.mask starts from its default, so that one entry can be added
+    if (
+        words[0] in model.model_fields and len(words) > 1
+    ):  # a mapping such as loss.mask starts from its default, so that one entry can be added
         parent = model.model_fields[words[0]].annotation
         field_ = getattr(parent, "model_fields", {}).get(words[1])
         if len(words) > 2 and field_ is not None and isinstance(field_.default, dict):
@@ -54,12 +68,16 @@ def set_in(tree: dict, model: type[BaseModel], key: str, value: Any) -> None:
     section = model
     for word in words:
         section = getattr(getattr(section, "model_fields", {}).get(word), "annotation", None)
-    if isinstance(value, dict) and isinstance(section, type) and issubclass(section, BaseModel):  # a section: what it does not name stays as it is
+    if (
+        isinstance(value, dict) and isinstance(section, type) and issubclass(section, BaseModel)
+    ):  # a section: what it does not name stays as it is
         for name, inner in value.items():
             set_in(tree, model, f"{key}.{name}", inner)
         return
     for word in words[:-1]:
         tree = tree.setdefault(word, {})
         if not isinstance(tree, dict):
-            raise InputError(f"'{key[:60]}' is not a key: {word[:60]} has no parts", "--set", code="unknown_key")
+            raise InputError(
+                f"'{key[:60]}' is not a key: {word[:60]} has no parts", "--set", code="unknown_key"
+            )
     tree[words[-1]] = value

@@ -133,11 +133,16 @@ def spread_text(result: dict) -> str:
 
 
 def table(head: Iterable[str], rows: Iterable[tuple[str, ...]], strong: int | None = None) -> str:
-    """The first column is text, the others numbers; 'value|note' puts a note below a value; `strong`: the row to be seen first. All is escaped here."""
+    """The first column is text, the others numbers; 'value|note' puts a note below a value.
+
+    `strong`: the row to be seen first. All is escaped here.
+    """
     body = []
     for i, row in enumerate(rows):
-        split = [(str(row[0]), "", ""), *(str(cell).partition("|") for cell in row[1:])]
-        cells = "".join(f"<td>{escape(v)}{f'<small>{escape(note)}</small>' if note else ''}</td>" for v, _, note in split)
+        cells = f"<td>{escape(str(row[0]))}</td>"
+        for value, _, note in (str(cell).partition("|") for cell in row[1:]):
+            below = f"<small>{escape(note)}</small>" if note else ""
+            cells += f"<td>{escape(value)}{below}</td>"
         body.append(f"<tr{' class=strong' if i == strong else ''}>{cells}</tr>")
     return f"<div class=wide><table><thead><tr>{''.join(f'<th>{escape(h)}</th>' for h in head)}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
 

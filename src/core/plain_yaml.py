@@ -3,6 +3,7 @@
 What YAML has besides is refused with its line: anchors that multiply or hold themselves, tags of
 other types, several documents. A date is a word like any other.
 """
+
 from __future__ import annotations
 
 import unicodedata
@@ -49,12 +50,18 @@ class Loader(yaml.SafeLoader):
         except UNKNOWN:
             kind = node.tag.rpartition(":")[2]
             shown = f"'{node.value[:40]}'" if isinstance(node.value, str) else "this"
-            raise Unreadable(f"{shown} is not of the type {kind}", _line(node), code="invalid_yaml_value") from None
+            raise Unreadable(
+                f"{shown} is not of the type {kind}", _line(node), code="invalid_yaml_value"
+            ) from None
 
 
-TYPES = [f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")]
+TYPES = [
+    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")
+]
 NOT_RESOLVED = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")  # dates and = are words
-Loader.yaml_constructors = {k: v for k, v in yaml.SafeLoader.yaml_constructors.items() if k is None or k in TYPES}
+Loader.yaml_constructors = {
+    k: v for k, v in yaml.SafeLoader.yaml_constructors.items() if k is None or k in TYPES
+}
 Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in known if tag not in NOT_RESOLVED]
     for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -62,9 +69,12 @@ Loader.yaml_implicit_resolvers = {
 
 
 def parse(text: str) -> Any:
-    """The value of a YAML text, made of dict, list, str, int, float, bool and None; raises Unreadable."""
+    """The value of a YAML text: dict, list, str, int, float, bool or None; raises Unreadable."""
     if len(text) > MOST_BYTES:
-        raise Unreadable(f"it is longer than {MOST_BYTES} characters, which no config is", code="config_too_large")
+        raise Unreadable(
+            f"it is longer than {MOST_BYTES} characters, which no config is",
+            code="config_too_large",
+        )
     try:
         loader = Loader(text)
         node = loader.get_single_node()
@@ -74,11 +84,17 @@ def parse(text: str) -> Any:
         value = loader.construct_document(node)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise Unreadable(f"it holds the character {_named(chr(error.character))}", line, code="control_character") from None
+        raise Unreadable(
+            f"it holds the character {_named(chr(error.character))}", line, code="control_character"
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        what = getattr(error, "problem", None) or getattr(error, "context", None) or "it is not YAML"
-        raise Unreadable(what, mark.line + 1 if mark else None, code="invalid_yaml") from None
+        what = (
+            getattr(error, "problem", None) or getattr(error, "context", None) or "it is not YAML"
+        )
+        typed = isinstance(error, yaml.constructor.ConstructorError)
+        code = "invalid_yaml_value" if typed else "invalid_yaml"
+        raise Unreadable(what, mark.line + 1 if mark else None, code=code) from None
     _check(value)
     return value
 
@@ -88,7 +104,10 @@ def read(file: Path) -> Any:
     with open(file, "rb") as stream:
         data = stream.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise Unreadable(f"it is larger than {MOST_BYTES // 1000} kB, which no config is", code="config_too_large")
+        raise Unreadable(
+            f"it is larger than {MOST_BYTES // 1000} kB, which no config is",
+            code="config_too_large",
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -98,9 +117,14 @@ def read(file: Path) -> Any:
 
 
 def strange(text: str, also: tuple[str, ...] = ()) -> str:
-    """The first character that is no part of any text, with its number, or ''. `also`: categories of Unicode."""
+    """The first character that is no part of any text, as U+001B, or ''.
+
+    `also`: more categories of Unicode that are refused.
+    """
     bad = ("Cc", "Cs", *also)
-    return next((_named(c) for c in text if c not in "\t\n\r" and unicodedata.category(c) in bad), "")
+    return next(
+        (_named(c) for c in text if c not in "\t\n\r" and unicodedata.category(c) in bad), ""
+    )
 
 
 def _named(character: str) -> str:
@@ -112,8 +136,11 @@ def _line(node: yaml.Node) -> int:
 
 
 def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) -> tuple[int, int]:
-    """(values, levels) of a node with its anchors expanded, before anything is expanded. `known`: None while a node is being
-    measured. An alias comes after its anchor, so that this recursion is as deep as the text alone."""
+    """(values, levels) of a node with its anchors expanded, before anything is expanded.
+
+    `known`: None while a node is being measured. An alias comes after its anchor, so that this
+    recursion is as deep as the text alone. Raises Unreadable, also for a key given twice.
+    """
     if node in known:
         if known[node] is None:
             raise Unreadable("an anchor holds itself", _line(node), code="yaml_holds_itself")
@@ -130,11 +157,17 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) ->
                 continue
             first = lines.setdefault((key.tag, key.value), _line(key))
             if len(lines) < len(children) // 2:
-                raise Unreadable(f"the key '{key.value[:60]}' is there twice, first in line {first}", _line(key), code="duplicate_key")
+                raise Unreadable(
+                    f"the key '{key.value[:60]}' is there twice, first in line {first}",
+                    _line(key),
+                    code="duplicate_key",
+                )
     sizes = [_measure(child, known) for child in children]
     values, levels = 1 + sum(s[0] for s in sizes), 1 + max((s[1] for s in sizes), default=0)
     if values > MOST_VALUES:
-        raise Unreadable(f"it holds more than {MOST_VALUES} values", _line(node), code="yaml_too_many_values")
+        raise Unreadable(
+            f"it holds more than {MOST_VALUES} values", _line(node), code="yaml_too_many_values"
+        )
     if levels > DEEPEST:
         raise Unreadable(f"nested deeper than {DEEPEST} levels", _line(node), code="yaml_too_deep")
     known[node] = values, levels
@@ -146,13 +179,19 @@ def _check(value: Any) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             _check(key)
+            if isinstance(key, str) and (found := next((c for c in "\n\r\t" if c in key), "")):
+                raise Unreadable(
+                    f"a key holds the character {_named(found)}", code="control_character"
+                )
             _check(inner)
     elif isinstance(value, list):
         for inner in value:
             _check(inner)
     elif isinstance(value, str):
         if len(value) > LONGEST:
-            raise Unreadable(f"a text of {len(value)} characters, more than {LONGEST}", code="text_too_long")
+            raise Unreadable(
+                f"a text of {len(value)} characters, more than {LONGEST}", code="text_too_long"
+            )
         if found := strange(value):
             raise Unreadable(f"a text holds the character {found}", code="control_character")
     elif isinstance(value, int) and value.bit_length() > MOST_BITS:

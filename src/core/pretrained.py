@@ -22,13 +22,16 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 def find_weights(encoder: str, setting: str, folder: str) -> Path | None:
     """The file to load: `setting` itself where it is a path, else <encoder>.pth or .safetensors in `folder`; None = download."""
     if setting != "imagenet":
-        file = anchored(setting)
-        if not _there(file, Path.is_file):
-            raise InputError("no such weights file", setting[:160], "model.encoder_weights is imagenet, none or a file",
+        file = _found(setting, Path.is_file)
+        if file is None:
+            raise InputError("no such weights file", setting[:160],
+                             "model.encoder_weights is imagenet, none or a file",
                              code="no_weights_file")
         return file
-    home = anchored(folder)
-    if not _there(home, Path.is_dir) and folder != Model.model_fields["weights_dir"].default:
+    home = _found(folder, Path.is_dir)
+    if home is None and folder == Model.model_fields["weights_dir"].default:
+        return None
+    if home is None:
         raise InputError("no such folder", f"model.weights_dir: {folder[:160]}",
                          "Leave it out to download the weights", code="no_weights_folder")
     stem = encoder.removeprefix("tu-")
@@ -44,7 +47,8 @@ def load_encoder(encoder: nn.Module, file: Path) -> tuple[list[float], list[floa
     Raises InputError for a file that is not readable or matches less than half of the encoder's tensors.
     """
     if not file.stat().st_size:
-        raise InputError("this file of weights is empty", short(file), "Bring it again", code="weights_empty")
+        raise InputError("this file of weights is empty", short(file), "Bring it again",
+                         code="weights_empty")
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -54,7 +58,8 @@ def load_encoder(encoder: nn.Module, file: Path) -> tuple[list[float], list[floa
             given = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zipfile and safetensors each raise their own
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"not readable as weights: {why}", short(file), code="weights_unreadable") from None
+        raise InputError(f"not readable as weights: {why}", short(file),
+                         code="weights_unreadable") from None
     if not isinstance(given, dict):
         raise InputError(f"not a table of named tensors but a {type(given).__name__}", short(file),
                          "Save the encoder's state_dict()", code="weights_unnamed")
@@ -62,16 +67,20 @@ def load_encoder(encoder: nn.Module, file: Path) -> tuple[list[float], list[floa
         if isinstance(given.get(wrapper), dict):
             given = given[wrapper]
     own = encoder.state_dict()
-    by_name = {_plain(k): v for k, v in given.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+    given = {k: v for k, v in given.items() if isinstance(k, str)}
+    by_name = {_plain(k): v for k, v in given.items() if isinstance(v, torch.Tensor)}
     matched = {k: by_name[_plain(k)].to(v.dtype) for k, v in own.items() if _plain(k) in by_name and by_name[_plain(k)].shape == v.shape}
     wanted = [k for k in own if not k.endswith("num_batches_tracked")]
     hits = sum(k in matched for k in wanted)
     if hits < len(wanted) / 2:
-        raise InputError(f"only {hits} of the encoder's {len(wanted)} tensors are in this file", short(file),
-                         "It was made for another encoder: set model.encoder to that, or model.encoder_weights to none",
+        what = f"only {hits} of the encoder's {len(wanted)} tensors are in this file"
+        raise InputError(what, short(file),
+                         "It was made for another encoder: set model.encoder to that, or "
+                         "model.encoder_weights to none",
                          code="weights_of_another")
     if spoilt := next((k for k, v in matched.items() if not torch.isfinite(v).all()), None):
-        raise InputError(f"its tensor {spoilt} is not finite", short(file), "Bring another file", code="weights_not_finite")
+        raise InputError(f"its tensor {spoilt} is not finite", short(file), "Bring another file",
+                         code="weights_not_finite")
     encoder.load_state_dict(own | matched)
     left = len(given) - len(matched)
     lacking = [k for k in wanted if k not in matched]
@@ -113,19 +122,22 @@ def _statistics(file: Path) -> tuple[list[float], list[float]]:
         found = json.loads(file.read_text(encoding="utf-8"))
         mean, std = ([float(v) for v in found[name]] for name in ("mean", "std"))
         listed = isinstance(found["mean"], list) and isinstance(found["std"], list)
-        if listed and len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0:
+        three = listed and len(mean) == len(std) == 3
+        if three and all(map(math.isfinite, mean + std)) and min(std) > 0:
             return mean, std
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         pass
     raise InputError("it needs mean and std, three numbers each, those of std above 0", short(file),
-                     'For example {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}', code="bad_statistics")
+                     'For example {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}',
+                     code="bad_statistics")
 
 
-def _there(path: Path, kind: Callable[[Path], bool]) -> bool:
+def _found(text: str, kind: Callable[[Path], bool]) -> Path | None:
     try:
-        return kind(path)
+        path = anchored(text)
+        return path if kind(path) else None
     except (OSError, ValueError):  # a name that no file can have
-        return False
+        return None
 
 
 def _plain(key: str) -> str:

@@ -10,12 +10,28 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy's and scikit-learn's range; torch gets 1000 times it
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # scikit-learn's range; torch gets 1000 times it
+
+
+def _short_enough(path: str) -> str:
+    if len(path) > 1000 or any(len(p.encode(errors="replace")) > 200 for p in path.split("/")):
+        raise ValueError("longer than a file's name can be")
+    return path
+
+
+def _plain_word(word: str) -> str:
+    if not word.isidentifier() or not word.isascii() or len(word) > 20:
+        raise ValueError("a word of letters, digits and _, at most 20 of them")
+    return word
+
+
+Word = Annotated[str, AfterValidator(_plain_word)]  # goes into a file's name
+PathText = Annotated[str, AfterValidator(_short_enough)]
 # What is beyond an upper bound can only be a mistake, and would hang, overflow or fill the memory.
 
 
@@ -27,7 +43,9 @@ class Strict(BaseModel):
     @classmethod
     def _no_bool_for_a_number(cls, value, info):
         """pydantic would take true for 1."""
-        kind = re.sub(r"'.*?'", "", str(cls.model_fields[info.field_name].annotation))  # without literal words
+        annotation = cls.model_fields[info.field_name].annotation
+        kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        kind = re.sub(r"'.*?'", "", kind)  # without literal words
         if isinstance(value, bool) and ("int" in kind or "float" in kind) and "bool" not in kind:
             raise PydanticCustomError("number", "should be a number")
         return value
@@ -37,18 +55,24 @@ class Strict(BaseModel):
 
 
 class Data(Strict):
-    classes: list[str] = ["benign", "malignant", "normal"]
+    classes: list[PathText] = ["benign", "malignant", "normal"]
     empty_class: str | None = "normal"  # the class without a lesion: its mask is empty
     # {label} and {id} stand for the class and the file's stem; the first pattern that finds an image is used; masks lie beside the image
-    train: list[str] = ["train/{label}/{id}", "Dataset_BUSI_with_GT/{label}/{id}", "{label}/{id}"]
-    mask_suffix: str = Field("_mask", min_length=1)  # x.png has the masks x_mask.png, x_mask_1.png, …
-    test: list[str] = ["test/{id}", "test_images/{id}", "test/images/{id}"]  # likewise; one may be given without brackets
+    train: list[PathText] = [
+        "train/{label}/{id}", "Dataset_BUSI_with_GT/{label}/{id}", "{label}/{id}",
+    ]
+    # x.png has the masks x_mask.png, x_mask_1.png, …
+    mask_suffix: PathText = Field("_mask", min_length=1)
+    # likewise; one may be given without brackets
+    test: list[PathText] = ["test/{id}", "test_images/{id}", "test/images/{id}"]
     # the other layout: a table of id and label, with folders of images and masks, or masks as run lengths in a column
-    table: str = "train.csv"
+    table: PathText = "train.csv"
     table_columns: dict[Literal["id", "label", "rle"], str] = {"id": "id", "label": "label", "rle": "rle"}
-    table_images: list[str] = ["train_images/{id}", "train/images/{id}", "images/{id}", "train/{id}"]
-    table_masks: list[str] = ["train_masks/{id}", "train/masks/{id}", "masks/{id}"]
-    sample_submission: str = "sample_submission.csv"
+    table_images: list[PathText] = [
+        "train_images/{id}", "train/images/{id}", "images/{id}", "train/{id}",
+    ]
+    table_masks: list[PathText] = ["train_masks/{id}", "train/masks/{id}", "masks/{id}"]
+    sample_submission: PathText = "sample_submission.csv"
     on_error: Literal["stop", "skip"] = "stop"
     channels: Literal[1, 3] = 1
     duplicate_correlation: float = Field(0.95, gt=0, le=1)
@@ -63,7 +87,8 @@ class Data(Strict):
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ValueError("data.classes needs two or more different names")
         if not all(c.strip() == c != "" and c.isprintable() for c in self.classes):
-            raise ValueError("data.classes holds a name that is empty, or has a space at its end or a line break in it")
+            raise ValueError("data.classes holds a name that is empty, or has a space at its end "
+                             "or a line break in it")
         if "/" in self.mask_suffix:
             raise ValueError("data.mask_suffix is the end of a file's name, without a slash")
         for key, needed in (("train", ("{label}", "{id}")), ("table_images", ("{id}",)), ("table_masks", ("{id}",)), ("test", ("{id}",))):
@@ -95,7 +120,8 @@ class Evaluate(Strict):
     smooth: list[Share] = Field([0.0], min_length=1)  # window of a majority filter, as a share of the image's side
     fill_holes: list[bool] = Field([False], min_length=1)
     convex: list[bool] = Field([False], min_length=1)  # every part becomes its convex hull
-    largest: list[Annotated[int, Field(ge=0, le=1_000_000)]] = Field([0], min_length=1)  # only the largest so many parts stay; 0: all
+    # only the largest so many parts stay; 0: all
+    largest: list[Annotated[int, Field(ge=0, le=1_000_000)]] = Field([0], min_length=1)
     agree: list[Literal["no", "mask", "label"]] = Field(["no"], min_length=1)  # which answer gives way where mask and class contradict each other
     bootstrap: int = Field(1000, ge=100, le=100_000)
 
@@ -103,7 +129,8 @@ class Evaluate(Strict):
     def _grid(self):
         count = math.prod(len(tried) for _, tried in self if isinstance(tried, list))
         if count > MOST_DECISIONS:
-            raise ValueError(f"its lists make {count} decisions, more than {MOST_DECISIONS}; list fewer values")
+            raise ValueError(f"its lists make {count} decisions, more than {MOST_DECISIONS}; "
+                             "list fewer values")
         return self
 
 
@@ -113,7 +140,9 @@ Side = Annotated[int, Field(ge=1, le=65_535)]  # pixels
 class Submission(Strict):
     """What is handed in. Whatever is absent here is inferred from sample_submission.csv and the data, and said."""
     id: str | None = None  # the column of ids
-    name: str | None = None  # how a row's id is made of the image's: {id}, {id}.png, {id}_segmentation, test/{id}.png; {id}_{class} where a row is one image and class
+    # how a row's id is made of the image's: {id}, {id}.png, {id}_segmentation, test/{id}.png;
+    # {id}_{class} where a row is one image and class
+    name: PathText | None = None
     key: str | None = None  # the column that names the class of a row: one row per image and class
     label: str | None = None  # the column of the class
     labels: dict[str, str] | None = None  # class -> what is written for it, here, in `key` and for {class}
@@ -123,11 +152,12 @@ class Submission(Strict):
     first: Literal[0, 1] | None = None  # the number of the first pixel
     relative: bool | None = None  # starts are counted from the end of the run before
     empty: str | None = None  # what stands for an empty mask
-    size: tuple[Side, Side] | None = None  # height, width that masks are handed in at; absent: each image's own
+    # height, width that masks are handed in at; absent: each image's own
+    size: tuple[Side, Side] | None = None
     several: bool | None = None  # a row for every connected part of a mask
     boxes: str | None = None  # the column of boxes around connected parts
     box: str | None = None  # one box: words of label, confidence, xmin, ymin, xmax, ymax, width, height; pixels, xmax is the last column + 1
-    masks: str | None = None  # PNG files in a zip beside the table: masks/{id}.png
+    masks: PathText | None = None  # PNG files in a zip beside the table: masks/{id}.png
     lesion: Annotated[int, Field(ge=1, le=255)] | None = None  # their value of a lesion
     copied: list[str] | None = None  # columns taken over from the sample
     delimiter: Literal[",", ";", "|", " ", "\t", "tab"] | None = None
@@ -135,12 +165,13 @@ class Submission(Strict):
 
 class Evaluation(Strict):
     """What can differ without training or predicting anew."""
-    score: dict[str, Weight] = {"dice": 0.5, "macro_f1": 0.5}  # the one number: a weighted sum of metrics
+    # the one number: a weighted sum of metrics
+    score: dict[str, Weight] = {"dice": 0.5, "macro_f1": 0.5}
     evaluate: Evaluate = Evaluate()
 
 
 class Competition(Evaluation):
-    slug: str | None = None  # of the contest at Kaggle: the last word of its address
+    slug: PathText | None = None  # of the contest at Kaggle: the last word of its address
     data: Data = Data()
     split: Split = Split()
     submission: Submission = Submission()
@@ -152,8 +183,9 @@ class Competition(Evaluation):
 class Model(Strict):
     arch: str = "unet"
     encoder: str = "resnet50"
-    encoder_weights: str = "imagenet"  # imagenet, none, or a file
-    weights_dir: str = "input/weights"  # where `imagenet` looks for <encoder>.pth before it downloads
+    encoder_weights: PathText = "imagenet"  # imagenet, none, or a file
+    # where `imagenet` looks for <encoder>.pth before it downloads
+    weights_dir: PathText = "input/weights"
     head: str = "linear"  # from the deepest features to the classes: linear, mlp, attention
     dropout: float = Field(0.2, ge=0, lt=1)  # before the class head
     options: dict[str, Any] = {}  # passed on to the architecture, e.g. {decoder_channels: [128, 64, 32, 16, 8]}
@@ -163,7 +195,8 @@ class Model(Strict):
     def _numbers(cls, options):
         def numbers(value):
             if isinstance(value, (dict, list)):
-                return [n for v in (value.values() if isinstance(value, dict) else value) for n in numbers(v)]
+                inner = value.values() if isinstance(value, dict) else value
+                return [n for v in inner for n in numbers(v)]
             return [value] if isinstance(value, (int, float)) else []
 
         if not all(abs(n) <= 16_384 for n in numbers(options)):
@@ -181,7 +214,9 @@ class Loss(Strict):
     pooled: bool = False  # overlap losses (dice, jaccard, …) over the whole batch as if it were one image, as in the lecture
     tversky: tuple[Share, Share] = (0.3, 0.7)  # weights of false positives and false negatives
     tversky_gamma: float = Field(0.75, gt=0, le=100)  # exponent of the focal Tversky loss
-    border: tuple[Annotated[float, Field(ge=0, le=1e6)], Annotated[float, Field(gt=0, le=1e6)]] = (10.0, 5.0)  # w_0 and σ (pixels) of U-Net's border weights
+    # w_0 and σ (pixels) of U-Net's border weights
+    border: tuple[Annotated[float, Field(ge=0, le=1e6)],
+                  Annotated[float, Field(gt=0, le=1e6)]] = (10.0, 5.0)
 
 
 class Train(Strict):
@@ -201,12 +236,15 @@ class Train(Strict):
     mix: str = "none"  # images of a batch mixed with each other: none, mixup, cutmix
     mix_share: Share = 0.5  # of the batches
     sampling: str = "uniform"  # which images an epoch draws: uniform, balanced, annealed
-    freeze: Literal["none", "encoder"] | Annotated[int, Field(ge=1, le=1000)] = "none"  # what keeps its pre-trained weights: the encoder, or its first n stages
-    unfreeze_at: int | None = Field(None, ge=1, le=100_000)  # the epoch (from 0) from which all is trained
+    # what keeps its pre-trained weights: the encoder, or its first n stages
+    freeze: Literal["none", "encoder"] | Annotated[int, Field(ge=1, le=1000)] = "none"
+    # the epoch (from 0) from which all is trained
+    unfreeze_at: int | None = Field(None, ge=1, le=100_000)
     amp: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     compile: bool = False
     workers: int | None = Field(None, ge=0, le=256)  # default: by the machine's cores
-    patience: int = Field(0, ge=0, le=100_000)  # epochs without a better score before it stops; 0: off
+    # epochs without a better score before it stops; 0: off
+    patience: int = Field(0, ge=0, le=100_000)
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -225,10 +263,12 @@ class Predict(Strict):
 
 class Experiment(Strict):
     task: Literal["both", "mask", "class"] = "both"
-    image_size: int = Field(448, ge=32, le=4096, multiple_of=32)  # what every encoder can halve five times
+    # what every encoder can halve five times
+    image_size: int = Field(448, ge=32, le=4096, multiple_of=32)
     resize: Literal["stretch", "letterbox"] = "stretch"
-    filter: str = "none"  # of every image, once, before it is resized: none, equalise, clahe, despeckle
-    filter_options: dict[str, float] = {}  # e.g. {clip: 2.0, tiles: 10} of clahe
+    # of every image, once, before it is resized: none, equalise, clahe, despeckle
+    filter: Word = "none"
+    filter_options: dict[Word, float] = Field({}, max_length=5)  # e.g. {clip: 2.0, tiles: 10} of clahe
     model: Model = Model()
     loss: Loss = Loss()
     train: Train = Train()

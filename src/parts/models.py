@@ -245,7 +245,8 @@ def tried(experiment: Experiment, classes: int, trial: bool = True) -> Network:
         raise InputError(f"{settings.arch} needs a package that is not installed: {reason(error)}", f"model.arch: {settings.arch}", "pip install -r requirements.txt") from error
     except REFUSALS as error:
         if settings.options and out_of_memory(error):
-            raise InputError("a network with these options does not fit into memory", "model.options", "Use smaller ones",
+            what = "a network with these options does not fit into memory"
+            raise InputError(what, "model.options", "Use smaller ones",
                              code="network_too_large") from error
         if body is None:
             raise InputError(f"{title(settings)} cannot be built: {reason(error)}", "model", "Try another encoder or other model.options") from error
@@ -262,7 +263,8 @@ def check(experiment: Experiment) -> None:
     settings = experiment.model
     for name, known, kind, key in ((settings.arch, MODELS, "architecture", "model.arch"), (settings.head, HEADS, "class head", "model.head")):
         if name not in known:
-            raise InputError(f"unknown {kind} '{name[:60]}'", key, nearest(name[:60], known), code="unknown_part")
+            raise InputError(f"unknown {kind} '{name[:60]}'", key, nearest(name[:60], known),
+                             code="unknown_part")
     if getattr(MODELS[settings.arch], "takes_encoder", False):
         check_encoder(settings)
     if settings.options and settings.arch not in FITTED:
@@ -277,4 +279,5 @@ def check_encoder(settings: Model) -> None:
     name = settings.encoder
     if name not in known and not (name.startswith("tu-") and timm.is_model(name.removeprefix("tu-"))):
         there = [*known, *(f"tu-{m}" for m in timm.list_models())]
-        raise InputError(f"unknown encoder '{name[:60]}'", "model.encoder", nearest(name[:60], there), code="unknown_encoder")
+        raise InputError(f"unknown encoder '{name[:60]}'", "model.encoder",
+                         nearest(name[:60], there), code="unknown_encoder")

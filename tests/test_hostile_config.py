@@ -1,0 +1,587 @@
+"""Configs and settings that would hang, overflow, be misread or reach into a page.
+
+Each is answered in one line, or is harmless.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conftest import ROOT
+from src.__main__ import main
+from src.core import page, pictures, plain_yaml
+from src.core.config import Config, check_size, load
+from src.core.console import InputError
+from src.core.names import check_name
+from src.core.pretrained import find_weights, load_encoder
+from src.core.settings import Competition, Experiment, Model, Study
+from src.evaluate import without_zero
+from src.parts import models
+from src.study import image_row, markdown, report
+
+CPU = ROOT / "configs" / "cpu.yaml"
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{n}: &{n} [{', '.join([f'*{b}'] * 10)}]\n" for b, n in zip("abcdefgh", "bcdefghi")
+)
+GOOD = "image_size: 64\n"
+
+
+def folder(tmp_path: Path, text: str | bytes = GOOD, name: str = "mine.yaml") -> Path:
+    (tmp_path / "competition.yaml").write_bytes(
+        (ROOT / "configs" / "competition.yaml").read_bytes()
+    )
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return tmp_path / name
+
+
+def refused(capfd, words: list[str]) -> str:
+    """The one line of a command that is given wrong input."""
+    began = time.monotonic()
+    assert main(words) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert time.monotonic() - began < 10
+    return err
+
+
+# ------------------------------------------------------------ what --set may say
+
+
+@pytest.mark.parametrize(
+    "word, said, code",
+    [
+        (
+            "evaluate.bootstrap=1e12",
+            "evaluate.bootstrap: should be less than or equal to 100000",
+            "invalid_value",
+        ),
+        (
+            "loss.mask.dice=nan",
+            "loss.mask.dice: should be a finite number, not nan",
+            "invalid_value",
+        ),
+        ("train.lr=inf", "train.lr: should be a finite number, not inf", "invalid_value"),
+        ("train.encoder_lr=-.inf", "train.encoder_lr: should be a finite number", "invalid_value"),
+        ("loss.balance=nan", "should be a finite number or 'uncertainty'", "invalid_value"),
+        (
+            "loss.class_weights=[1, .nan]",
+            "loss.class_weights.1: should be a finite number",
+            "invalid_value",
+        ),
+        (
+            "filter_options={clip: .inf}",
+            "filter_options.clip: should be a finite number",
+            "invalid_value",
+        ),
+        ("score={dice: .inf}", "score.dice: should be a finite number", "invalid_value"),
+        (
+            "evaluate.threshold=[.nan]",
+            "evaluate.threshold.0: should be a finite number",
+            "invalid_value",
+        ),
+        ("model.options={drop: .nan}", "every number is finite", "invalid_value"),
+        ("train.epochs=2024-13-45", "should be a whole number, not '2024-13-45'", "invalid_value"),
+        ("train.epochs=!!int abc", "'abc' is not of the type int", "invalid_yaml_value"),
+        ("train.epochs=!!float ''", "'' is not of the type float", "invalid_yaml_value"),
+        (
+            "slug=!!python/object:os.system x",
+            "could not determine a constructor",
+            "invalid_yaml_value",
+        ),
+        ("train.seed=-1", "It is from 0 to 4 294 967 295", "invalid_value"),
+        ("train.seed=99999999999999999999999999", "It is from 0 to 4 294 967 295", "invalid_value"),
+        ("split.seed=-1", "It is from 0 to 4 294 967 295", "invalid_value"),
+        ("split.seed=4294967296", "It is from 0 to 4 294 967 295", "invalid_value"),
+        ("image_size=3200000", "image_size: should be less than or equal to 4096", "invalid_value"),
+        (
+            "split.folds=1000000000",
+            "split.folds: should be less than or equal to 1000",
+            "invalid_value",
+        ),
+        ("train.epochs=1000000000", "It is from 1 to 100 000", "invalid_value"),
+        ("train.batch_size=1000000000", "It is from 1 to 65 536", "invalid_value"),
+        ("train.workers=100000", "It is from 0 to 256", "invalid_value"),
+        ("train.freeze=true", "train.freeze: should be a number, not True", "invalid_value"),
+        ("train.epochs=yes", "train.epochs: should be a number, not True", "invalid_value"),
+        (
+            "data.mask_suffix=",
+            "data.mask_suffix: should be a text that is not empty",
+            "invalid_value",
+        ),
+        (f"data.table={'x' * 300}", "longer than a file's name can be", "invalid_value"),
+        (f"model.encoder_weights={'x' * 300}", "longer than a file's name can be", "invalid_value"),
+        ("filter=../x", "filter: a word of letters, digits and _", "invalid_value"),
+        ("data.classes=[a, '', normal]", "a name that is empty", "invalid_value"),
+        ("train=3", "train: should be key: value pairs, not 3", "invalid_value"),
+        (
+            "predict.views=hflip",
+            "predict.views: should be a list, in brackets, not 'hflip'",
+            "invalid_value",
+        ),
+        ("train.amp=no", "put the word in quotes", "invalid_value"),
+        ("model.options={a: &a [*a]}", "an anchor holds itself", "yaml_holds_itself"),
+        ("model.options=" + "[" * 5000, "nested deeper than 40 levels", "yaml_too_deep"),
+        ("model.options={a: 1, a: 2}", "the key 'a' is there twice", "duplicate_key"),
+        ("slug=\x1b[31m", "it holds the character U+001B", "control_character"),
+        ("evaluate.smooth=[" + ", ".join(["0.1"] * 400) + "]", "", ""),
+    ],
+)
+def test_a_hostile_setting_is_one_line(word, said, code, demo, tmp_path, capfd):
+    words = [
+        "status",
+        "--config",
+        str(CPU),
+        "--data",
+        str(demo),
+        "--work",
+        str(tmp_path),
+        "--set",
+        word,
+    ]
+    if not said:  # long lists are fine until they are multiplied with each other
+        words += ["--set", word.replace("smooth", "min_area")]
+        said, code = "its lists make 1440000 decisions, more than 100000", "invalid_value"
+    err = refused(capfd, words)
+    assert said in err and (not code or f"[{code}]" in err)
+
+
+@pytest.mark.parametrize(
+    "words, said, code",
+    [
+        (["--parallel", "0"], "--parallel 0 is no number of folds", "bad_parallel"),
+        (["--parallel", "9" * 50], "is no number of folds", "bad_parallel"),
+        (["infer", "--minutes", "inf"], "--minutes inf is no time", "bad_minutes"),
+        (["infer", "--minutes", "nan"], "--minutes nan is no time", "bad_minutes"),
+        (["x" * 5000], "unknown stage", "unknown_stage"),
+        (["--fold", "x" * 5000], "argument --fold: invalid int value", "usage"),
+    ],
+)
+def test_hostile_words_of_the_command_line(words, said, code, capfd):
+    err = refused(capfd, words)
+    assert said in err and f"[{code}]" in err and len(err) < 1000
+
+
+def test_a_section_of_a_config_that_is_none_is_said_and_not_a_fault(tmp_path):
+    with pytest.raises(
+        InputError, match="loss.mask.dice' is not a key: loss has no parts"
+    ) as raised:
+        load(folder(tmp_path, "loss: 3\n"), ["loss.mask.dice=1"])
+    assert raised.value.code == "unknown_key"
+
+
+# ------------------------------------------------------------ YAML files
+
+
+@pytest.mark.parametrize(
+    "text, said, code",
+    [
+        (BOMB, "it holds more than 20000 values", "yaml_too_many_values"),
+        ("a: &a [*a]\n", "an anchor holds itself", "yaml_holds_itself"),
+        ("a: &a\n  <<: *a\n", "an anchor holds itself", "yaml_holds_itself"),
+        ("a: " + "[" * 50_000, "nested deeper than 40 levels", "yaml_too_deep"),
+        (
+            "image_size: 64\ntask: mask\nimage_size: 96\n",
+            "the key 'image_size' is there twice, first in line 1",
+            "duplicate_key",
+        ),
+        (
+            "train:\n  lr: 1\n  lr: 2\n",
+            "the key 'lr' is there twice, first in line 2 (*line 3)",
+            "duplicate_key",
+        ),
+        ("train: {epochs: !!int abc}\n", "'abc' is not of the type int", "invalid_yaml_value"),
+        (
+            "train: {epochs: 2024-13-45}\n",
+            "should be a whole number, not '2024-13-45'",
+            "invalid_value",
+        ),
+        ("image_size: 64\n\0\n", "it holds the character U+0000 (*line 2)", "control_character"),
+        (b"image_size: 64\n# \xff\n", "it is not text in UTF-8 (*line 2)", "not_utf8"),
+        ("image_size: 64".encode("utf-16"), "it is not text in UTF-8", "not_utf8"),
+        (
+            "%YAML 9.9\n--- a\n",
+            "not readable as YAML: found incompatible YAML document",
+            "invalid_yaml",
+        ),
+        ("%x\n", "not readable as YAML", "invalid_yaml"),
+        ("a: 1\n---\nb: 1\n", "not readable as YAML", "invalid_yaml"),
+        ('task: "\\ud800"\n', "a text holds the character U+D800", "control_character"),
+        ('"a\\nb": 1\n', "a key holds the character U+000A", "control_character"),
+        (f"image_size: 0x{'f' * 6000}\n", "a whole number is too large", "number_too_large"),
+        (f"task: {'x' * 6000}\n", "a text of 6000 characters", "text_too_long"),
+    ],
+    ids=range(18),
+)
+def test_a_hostile_file_is_one_line(text, said, code, tmp_path, capfd):
+    err = refused(
+        capfd, ["status", "--config", str(folder(tmp_path, text)), "--data", str(tmp_path)]
+    )
+    what, _, line = said.partition(" (*")
+    assert what in err and line.rstrip(")") in err and "mine.yaml" in err and f"[{code}]" in err
+
+
+def test_a_file_of_100_mb_is_not_read(tmp_path, capfd):
+    file = folder(tmp_path)
+    with open(file, "r+b") as stream:
+        stream.truncate(100 << 20)
+    err = refused(capfd, ["status", "--config", str(file), "--data", str(tmp_path)])
+    assert "it is larger than 100 kB, which no config is" in err and "[config_too_large]" in err
+
+
+@pytest.mark.parametrize(
+    "word, said, code",
+    [
+        ("", "this is a folder", "config_no_file"),
+        ("/dev/null", "this is no file", "config_no_file"),
+        ("x" * 400 + ".yaml", "cannot be read: File name too long", "config_unreadable"),
+    ],
+)
+def test_what_is_no_file_is_no_config(word, said, code, tmp_path, capfd):
+    err = refused(capfd, ["status", "--config", str(tmp_path / word), "--data", str(tmp_path)])
+    assert said in err and f"[{code}]" in err
+
+
+def test_dates_and_what_begins_with_a_mark_are_words():
+    assert plain_yaml.parse("[2024-01-01, =, 1e3, yes, 0x10, ~]") == [
+        "2024-01-01",
+        "=",
+        "1e3",
+        True,
+        16,
+        None,
+    ]
+
+
+def test_anchors_and_merges_within_bounds_still_work():
+    assert plain_yaml.parse("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: *a\n") == {
+        "a": {"x": 1},
+        "b": {"x": 1, "y": 2},
+        "c": {"x": 1},
+    }
+
+
+# ------------------------------------------------------------ names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "-x",
+        "a/b",
+        "a\\b",
+        "a\nb",
+        "a\x1bb",
+        "a\u202eb",
+        " a",
+        "a ",
+        "x" * 200,
+        "log",
+        "LOG",
+        "Competition",
+    ],
+)
+def test_a_name_that_misleads_or_is_taken_is_refused(name):
+    with pytest.raises(InputError, match="no config may be called") as raised:
+        check_name(name, "here")
+    assert raised.value.code == "bad_name"
+
+
+@pytest.mark.parametrize("name", ["cpu", "fold 2", "größer", "模型", "a.b", "<b>x", "a|b", "x_$^$"])
+def test_other_names_are_as_good_as_any(name):
+    check_name(name, "here")
+
+
+@pytest.mark.parametrize("name", ["-x.yaml", ".x.yaml", "a\nb.yaml", "LOG.yaml"])
+def test_a_bad_name_is_one_line_of_a_command(name, tmp_path, capfd):
+    assert "[bad_name]" in refused(
+        capfd, ["status", f"--config={folder(tmp_path, name=name)}", "--data", str(tmp_path)]
+    )
+
+
+@pytest.mark.parametrize(
+    "text, said, code",
+    [
+        ("members: [../x]\n", "no member may be called '../x'", "bad_name"),
+        ("members: [a, a]\n", "the member 'a' is named twice", "member_twice"),
+        ("members: [s]\n", "the member 's' is a study", "member_is_study"),
+        ("members: [mine]\n", "an ensemble cannot be a member of itself", "member_of_itself"),
+    ],
+)
+def test_members_that_cannot_be(text, said, code, tmp_path):
+    folder(tmp_path, "question: Q\nbase: a\n", "s.yaml")
+    folder(tmp_path, GOOD, "a.yaml")
+    with pytest.raises(InputError, match=said) as raised:
+        load(folder(tmp_path, text))
+    assert raised.value.code == code
+
+
+# ------------------------------------------------------------ studies
+
+
+def test_a_study_of_a_hundred_million_cells_is_refused_at_once(tmp_path, capfd):
+    values = "[" + ", ".join(str(i / 100) for i in range(100)) + "]"
+    keys = ("loss.balance", "loss.label_smoothing", "train.warmup", "model.dropout")
+    grid = ", ".join(f"{key}: {values}" for key in keys)
+    file = folder(tmp_path, f"question: Q\nbase: mine\ngrid: {{{grid}}}\n", "s.yaml")
+    folder(tmp_path)
+    err = refused(capfd, ["status", "--config", str(file), "--data", str(tmp_path)])
+    assert "a study of 100000000 cells, more than 500" in err and "[too_many_cells]" in err
+
+
+def test_seeds_multiply_the_cells():
+    study = Study(
+        question="Q", base="b", cells={str(i): {} for i in range(6)}, seeds=list(range(100))
+    )
+    with pytest.raises(InputError, match="600 cells") as raised:
+        check_size(study, Path("s.yaml"))
+    assert raised.value.code == "too_many_cells"
+    check_size(study.model_copy(update={"seeds": [1, 2]}), Path("s.yaml"))
+
+
+@pytest.mark.parametrize(
+    "base, code",
+    [
+        ("b", "base_no_experiment"),
+        ("s", "no_such_config"),
+        ("../mine", "bad_name"),
+        ("both", "base_no_experiment"),
+    ],
+)
+def test_studies_of_each_other_come_to_an_end(base, code, tmp_path):
+    folder(tmp_path)
+    folder(tmp_path, "members: [mine]\n", "both.yaml")
+    folder(tmp_path, "question: Q\nbase: s\ncells: {x: {task: mask}}\n", "b.yaml")
+    with pytest.raises(InputError) as raised:
+        load(
+            folder(tmp_path, f"question: Q\nbase: {base}\ncells: {{x: {{task: mask}}}}\n", "s.yaml")
+        )
+    assert raised.value.code == code
+
+
+# ------------------------------------------------------------ options of networks
+
+
+@pytest.mark.parametrize(
+    "model, said",
+    [
+        (
+            {"arch": "unet", "encoder": "resnet18", "options": {"nonsense": 1}},
+            "unet has no option 'nonsense' .*Known: decoder_attention_type",
+        ),
+        (
+            {"arch": "unet", "encoder": "resnet18", "options": {"decoder_chanels": [1]}},
+            "Did you mean decoder_channels?",
+        ),
+        (
+            {"arch": "unet_half", "encoder": "mobilenet_v2", "options": {"decoder_channel": [1]}},
+            "Did you mean decoder_channels?",
+        ),
+        (
+            {"arch": "unet", "encoder": "resnet18", "options": {"activation": "sigmoid"}},
+            "no option 'activation'",
+        ),
+        (
+            {"arch": "unet", "encoder": "tu-resnet18", "options": {"drop_path_rat": 0.1}},
+            "Did you mean drop_path_rate?",
+        ),
+        (
+            {"arch": "unet", "encoder": "tu-resnet18", "options": {"nonsense": None}},
+            "no option 'nonsense'",
+        ),
+        ({"arch": "monai_unet", "options": {"dropuot": 0.1}}, "Did you mean dropout?"),
+        ({"arch": "dynunet", "options": {"res_blok": True}}, "Did you mean res_block?"),
+        ({"arch": "vnet", "options": {"spatial_dims": 3}}, "no option 'spatial_dims'"),
+    ],
+)
+def test_a_misspelt_option_is_named(model, said):
+    with pytest.raises(InputError, match=said) as raised:
+        models.check(Experiment(model=model, image_size=64))
+    assert raised.value.code == "unknown_option"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {
+            "arch": "unet_half",
+            "encoder": "mobilenet_v2",
+            "options": {"decoder_channels": [128, 64, 32, 16]},
+        },
+        {"arch": "deeplabv3plus", "encoder": "resnet18", "options": {"encoder_output_stride": 16}},
+        {"arch": "unet", "encoder": "tu-lcnet_035", "options": {"drop_rate": 0.1}},
+        {"arch": "segresnet_vae", "options": {"vae_weight": 0.2}},
+        {"arch": "dynunet", "options": {"res_block": True}},
+        {"arch": "svm", "options": {"C": 1.0}},
+    ],
+)
+def test_options_that_are_there_are_taken(model):
+    models.check(Experiment(model=model, image_size=64))
+
+
+def test_channels_that_no_memory_holds_are_not_tried():
+    settings = {
+        "arch": "unet",
+        "encoder": "resnet18",
+        "encoder_weights": "none",
+        "options": {"decoder_channels": [16384] * 5},
+    }
+    with pytest.raises(InputError, match="thousand million parameters") as raised:
+        models.tried(Experiment(model=settings, image_size=64), 3)
+    assert raised.value.code == "network_too_large"
+
+
+# ------------------------------------------------------------ encoders' weights
+
+
+@pytest.mark.parametrize("name", ["e.pth", "e.safetensors"])
+def test_weights_of_zero_bytes_are_said_to_be_empty(name, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match="this file of weights is empty") as raised:
+        load_encoder(nn.Conv2d(3, 4, 1), tmp_path / name)
+    assert raised.value.code == "weights_empty"
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    torch.save(
+        {"weight": torch.full((4, 3, 1, 1), torch.nan), "bias": torch.zeros(4), 3: 4},
+        tmp_path / "e.pth",
+    )
+    with pytest.raises(InputError, match="its tensor weight is not finite") as raised:
+        load_encoder(nn.Conv2d(3, 4, 1), tmp_path / "e.pth")
+    assert raised.value.code == "weights_not_finite"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"mean": [0.5], "std": [0.5]}',
+        '{"mean": 0.5, "std": 0.5}',
+        '{"mean": "123", "std": "123"}',
+        "3",
+        "[]",
+        "",
+        "[" * 5000,
+        '{"mean": [0, 0, NaN], "std": [1, 1, 1]}',
+        '{"mean": [0, 0, 0], "std": [1, 0, 1]}',
+        '{"mean": [0, 0, 1e999], "std": [1, 1, 1]}',
+        '{"mean": [null, 0, 0], "std": [1, 1, 1]}',
+    ],
+    ids=range(11),
+)
+def test_statistics_are_three_numbers_each(text, tmp_path):
+    encoder = nn.Conv2d(3, 4, 1)
+    torch.save(encoder.state_dict(), tmp_path / "e.pth")
+    (tmp_path / "e.json").write_text(text)
+    with pytest.raises(InputError, match="it needs mean and std, three numbers each") as raised:
+        load_encoder(encoder, tmp_path / "e.pth")
+    assert raised.value.code == "bad_statistics"
+    (tmp_path / "e.json").write_text(json.dumps({"mean": [0, 0.5, 1], "std": [1, 2, 3]}))
+    assert load_encoder(encoder, tmp_path / "e.pth") == ([0, 0.5, 1], [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "setting, folder_, code",
+    [("x" * 400, "input/weights", "no_weights_file"), ("imagenet", "x" * 400, "no_weights_folder")],
+)
+def test_a_path_that_no_file_can_have_is_not_there(setting, folder_, code):
+    with pytest.raises(InputError) as raised:
+        find_weights("resnet18", setting, folder_)
+    assert raised.value.code == code and len(str(raised.value)) < 400
+
+
+# ------------------------------------------------------------ pages and tables
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def hostile_study() -> Config:
+    cell = Config(EVIL, Path("x.yaml"), Competition(), Experiment(model=Model()))
+    study = Study(question=f"Q {EVIL}", base="b")
+    return Config(
+        EVIL, Path("x.yaml"), Competition(), study=study, cells={f"{EVIL}|x": [cell], "c": [cell]}
+    )
+
+
+def test_no_name_reaches_the_page_of_a_study_raw(tmp_path):
+    pictures.save(pictures.canvas(1, 1), tmp_path / "plot.png")
+    lines = [["cell", "Δ"], [f"{EVIL}|x", f"+1 {EVIL}"]]
+    html = report(hostile_study(), lines, tmp_path / "plot.png", image_row(f"{EVIL} ({EVIL})", []))
+    assert "<img src=x" not in html and html.count("&lt;img src=x onerror") == 8
+    assert "onerror=alert(1)&gt;|x</td>" in html, "a name is no value with a note"
+
+
+def test_no_name_reaches_the_report_of_evaluate_raw():
+    numbers = {
+        "score": 0.5,
+        "metrics": {"dice": 0.5},
+        "intervals": {"score": (0.4, 0.6), "dice": (0.4, 0.6)},
+        "decision": {"threshold": 0.5},
+    }
+    honest = numbers | {
+        "by_class": {EVIL: {"images": 1, "dice": 0.5}},
+        "by_fold": {EVIL: {"images": 1, "score": 0.5}},
+        "spread": None,
+        "decisions": {EVIL: {"threshold": 0.5}},
+    }
+    about = {
+        "name": EVIL,
+        "score": {EVIL: 1.0},
+        "in_pixels": [],
+        "left_out": "folds",
+        "images": 1,
+        "groups": 1,
+        "lecture": {},
+    }
+    html = page.report(
+        about,
+        {"untuned": numbers, "tuned": numbers, "honest": honest},
+        {},
+        None,
+        [(b"png", EVIL)],
+        [(b"png", f"{EVIL}\n{EVIL}")],
+    )
+    assert "<img src=x" not in html and html.count("&lt;img src=x") >= 9
+
+
+def test_a_name_breaks_no_row_of_a_markdown_table():
+    row = {"cell": f"{EVIL}|x", "score": 0.5, "score_sd": np.nan}
+    text = markdown(hostile_study(), [row, row | {"cell": "c"}], {"c": {}})
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in rows} == {3} and "\\|x" in rows[2]
+    assert "<img" not in text
+
+
+def test_pictures_show_dollars_as_dollars(tmp_path):
+    """matplotlib reads TeX between two of them, and fails where there is none."""
+    names = ["x_$^$", "$\\frac{$"]
+    pictures.save(pictures.confusion_matrix(np.eye(2, dtype=int), names), tmp_path / "a.png")
+    figure, _ = pictures.reliability(np.array([0, 1]), np.eye(2), names)
+    pictures.save(figure, tmp_path / "b.png")
+    assert (tmp_path / "a.png").is_file() and (tmp_path / "b.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.744, ".744"),
+        (-0.05, "-.050"),
+        (10.123, "10.123"),
+        (20.5, "20.500"),
+        (1.0, "1.000"),
+        (0.0, ".000"),
+    ],
+)
+def test_only_a_leading_zero_is_left_out(value, text):
+    """10.123 was printed as 1.123."""
+    assert without_zero(value) == text
