@@ -54,10 +54,13 @@ def must_be_file(path: Path, what: str) -> None:
         raise InputError(f"{what} is {kind}, not a file", short(path), todo, code="not_a_file")
 
 
-def printable(text: object) -> str:
-    """On one line, and in letters that every terminal and file takes; anything else is escaped."""
+def printable(text: object, most: int = 10_000) -> str:
+    """On one line, and in letters that every terminal and file takes; anything else is escaped.
+    What is longer than `most` is cut."""
+    text = str(text)
+    text = text if len(text) <= most else text[:most] + "…"
     odd = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines
-    return "".join(_escaped(c) if unicodedata.category(c) in odd else c for c in str(text))
+    return "".join(_escaped(c) if unicodedata.category(c) in odd else c for c in text)
 
 
 def _escaped(character: str) -> str:
