@@ -169,7 +169,7 @@ def _from_folders(data: Path, found: list[tuple[Path, str, str]], competition: C
         else:
             problems.add("orphan", file.relative_to(data))
     for label, its in sorted(unknown.items()):
-        problems.add("class", f"{its[0].parent.relative_to(data)} ({len(its)} files; {nearest(label, cfg.classes).rstrip('?.')})")
+        problems.add("class", f"{its[0].parent.relative_to(data)} ({len(its)} files; {nearest(label[:60], cfg.classes).rstrip('?.')})")
     lonely = [key for key, item in items.items() if not item.masks and item.label != cfg.empty_class]
     for key in lonely:
         problems.add("no_mask", items.pop(key).image.relative_to(data))
@@ -194,7 +194,7 @@ def _from_table(data: Path, files: dict[Path, str], competition: Competition, pr
             else:
                 twice.append(Item(id, "train", label, images.get(id, [data / id])[0]))
         elif label not in cfg.classes:
-            problems.add("class", f"{label} of {id} ({nearest(label, cfg.classes).rstrip('?.')})")
+            problems.add("class", f"{label} of {id} ({nearest(label[:60], cfg.classes).rstrip('?.')})")
         elif id not in images:
             problems.add("no_image", id)
         else:
@@ -207,7 +207,7 @@ def _from_table(data: Path, files: dict[Path, str], competition: Competition, pr
     for id in [i.id for i in items.values() if not i.masks and not i.runs and i.label != cfg.empty_class]:
         problems.add("empty" if has_runs else "no_mask", items.pop(id).image.relative_to(data))
     if extra := sorted(images.keys() - in_table, key=natural):
-        warn(f"{len(extra)} images are not in {cfg.table} and stay unused: {listing(extra)}")
+        warn(f"{len(extra)} images are not in {cfg.table} and stay unused: {names_of(extra, 8)}")
     return sorted([*items.values(), *twice], key=lambda i: natural(i.id))
 
 

@@ -92,7 +92,7 @@ def read_sample(file: Path, submission: Submission) -> Sample:
     except FileNotFoundError:
         raise InputError("there is no sample of the submission", short(file), "Download it from the contest's page, or name another with data.sample_submission") from None
     except (OSError, *DAMAGED) as error:
-        what = f"not readable as a table: {printable(error)}"
+        what = f"not readable as a table: {printable(error, 200)}"
         raise InputError(what, short(file), todo, code="not_a_table") from None
     text = table_text(data, file)
     delimiter = {"tab": "\t"}.get(submission.delimiter, submission.delimiter)
