@@ -12,6 +12,7 @@ import struct
 import tempfile
 import time
 import warnings
+import zipfile
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,8 @@ from src.core import dataset, rle
 from src.core.console import InputError
 from src.core.dataset import Problems
 from src.core.images import read_image, read_mask
-from src.core.settings import Competition
+from src.core.sample import read_sample
+from src.core.settings import Competition, Submission
 from zygote import Zygote
 
 MANY = "FUZZ" in os.environ
@@ -285,6 +287,34 @@ def test_any_tables_are_found_or_refused(folder, train, sample):
             assert len(str(error)) < 5000
         assert all(len(line) for line in problems.lines())
     assert time.perf_counter() - began < SECONDS
+
+
+def zipped(method: int, pngs: int) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("submission.csv", GOOD_SAMPLE.replace(b",rle", b"").replace(b",-1", b""))
+        for i in range(pngs):
+            archive.writestr(f"masks/{i}.png", _saved(box(20, 24, 2, 2, 9).astype(np.uint8) * 255, "PNG"))
+    return file.getvalue()
+
+
+ZIPS = [zipped(method, pngs) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+        for pngs in (0, 3)]
+
+
+@examples(150)
+@given(st.sampled_from(ZIPS), st.lists(CHANGE, min_size=1, max_size=4), st.booleans())
+def test_any_zip_as_a_sample(folder, data, changes, from_behind):
+    """A zip begins at its end."""
+    data = mutated(data[::-1], changes)[::-1] if from_behind else mutated(data, changes)
+    (folder / "s.zip").write_bytes(data)
+    with bounded():
+        try:
+            found = read_sample(folder / "s.zip", Submission())
+        except InputError as error:
+            assert len(str(error)) < 2000
+            return
+    assert found.columns and found.cells
 
 
 @pytest.fixture(scope="module")

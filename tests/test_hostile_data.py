@@ -19,10 +19,10 @@ from conftest import box, folder_data, picture, prepared, save, write_config
 from src import explore, submit
 from src.core import formulas, pictures, rle, sentlog
 from src.core.console import InputError
-from src.core.dataset import natural
+from src.core.dataset import Problems, find_test, natural
 from src.core.images import read_image, read_mask
 from src.core.pretrained import find_weights
-from src.core.settings import Experiment
+from src.core.settings import Competition, Experiment
 from src.core.stages import data_files, submit_job
 from src.core.tables import read_index
 from src.parts import filters
@@ -183,9 +183,30 @@ def test_a_name_that_is_not_utf_8_is_named(tmp_path, run):
     assert answer.code == 0 and "bad\\xff.png" in answer.err
 
 
+@pytest.mark.parametrize(("name", "shown", "why"), [
+    ("a\rb", "a\\rb", "holds control characters"), ("a\nb", "a\\nb", "holds control characters"),
+    ("esc\x1b[2J", "esc\\x1b[2J", "holds control characters"), ("a\u2028b", "a\\u2028b", "holds control characters"),
+    ("end ", "end ", "begins or ends with white space"), (" start", " start", "begins or ends with white space"),
+])
+def test_a_name_that_no_table_gives_back_is_named(name, shown, why, tmp_path, make_config):
+    data = folder_data(tmp_path / "data")
+    save(data / "train" / "normal" / f"{name}.png", picture(50))
+    with pytest.raises(InputError) as raised:
+        prepared(data, tmp_path, make_config())
+    assert f"train/normal/{shown}.png (its name {why}: rename it)" in str(raised.value)
+
+
+def test_an_odd_test_image_is_named_where_there_is_no_training(tmp_path):
+    data, problems = folder_data(tmp_path / "data"), Problems()
+    os.mkfifo(data / "test" / "t7.png")
+    os.mkfifo(data / "train" / "normal" / "odd.png")  # not asked for
+    assert len(find_test(data, Competition(), problems)) == 2
+    assert problems.found["unreadable"] == ["test/t7.png (a named pipe, not a file)"]
+
+
 def test_names_of_any_letters_pass_through_prepare(tmp_path, make_config):
     data = folder_data(tmp_path / "data")
-    names = ["a$b$", "x_^{2}\\", "line\nbreak", "tab\t", "良性", "😀", "²", "1²", "-12", "=1", "001", "1e5", "a'b\"c"]
+    names = ["a$b$", "x_^{2}\\", "a b", "a\xa0b", "良性", "😀", "²", "1²", "-12", "=1", "001", "1e5", "a'b\"c"]
     for n, name in enumerate(names):
         save(data / "train" / "normal" / f"{name}.png", picture(50 + n))
     index = read_index(prepared(data, tmp_path, make_config()), "train")

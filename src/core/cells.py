@@ -85,6 +85,6 @@ def _count(line: str, delimiter: str) -> int:
     return len(next(csv.reader([line], delimiter=delimiter), []))
 
 
-def names_of(columns: Iterable[str]) -> str:
-    """Columns in a message, however many and long they are."""
-    return listing((printable(c)[:60] for c in columns), 40)
+def names_of(columns: Iterable[str], most: int = 40) -> str:
+    """Columns or cells in a message, however many and long they are."""
+    return listing((printable(c, 60) for c in columns), most)

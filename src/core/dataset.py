@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from src.core import rle
+from src.core.cells import names_of
 from src.core.console import InputError, listing, nearest, short, warn
 from src.core.files import data_files, must_be_file, odd_images, printable
 from src.core.form import infer
@@ -61,7 +62,7 @@ class Problems:
         self.found: dict[str, list[str]] = {}
 
     def add(self, kind: str, name: object) -> None:
-        self.found.setdefault(kind, []).append(printable(name))
+        self.found.setdefault(kind, []).append(printable(name, 300))
 
     def __bool__(self) -> bool:
         return bool(self.found)
@@ -106,7 +107,7 @@ def _warn_of_formulas(items: list[Item]) -> None:
     """Tables hold ids exactly as they are, since they are read back: a spreadsheet may take one for
     a formula, and whoever made the data for someone who opens it."""
     names = dict.fromkeys(text for item in items for text in (item.id, item.label))
-    if found := [printable(name) for name in names if is_formula(name)]:
+    if found := [printable(name, 60) for name in names if is_formula(name)]:
         few = "1 id or class begins" if len(found) == 1 else f"{len(found)} ids or classes begin"
         warn(f"{few} as a formula does in a spreadsheet: {listing(found)}. "
              "Import index.csv, folds.csv and per_image.csv there as text")
@@ -168,7 +169,7 @@ def _from_folders(data: Path, found: list[tuple[Path, str, str]], competition: C
         else:
             problems.add("orphan", file.relative_to(data))
     for label, its in sorted(unknown.items()):
-        problems.add("class", f"{its[0].parent.relative_to(data)} ({len(its)} files; {nearest(label, cfg.classes).rstrip('?.')})")
+        problems.add("class", f"{its[0].parent.relative_to(data)} ({len(its)} files; {nearest(label[:60], cfg.classes).rstrip('?.')})")
     lonely = [key for key, item in items.items() if not item.masks and item.label != cfg.empty_class]
     for key in lonely:
         problems.add("no_mask", items.pop(key).image.relative_to(data))
@@ -193,7 +194,7 @@ def _from_table(data: Path, files: dict[Path, str], competition: Competition, pr
             else:
                 twice.append(Item(id, "train", label, images.get(id, [data / id])[0]))
         elif label not in cfg.classes:
-            problems.add("class", f"{label} of {id} ({nearest(label, cfg.classes).rstrip('?.')})")
+            problems.add("class", f"{label} of {id} ({nearest(label[:60], cfg.classes).rstrip('?.')})")
         elif id not in images:
             problems.add("no_image", id)
         else:
@@ -206,7 +207,7 @@ def _from_table(data: Path, files: dict[Path, str], competition: Competition, pr
     for id in [i.id for i in items.values() if not i.masks and not i.runs and i.label != cfg.empty_class]:
         problems.add("empty" if has_runs else "no_mask", items.pop(id).image.relative_to(data))
     if extra := sorted(images.keys() - in_table, key=natural):
-        warn(f"{len(extra)} images are not in {cfg.table} and stay unused: {listing(extra)}")
+        warn(f"{len(extra)} images are not in {cfg.table} and stay unused: {names_of(extra, 8)}")
     return sorted([*items.values(), *twice], key=lambda i: natural(i.id))
 
 
@@ -245,7 +246,9 @@ def _test_items(data: Path, files: dict[Path, str], competition: Competition, pr
     form = infer(sample, competition, stems)  # all of it, so that a sample that is not understood is known before hours of training
     there, order = {i.id: i for i in items}, dict.fromkeys(image_of(row, form.sample, form.id, form.name) for row in form.rows)
     if not stems & order.keys():
-        raise InputError(f"none of the {len(order)} images of the sample is there: {listing(order, 3)}", short(sample), f"They were looked for by {', '.join(competition.data.test)}: data.test says where they are")
+        what = f"none of the {len(order)} images of the sample is there: {names_of(order, 3)}"
+        todo = f"They were looked for by {', '.join(competition.data.test)}: data.test says where they are"
+        raise InputError(what, short(sample), todo, code="no_test_images")
     for id in order:
         if id not in stems:
             problems.add("sample_only", id)

@@ -54,10 +54,13 @@ def must_be_file(path: Path, what: str) -> None:
         raise InputError(f"{what} is {kind}, not a file", short(path), todo, code="not_a_file")
 
 
-def printable(text: object) -> str:
-    """On one line, and in letters that every terminal and file takes; anything else is escaped."""
+def printable(text: object, most: int = 10_000) -> str:
+    """On one line, and in letters that every terminal and file takes; anything else is escaped.
+    What is longer than `most` is cut."""
+    text = str(text)
+    text = text if len(text) <= most else text[:most] + "…"
     odd = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines
-    return "".join(_escaped(c) if unicodedata.category(c) in odd else c for c in str(text))
+    return "".join(_escaped(c) if unicodedata.category(c) in odd else c for c in text)
 
 
 def _escaped(character: str) -> str:
@@ -71,9 +74,9 @@ def _walk(data: Path) -> tuple[list[Path], dict[Path, str]]:
     found: list[Path] = []
     odd: dict[Path, str] = {}
     times: Counter = Counter()
-    waiting: list[tuple[Path, tuple, bool]] = [(data, (), True)]
+    waiting: list[tuple[Path, tuple, str]] = [(data, (), "")]
     while waiting:  # not by recursion: folders may be nested deeper than Python's stack
-        folder, above, is_named = waiting.pop()
+        folder, above, unfit = waiting.pop()
         entries, identity = _entries(folder, data)
         times[identity] += 1
         if identity in above or times[identity] > MOST_TIMES:
@@ -85,14 +88,14 @@ def _walk(data: Path) -> tuple[list[Path], dict[Path, str]]:
             path = folder / name
             if os.path.splitext(name)[1].lower() not in WANTED:
                 folders += [path] if is_folder else []
-            elif not (is_named and _is_text(name)):
-                odd[path] = "its name is not UTF-8 text: rename it"
+            elif why := unfit or _unfit(name) or _has_spaces(name):
+                odd[path] = f"its name {why}: rename it"
             elif not is_file:
                 odd[path] = f"{what_is(path) or 'no file'}, not a file"
             else:
                 found.append(path)
         for path in reversed(folders):
-            waiting.append((path, (*above, identity), is_named and _is_text(path.name)))
+            waiting.append((path, (*above, identity), unfit or _unfit(path.name)))
     return found, odd
 
 
@@ -120,9 +123,15 @@ def _is(question) -> bool:
         return False
 
 
-def _is_text(name: str) -> bool:
+def _unfit(name: str) -> str:
+    """Why a name cannot stand in a table and be read back; ''."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        return False
-    return True
+        return "is not UTF-8 text"
+    return "" if name.isprintable() or name == printable(name) else "holds control characters"
+
+
+def _has_spaces(name: str) -> str:
+    stem = os.path.splitext(name)[0]
+    return "" if stem == stem.strip() else "begins or ends with white space"

@@ -1,7 +1,6 @@
 """The form of a submission: every field of `submission:` decided, by competition.yaml or by what the sample and the data show."""
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -190,7 +189,7 @@ def _labels(form: Form, told: _Told, given: Submission, data: Data) -> None:
         form.labels = given.labels or spell(shown, data.classes, data.empty_class, whole=False) or {}
         if not form.labels:
             todo = f"Say what stands for each class: submission.labels: {{{data.classes[0]}: …}}; for a column of probabilities, of which class: submission.probabilities: {{{data.classes[0]}: {form.label}}}"
-            found = f"column '{form.label}' holds {names_of(sorted(shown)[:3])}, which is no class"
+            found = f"column '{form.label}' holds {names_of(sorted(shown), 3)}, which is no class"
             raise InputError(found, where, todo, code="unknown_class")
         if any(s.isdigit() for s in shown) and list(form.labels) != list(form.labels.values()):
             open_ = not shown & {"0", str(len(data.classes))}
@@ -216,7 +215,7 @@ def _boxes(form: Form, told: _Told, given: Submission) -> None:
     if len(tokens) > 1:
         todo = (f"These are no boxes of '{form.box}': correct submission.box, or say what stands "
                 "for none: submission.empty")
-        what = f"column '{form.boxes}' holds {names_of(tokens[:4])}"
+        what = f"column '{form.boxes}' holds {names_of(tokens, 4)}"
         raise InputError(what, short(sample.file), todo, code="no_boxes")
     form.empty = told.pick("empty", given.empty, tokens[0] if tokens else "")
 
@@ -251,7 +250,9 @@ def _keys(form: Form, told: _Told, given: Submission, data: Data) -> None:
         if len(set(ids)) < len(ids):
             if not form.rle or given.several is False or given.several is None and len(set(map(tuple, sample.cells))) < len(ids):
                 todo = "One row an image is expected" + ("; where every part of a mask has one: submission.several: true" if form.rle else "")
-                raise InputError(f"the same id twice: {listing(sorted(i for i, n in Counter(ids).items() if n > 1))}", short(sample.file), todo)
+                twice = sorted(i for i, n in Counter(ids).items() if n > 1)
+                what = f"the same id twice: {names_of(twice, 8)}"
+                raise InputError(what, short(sample.file), todo, code="id_twice")
             form.several = told.pick("several", given.several, True, "images have several rows")
         return
     form.keys = given.labels or spell(shown, data.classes, data.empty_class, whole=True) or {}
@@ -275,7 +276,7 @@ def _runs(form: Form, told: _Told, given: Submission, cells: list[str], found: d
     # '0 0' has no pixel: a way of writing nothing
     tokens += sorted(c for c in runs if not any(n.strip("0") for n in c.split()[1::2]))
     if len([t for t in tokens if t]) > 1:
-        what = f"column '{form.rle}' holds {names_of(tokens[:4])}"
+        what = f"column '{form.rle}' holds {names_of(tokens, 4)}"
         todo = "Say which of them stands for an empty mask: submission.empty"
         raise InputError(what, short(form.sample.file), todo, code="many_empty_tokens")
     starts = [w.lstrip("0") for c in runs - set(tokens) for w in c.split()[::2]]
@@ -297,19 +298,3 @@ def _runs(form: Form, told: _Told, given: Submission, cells: list[str], found: d
         form.several = several
         if several:
             told("several", "yes", "a row for each part, as the train table has it, so more rows than the sample; submission.several: false gives one an image")
-
-
-def glance(file: Path, competition: Competition, known: Iterable[str]) -> Form | None:
-    """The form before prepare has seen the train table; None where the sample is not there or not understood (submit says why)."""
-    if not file.is_file():
-        return None
-    stat = file.stat()
-    return _glance(file, stat.st_size, stat.st_mtime_ns, competition.model_dump_json(include={"data", "submission"}), tuple(known))
-
-
-@functools.lru_cache(maxsize=8)
-def _glance(file: Path, size: int, changed: int, settings: str, known: tuple[str, ...]) -> Form | None:
-    try:
-        return infer(file, Competition.model_validate_json(settings), known)
-    except InputError:
-        return None

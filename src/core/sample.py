@@ -25,10 +25,9 @@ BOX_NAMES = {"predictionstring", "box", "boxes", "bbox", "bboxes", "detections"}
 LONGEST = 200  # characters of a file's name: run lengths need not be searched for one
 UNCERTAIN = {"predicted", "annotation", "segmentation", "prediction"}  # names of runs, and of classes too
 SEPARATORS = re.compile(r"[^0-9A-Za-z]+")
-DAMAGED = (  # what reading a zip may raise
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError,
-    NotImplementedError, EOFError, ValueError,
-)
+# what reading a zip may raise
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError,
+           RuntimeError, NotImplementedError, ValueError)
 
 
 @dataclass
@@ -93,7 +92,7 @@ def read_sample(file: Path, submission: Submission) -> Sample:
     except FileNotFoundError:
         raise InputError("there is no sample of the submission", short(file), "Download it from the contest's page, or name another with data.sample_submission") from None
     except (OSError, *DAMAGED) as error:
-        what = f"not readable as a table: {printable(error)}"
+        what = f"not readable as a table: {printable(error, 200)}"
         raise InputError(what, short(file), todo, code="not_a_table") from None
     text = table_text(data, file)
     delimiter = {"tab": "\t"}.get(submission.delimiter, submission.delimiter)
@@ -247,8 +246,7 @@ def _plain(name: str) -> str:
 
 def is_runs(cell: str) -> bool:
     words = cell.split()
-    is_pairs = len(words) > 0 and len(words) % 2 == 0
-    return is_pairs and all(w.isascii() and w.isdigit() for w in words)
+    return bool(words) and not len(words) % 2 and all(w.isascii() and w.isdigit() for w in words)
 
 
 def role(column: str, cells: list[str], classes: list[str], written: Iterable[str] = ()) -> str:

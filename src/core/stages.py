@@ -9,8 +9,9 @@ from typing import Any
 from src.core.config import Config
 from src.core.console import InputError
 from src.core.files import data_files
-from src.core.form import Form, glance, infer
+from src.core.form import Form, infer
 from src.core.freshness import Job, folder_fingerprint, index_ids, read_json, rows_fingerprint
+from src.core.glance import glance
 from src.core.paths import Paths, anchored, filter_text
 from src.core.sample import sample_file
 from src.core.tables import is_fold

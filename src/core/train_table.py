@@ -95,7 +95,7 @@ def _read(file: Path) -> tuple[list[dict[str, str]], list[str]]:
     try:
         data = table_bytes(file)
     except (OSError, ValueError) as error:
-        what = f"not readable as a table: {printable(error)}"
+        what = f"not readable as a table: {printable(error, 200)}"
         raise InputError(what, short(file), code="not_a_table") from None
     cells, *_ = cells_of(table_text(data, file), file)
     names, *rows = cells or [["none"]]
