@@ -179,7 +179,7 @@ def test_the_disk_is_full(server, home, run, monkeypatch):  # noqa: F811
 
 def full(path, mode="r", *rest, **more):
     file = open(path, mode, *rest, **more)
-    if "w" not in mode and "a" not in mode:
+    if not set("wax") & set(mode):
         return file
 
     class Full:

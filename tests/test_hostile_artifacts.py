@@ -1,11 +1,16 @@
 """Artifacts that are not what they should be; and what makes one of them stale, found out by watching what the stages read."""
 from __future__ import annotations
 
+import argparse
+import contextlib
 import importlib
+import io
 import json
 import os
 import shutil
 import sys
+import types
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +18,17 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from src import bundle, fetch, infer, predict, train
 from src.__main__ import main
-from src.core import stages
+from src.core import archives, kaggle, records, sentlog, stages, tables
 from src.core.config import load
+from src.core.console import InputError
 from src.core.paths import Paths
-from src.core.settings import NEUTRAL, Model, Strict, Submission
+from src.core.predictions import Predictions
+from src.core.rle import Truth
+from src.core.settings import NEUTRAL, Loss, Model, Strict, Submission
+from src.parts import contours, metrics
+from src.parts.postprocess import Decision
 
 SMALL = """image_size: 64
 model: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none,
@@ -241,3 +252,392 @@ def test_a_record_that_does_not_say_what_judged_is_no_reason_to_train_for_hours_
 def test_an_ensemble_is_stale_when_what_weighs_its_members_changes(home):
     assert "ensemble" in not_done(home, "evaluate.threshold=[0.4]", config="both")
     assert "ensemble" not in not_done(home, "evaluate.threshold=[0.5, 0.4]", "evaluate.smooth=[0.1]", config="both")
+
+
+# ------------------------------------------------------------------------- the same inputs, the same bytes
+
+
+def test_distances_between_outlines_are_the_same_wherever_they_lie_in_memory():
+    """cv2.distanceTransform gave another last digit from run to run; these are exact."""
+    rng = np.random.default_rng(0)
+    pred, true = (rng.random((2, 90, 150)) > 0.999).repeat(3, 1)[:, :90]
+    there, back = metrics.outline_distances(pred, true)
+    for found, own, other in ((there, pred, true), (back, true, pred)):
+        a, b = np.argwhere(metrics.outline(own)), np.argwhere(metrics.outline(other))
+        squares = ((a[:, None] - b[None]) ** 2).sum(2).min(1)
+        assert np.array_equal(found, np.sqrt(squares.astype(float)))
+
+
+def test_maps_of_contours_are_exact():
+    mask = np.zeros((64, 64), np.float32)
+    mask[20:40, 10:50] = 1
+    distances = contours.contour_distance(mask, Loss()) * 64 + 0.5
+    assert np.allclose(distances**2, np.rint(distances**2), atol=2e-3)
+    assert np.array_equal(contours._to_zero(mask > 0), np.sqrt(np.rint(contours._to_zero(mask > 0) ** 2)))
+
+
+def test_evaluate_writes_the_same_bytes_every_time(home, copy):
+    """With another seed of hashes, another number of threads, another memory."""
+    environment = os.environ | {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "2"}
+    words = [sys.executable, "-c", RUN_ENSEMBLE, *line(copy, "--force")]
+    subprocess.run(words, cwd=ROOT, env=environment, check=True, capture_output=True)
+    for name in ("metrics.json", "per_image.csv", "decision.json", "report.html", "weights.json"):
+        then, now = ((folder / "artifacts/predictions/both" / name).read_bytes() for folder in (home, copy))
+        assert then == now, name
+
+
+RUN_ENSEMBLE = """import sys
+from src.__main__ import main
+sys.exit(main(["ensemble", *sys.argv[1:]]) or main(["evaluate", *sys.argv[1:]]))
+"""
+
+
+# --------------------------------------------------------------------------------- predictions
+
+
+def arrays(**changes) -> dict:
+    found = {
+        "ids": np.array(["a", "b"]), "classes": np.array(["x", "y"]),
+        "mask": np.full((2, 4, 4), 0.5, np.float16), "label": np.full((2, 2), 0.5, np.float32),
+    }
+    return {k: v for k, v in (found | changes).items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"mask": np.full((2, 4, 4), 0.5 + 0j)}, "mask holds complex128"),
+        ({"mask": np.full((2, 4, 4), "0.5")}, "mask holds <U3"),
+        ({"mask": np.ones((2, 4, 4), int)}, "mask holds int64"),
+        ({"mask": np.ones((2, 4, 4), bool)}, "mask holds bool"),
+        ({"mask": np.full((2, 4, 4), None)}, "mask holds object"),
+        ({"mask": np.zeros((2, 0, 0), np.float16)}, "mask has shape (2, 0, 0)"),
+        ({"mask": np.zeros((2, 4, 5), np.float16)}, "mask has shape (2, 4, 5)"),
+        ({"label": np.ones((2, 2), int)}, "label holds int64"),
+        ({"label": np.full((2, 2), 0.5 + 0j)}, "label holds complex128"),
+        ({"label": np.full((2, 3), 0.3, np.float32)}, "label has shape (2, 3)"),
+        ({"ids": np.array([["a"], ["b"]])}, "ids has shape (2, 1)"),
+        ({"ids": np.array("a")}, "ids has shape ()"),
+        ({"ids": np.zeros(0, "U1"), "mask": np.zeros((0, 4, 4), np.float16), "label": None}, "ids has shape (0,)"),
+        ({"ids": np.array([0.5, 1.5])}, "ids holds float64"),
+        ({"ids": None}, "there are no ids"),
+        ({"classes": None}, "there are no classes"),
+        ({"classes": np.array([["x", "y"]])}, "classes has shape (1, 2)"),
+        ({"mask": None, "label": None}, "neither mask nor label"),
+    ],
+)
+def test_predictions_of_another_form_are_refused_by_name(tmp_path, changes, words):
+    np.savez(tmp_path / "p.npz", **arrays(**changes))
+    with pytest.raises(InputError) as raised:
+        Predictions.load(tmp_path / "p.npz", ["x", "y"])
+    assert raised.value.code == "predictions_form" and words in str(raised.value) and "allow_pickle" not in str(raised.value)
+
+
+def test_probabilities_of_classes_add_up_to_one(tmp_path):
+    np.savez(tmp_path / "p.npz", **arrays(label=np.full((2, 2), 0.7, np.float32)))
+    with pytest.raises(InputError, match="do not add up to 1") as raised:
+        Predictions.load(tmp_path / "p.npz", ["x", "y"])
+    assert raised.value.code == "predictions_values"
+    np.savez(tmp_path / "p.npz", **arrays())
+    assert len(Predictions.load(tmp_path / "p.npz", ["x", "y"])) == 2
+
+
+def test_an_array_that_claims_more_than_it_holds_is_not_read(tmp_path):
+    """A header may promise more than there is memory."""
+    with zipfile.ZipFile(tmp_path / "p.npz", "w") as archive:
+        for name, values in arrays().items():
+            text = io.BytesIO()
+            np.save(text, values)
+            data = text.getvalue()
+            if name == "mask":
+                data = data[:-8]
+            archive.writestr(f"{name}.npy", data)
+    with pytest.raises(InputError, match="mask is cut short") as raised:
+        Predictions.load(tmp_path / "p.npz", ["x", "y"])
+    assert raised.value.code == "predictions_damaged"
+
+
+# ----------------------------------------------------------------------- tables, pixels, records
+
+
+def told(home: Path, capfd, *words: str, config: str = "both", sets: tuple = ()) -> str:
+    """The one line that a command ends with."""
+    capfd.readouterr()
+    code = main(line(home, *words, config=config) + [w for s in sets for w in ("--set", s)])
+    err = capfd.readouterr().err
+    errors = [text for text in err.splitlines() if text.startswith("error: ")]
+    assert code == 2 and len(errors) == 1 and "fault of the program" not in err and "Traceback" not in err, err
+    return errors[0]
+
+
+def test_folds_beyond_all_numbers_are_named(copy, capfd):
+    folds = copy / "artifacts" / "folds.csv"
+    text = folds.read_text()
+    folds.write_text(text.replace(",1\n", f",{10**30}\n", 1))
+    said = told(copy, capfd, "train", config="small")
+    assert "[folds_not_numbers]" in said and "whole numbers from -1 to 9999" in said
+    folds.write_text(text.replace(",1\n", ",٣\n", 1))
+    assert "[folds_not_numbers]" in told(copy, capfd, "train", config="small")
+
+
+def test_folds_that_are_a_folder_or_doubled_columns(copy, capfd):
+    folds = copy / "artifacts" / "folds.csv"
+    text = folds.read_text()
+    folds.write_text("\n".join(row + ("," + row.split(",")[1]) for row in text.splitlines()))
+    assert "[folds_columns]" in told(copy, capfd, "train", config="small")
+    folds.unlink()
+    folds.mkdir()
+    assert "[folds_folder]" in told(copy, capfd, "split", config="small")
+
+
+def test_fold_numbers_may_have_gaps(copy):
+    folds = copy / "artifacts" / "folds.csv"
+    folds.write_text(folds.read_text().replace(",1\n", ",7\n"))
+    config, paths = loaded(copy, "small")
+    assert stages.folds(config, paths) == [0, 7]
+
+
+@pytest.mark.parametrize("spoil", ["header", "shape", "gone", "archive"])
+def test_a_damaged_pixel_store_is_named(copy, spoil, capfd):
+    file = copy / "artifacts/prepared/images_64.npy"
+    if spoil == "header":
+        file.write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': nonsense" + file.read_bytes()[28:])
+    elif spoil == "shape":
+        np.save(file, np.load(file)[:, :32])
+    elif spoil == "archive":
+        with open(file, "wb") as data:
+            np.savez(data, a=np.zeros(1))
+    else:
+        file.unlink()
+    with pytest.raises(InputError) as raised:
+        tables.open_store(file, 24, 64)
+    assert raised.value.code == ("no_pixels" if spoil == "gone" else "pixels_damaged")
+    config, paths = loaded(copy, "small")
+    job = next(j for j in stages.plan(config, paths) if j.stage == "train")
+    with pytest.raises(InputError) as raised:  # the stage itself, whatever its record says
+        train.train(job, config, paths)
+    assert raised.value.code in ("no_pixels", "pixels_damaged")
+
+
+@pytest.mark.parametrize(
+    "column, value",
+    [("set", "tran"), ("height", "0"), ("height", str(10**30)), ("width", "150.5"), ("width", "70000"), ("area", "9e9"), ("area", ""), ("group", "-1"), ("id", "")],
+)
+def test_a_damaged_index_is_named(home, tmp_path, column, value):
+    paths = Paths(tmp_path, tmp_path)
+    paths.prepared.mkdir(parents=True)
+    rows = [text.split(",") for text in (home / "artifacts/prepared/index.csv").read_text().splitlines()]
+    rows[1][rows[0].index(column)] = value
+    paths.index.write_text("\n".join(map(",".join, rows)))
+    with pytest.raises(InputError, match="not readable as the index of the images") as raised:
+        tables.read_index(paths)
+    assert raised.value.code == "index_damaged"
+
+
+@pytest.mark.parametrize("name, change", [
+    ("offsets", lambda a: a[::-1]), ("offsets", lambda a: a[:-1]), ("runs", lambda a: a * 10**6), ("runs", lambda a: -a), ("runs", lambda a: a.astype(float)),
+    ("sizes", lambda a: a * 0), ("sizes", lambda a: a[:, :1]), ("ids", lambda a: a[None]), ("ids", lambda a: a.astype(object)),
+])
+def test_damaged_true_masks_are_named(home, tmp_path, name, change):
+    with np.load(home / "artifacts/prepared/truth.npz") as file:
+        found = {k: file[k] for k in file.files}
+    np.savez(tmp_path / "truth.npz", **found | {name: change(found[name])})
+    with pytest.raises(InputError, match="not readable as the true masks") as raised:
+        Truth.load(tmp_path / "truth.npz")
+    assert raised.value.code == "truth_damaged"
+
+
+def test_a_damaged_remark_about_rounding_is_made_anew(copy, monkeypatch):
+    """weights_fold0.json lies there only until predict is finished."""
+    config, paths = loaded(copy, "small")
+    for content in ("[]", "{", '{"weights": "float8"}', '{"weights": [1]}', "[" * 10**5):
+        paths.rounding("small", 0).write_text(content)
+        assert predict.rounding(paths.rounding("small", 0)) == ""
+    job = next(j for j in stages.plan(config, paths) if j.stage == "predict")
+    record = job.record()
+    record["ended"] = None
+    job.record_file.write_text(json.dumps(record))
+    paths.part("small", 1, "test").write_bytes(b"half of it")
+    before = paths.test("small").read_bytes()
+    paths.test("small").unlink()
+    predict.run(job, config, paths)
+    assert paths.test("small").read_bytes() == before
+
+
+WRONG = [[], {}, None, 1, "text", {"honest": []}, {"honest": {"score": "much"}}, {"mask": 1, "label": 2}, {"name": 1, "files": [], "networks": {}}]
+
+
+@pytest.mark.parametrize("content", [*map(json.dumps, WRONG), "", "{", "[" * 10**5, "\udcff"])
+def test_records_of_another_kind_are_named(home, tmp_path, content):
+    paths = Paths(tmp_path, tmp_path)
+    readers = {
+        paths.metrics("x"): (lambda: records.read_metrics(paths, "x"), "metrics_damaged"),
+        paths.weights("x"): (lambda: records.read_weights(paths, "x", ["a"]), "weights_damaged"),
+        paths.manifest: (lambda: infer.check(paths), "manifest_damaged"),
+        paths.decision("x"): (lambda: Decision.load(paths.decision("x")), ("decision_damaged", "decision_key")),
+    }
+    for file, (read, code) in readers.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode(errors="surrogateescape"))
+        with pytest.raises(InputError) as raised:
+            read()
+        assert raised.value.code in code and file.name in str(raised.value)
+
+
+@pytest.mark.parametrize("stage, file", [("submit", "metrics.json"), ("submit", "weights.json"), ("submit", "decision.json"), ("bundle", "weights.json"), ("bundle", "metrics.json")])
+def test_a_stage_names_the_record_that_is_damaged(copy, stage, file, capfd):
+    """Of the right length, so that only reading it tells."""
+    place = copy / "artifacts/predictions/both" / file
+    place.write_text("[]".ljust(place.stat().st_size))
+    if stage == "submit":
+        (copy / "submissions/both.json").unlink()
+    said = told(copy, capfd, stage)
+    assert file in said or "rests on" in said or "stale" in said
+
+
+def test_a_decision_of_too_many_parts_is_refused():
+    with pytest.raises(InputError, match="largest is a whole number") as raised:
+        Decision(largest=10**400)
+    assert raised.value.code == "decision_value"
+
+
+@pytest.mark.parametrize("content", ["[]", "1", "{", '{"competition": 3}', '{"competition": ["a"]}', "[" * 10**5])
+def test_a_damaged_note_of_what_was_fetched_is_as_good_as_none(tmp_path, content, capfd):
+    paths = Paths(tmp_path, tmp_path)
+    paths.fetched.write_text(content)
+    given = argparse.Namespace(competition=None)
+    config = load(ROOT / "configs" / "cpu.yaml", ["slug=null"])
+    with pytest.raises(InputError, match="no contest is named"):
+        kaggle.slug_of(given, config, paths)
+    assert fetch.earlier(paths.fetched, "a") == {"files": {}}
+    home = tmp_path / ".fetch"
+    home.mkdir()
+    for note in (content, '{"of": "a", "mark": []}', '{"of": "a", "mark": {"bytes": "1"}}'):
+        (home / "mark.json").write_text(note)
+        (home / "archive.part").write_bytes(b"1")
+        assert fetch.Part(tmp_path, "a").mark is None
+
+
+@pytest.mark.parametrize("files", [[], {"a": 1}, {"a": {"bytes": "1", "crc": "0"}}, {"a": {"bytes": 1, "crc": "x"}}])
+def test_a_note_of_what_was_fetched_with_odd_files_is_as_good_as_none(tmp_path, files):
+    (tmp_path / "fetched.json").write_text(json.dumps({"competition": "a", "dataset": None, "when": "now", "files": files}))
+    if files:
+        assert fetch.earlier(tmp_path / "fetched.json", "a") == {"files": {}}
+
+
+# --------------------------------------------------------------------------------------- Kaggle
+
+
+def sent(ref: str, when: str) -> kaggle.Sent:
+    return kaggle.Sent(ref, when, "e.csv", "one", "complete", public=0.5)
+
+
+def row(**changes) -> sentlog.Row:
+    return sentlog.Row("2026-11-20T10:00:00Z", "slug", "e.csv", message="one", status="unconfirmed", **changes)
+
+
+def test_an_unconfirmed_submission_does_not_take_the_score_of_an_older_one(tmp_path):
+    """The same file and message may have gone there before, from the web page."""
+    sentlog.edit(tmp_path / "log.csv", lambda rows: rows.append(row()))
+    older, own, later = sent("1", "2026-11-20T09:00:00Z"), sent("2", "2026-11-20T09:59:30Z"), sent("3", "2026-11-20T11:00:00Z")
+    assert sentlog.handed_over(row(), [later, own, older]) == own, "the clocks may differ a little"
+    assert sentlog.handed_over(row(), [older]) is None
+    found = sentlog.refresh(tmp_path / "log.csv", "slug", [later, own, older])
+    assert [(r.ref, r.status) for r in found] == [("2", "complete")]
+
+
+@pytest.mark.parametrize("spoil", ["folder", "nan"])
+def test_a_damaged_log_of_submissions_is_named(tmp_path, spoil):
+    file = tmp_path / "log.csv"
+    if spoil == "folder":
+        file.mkdir()
+    else:
+        sentlog.edit(file, lambda rows: rows.append(row(cv=0.5)))
+        file.write_text(file.read_text().replace("0.5", "nan"))
+    with pytest.raises(InputError) as raised:
+        sentlog.read(file)
+    assert raised.value.code == "log_damaged"
+
+
+def test_a_package_that_lacks_a_request_is_named_with_the_version_needed(monkeypatch):
+    client = object.__new__(kaggle.Kaggle)
+    client.secrets, client.api = [], object()
+    for ask in (lambda: client.download("a-contest"), lambda: client.submissions("a-contest"), lambda: client.files("a/b"), lambda: client.submit("a", Path("x"), "m")):
+        monkeypatch.setattr(kaggle.Kaggle, "_request", lambda *_, **__: None)
+        with pytest.raises(InputError, match=f"Version {kaggle.NEEDED} or newer is needed") as raised:
+            ask()
+        assert raised.value.code == "kaggle_too_old" and "\n" not in str(raised.value)
+    assert f"kaggle>={kaggle.NEEDED}" in (ROOT / "requirements.txt").read_text()
+
+
+def test_a_client_without_the_part_that_is_asked_for_is_no_fault(monkeypatch):
+    client = object.__new__(kaggle.Kaggle)
+    client.secrets = []
+    client.api = types.SimpleNamespace(build_kaggle_client=lambda: contextlib.nullcontext(object()))
+    known = types.SimpleNamespace(Ask=type("Ask", (), {}))
+    monkeypatch.setitem(sys.modules, "kagglesdk.competitions.types.competition_api_service", known)
+    assert client._request("a", "competitions", "competition", "get", "Ask") is None
+
+
+# ------------------------------------------------------------------------------ archives, links
+
+
+def zipped(file: Path, *names: str) -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    return file
+
+
+def test_names_that_differ_only_in_case_are_refused_where_the_disk_takes_them_for_one(tmp_path, monkeypatch):
+    file = zipped(tmp_path / "a.zip", "x/A.png", "x/a.png")
+    monkeypatch.setattr(archives, "tells_case", lambda folder: False)
+    with pytest.raises(InputError, match="the same name on this disk") as raised:
+        archives.unpack(file, tmp_path / "out", 10**6)
+    assert raised.value.code == "archive_case" and not (tmp_path / "out").exists()
+    monkeypatch.setattr(archives, "tells_case", lambda folder: True)
+    assert archives.unpack(file, tmp_path / "out", 10**6).new == 2
+
+
+def test_an_archive_of_too_many_files_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_FILES", 2)
+    with pytest.raises(InputError, match="more than 2 files") as raised:
+        archives.unpack(zipped(tmp_path / "a.zip", "a", "b", "c"), tmp_path / "out", 10**6)
+    assert raised.value.code == "archive_too_many"
+
+
+def test_no_link_at_a_temporary_name_is_followed(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / ".a.part").symlink_to(precious)
+    archives.unpack(zipped(tmp_path / "a.zip", "a"), folder, 10**6)
+    assert precious.read_text() == "mine" and (folder / "a").read_text() == "a"
+
+    (folder / ".fetch").mkdir()
+    (folder / ".fetch" / "archive.part").symlink_to(precious)
+    (folder / ".fetch" / "mark.json").write_text(json.dumps({"of": "x", "mark": {"etag": "e", "modified": None, "bytes": 9}}))
+    part = fetch.Part(folder, "x")
+    assert part.mark is None
+    part.begin({"etag": "e", "modified": None, "bytes": 9})
+    assert precious.read_text() == "mine" and not part.file.is_symlink()
+    part.drop()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    (folder / ".fetch").symlink_to(elsewhere)
+    fetch.Part(folder, "x").begin({"etag": "e", "modified": None, "bytes": 9})
+    assert (elsewhere / "kept").is_file() and not (folder / ".fetch").is_symlink()
+
+    (tmp_path / ".bundle.part").symlink_to(elsewhere)
+    with bundle.replacing_folder(tmp_path / "bundle") as inside:
+        (inside / "new").touch()
+    assert (tmp_path / "bundle" / "new").is_file() and [f.name for f in elsewhere.iterdir()] == ["kept"]
+
+
+def test_a_damaged_stamp_of_an_earlier_infer_is_as_good_as_none(tmp_path):
+    for content in ("", "{", "[" * 10**5):
+        (tmp_path / "stage.json").write_text(content)
+        assert infer._stamped(tmp_path / "stage.json") is None
+    assert infer._version("no-such-package-anywhere") == "none"
