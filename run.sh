@@ -63,7 +63,7 @@ else
     10) cmp -s requirements.txt "$stamp" || install "$python"
         python=.venv/bin/python ;;
     *) while IFS= read -r line; do  # to install anything would not help
-         case $line in *Error*) why=$line ;; esac
+         case $line in *[Ee]rror*) why=$line ;; esac
        done <<< "$said"
        fail "this Python does not run here ($python): ${why:-exit code $code}. Look at the limits of this shell (ulimit -a), or name another one with PYTHON=/path/to/python [python_does_not_run]" ;;
   esac

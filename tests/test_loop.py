@@ -12,7 +12,7 @@ from torch import nn
 from src.core.batches import Images, Plan, loader
 from src.core.settings import Loss, Train
 from src.core.console import InputError
-from src.core.device import amp_dtype, has_kernels, pick_device
+from src.core.device import AUTO_AMP, amp_dtype, has_kernels, pick_device
 from src.core.loop import Loop, ema_pairs, optimiser_for, rate, update_ema
 from src.core.runlog import BadSteps
 from src.parts import augment, losses
@@ -207,6 +207,18 @@ def test_amp_can_be_set_and_a_gpu_without_kernels_is_known():
     built = ["sm_75", "sm_80", "sm_90"]
     assert has_kernels((7, 5), built) and has_kernels((8, 6), built) and not has_kernels((6, 0), built) and not has_kernels((7, 0), built)
     assert has_kernels((12, 0), ["compute_90"]) and not has_kernels((10, 0), built)
+
+
+@pytest.mark.parametrize("numbers", ["float32", "bfloat16", "float16"])
+def test_the_environment_says_what_auto_means(numbers, monkeypatch):
+    monkeypatch.setenv(AUTO_AMP, numbers)
+    assert amp_dtype("auto", CPU) == getattr(torch, numbers)
+    assert amp_dtype("float32", CPU) == torch.float32, "what is typed wins"
+    monkeypatch.setenv(AUTO_AMP, "int7")
+    with pytest.raises(InputError) as raised:
+        amp_dtype("auto", CPU)
+    assert raised.value.code == "unknown_number_format"
+    assert str(raised.value) == f"no such number format: int7 (environment variable {AUTO_AMP}). Take float32, bfloat16, float16, or unset it"
 
 
 def test_momentum_begins_at_zero_though_the_first_step_is_left_out_and_some_are_frozen():

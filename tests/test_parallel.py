@@ -217,7 +217,7 @@ def test_stopped_by_ctrl_c_and_gone_on_with_it_ends_as_one_after_another_bit_for
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "small.yaml").write_text(SMALL)
     (tmp_path / "configs" / "competition.yaml").write_bytes((ROOT / "configs" / "competition.yaml").read_bytes())
-    sets = [w for s in [*SETTINGS, "train.epochs=8"] for w in ("--set", s)]
+    sets = [w for s in [*SETTINGS, "train.epochs=5", "train.amp=float32"] for w in ("--set", s)]
 
     def words(work: str, *more: str) -> list[str]:
         return [*more, "--config", str(tmp_path / "configs" / "small.yaml"), "--data", str(demo), "--work", str(tmp_path / work), *sets]

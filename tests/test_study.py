@@ -125,6 +125,26 @@ def test_every_ready_made_study_names_only_what_exists(file):
         assert len(config.cells) >= 2 and len({c.name for c in config.members}) == len(config.members)
 
 
+def test_a_study_is_checked_by_shapes_alone_where_that_will_do(monkeypatch):
+    from src.parts import check, models
+
+    real, asked = models.tried, []
+
+    def tried(experiment, classes, **how):
+        asked.append((experiment.model.arch, experiment.image_size))
+        return real(experiment, classes, **how)
+
+    monkeypatch.setattr(models, "tried", tried)
+    config = load(ROOT / "configs" / "studies" / "transfer.yaml", tiny=True)
+    check.check(config)
+    assert not asked, "no network is computed, and no weights are drawn"
+    wrong = config.experiments[-1].experiment
+    wrong.model.options = {"nonsense": 1}
+    with pytest.raises(InputError, match="cannot be built"):
+        check.check(config)
+    assert asked == [(wrong.model.arch, wrong.image_size)], "what fails is tried in truth"
+
+
 def test_a_study_from_images_to_the_table(configs, demo, capfd):
     home = configs.parent
     (configs / "studies" / "balance.yaml").write_text(BALANCE)
