@@ -284,11 +284,7 @@ def _check_inputs(job: Job, jobs: list[Job]) -> None:
         if any(maker in j.makers(jobs) for j in (job, *above)):
             above.append(maker)
     for maker in reversed(above):
-        state = maker.state()
-        if not state.done:
-            words = [maker.stage, *(["--fold", str(maker.fold)] if maker.fold is not None else [])]
-            what = "is not finished" if state.kind in ("partial", "missing") else f"is {state.kind}: {state.why}"
-            raise InputError(f"{job.title} rests on {maker.title}, and that {what}", "", f"Make it with {command(*words)}")
+        maker.require(job.title)
 
 
 def _no_jobs(config: Config, paths: Paths, stage: str, fold: int | None) -> InputError:

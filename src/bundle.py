@@ -22,10 +22,8 @@ import subprocess
 import sys
 import time
 import zipfile
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Iterator
 
 import torch
 import yaml
@@ -34,8 +32,10 @@ from packaging.requirements import Requirement
 from src.core.checkpoint import load_weights, shipped
 from src.core.config import Config, load
 from src.core.console import InputError, StageError, command, duration, header, listing, progress, say, short
-from src.core.freshness import Fingerprints, Job, fingerprint, read_json, replacing, write_json
+from src.core.disk import read_json, replacing, replacing_folder, write_json
+from src.core.freshness import Fingerprints, fingerprint
 from src.core.images import read_image
+from src.core.locks import Lock
 from src.core.paths import COMPETITION, ROOT, Paths
 from src.core.predictions import Predictions
 from src.core.records import read_metrics, read_weights
@@ -71,7 +71,7 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     used = finished(config, paths)
     folds = {one.name: folds_to_use(one, paths) for one in used}
     header("bundle", config.name, [*(paths.fold(e, 0).parent for e in folds), paths.predictions(config.name)], [target, archive])
-    with replacing_folder(target) as folder:
+    with Lock.of(paths.lock("bundle", config.name), f"bundle {config.name}").held(), replacing_folder(target) as folder:
         lacking = fill(folder, used, folds, config, paths)
         have = take_wheels(target, folder, lacking)
         write_zip(folder, archive)
@@ -115,39 +115,11 @@ def fill(folder: Path, used: list[Config], folds: dict[str, list[int]], config: 
     return lacking
 
 
-@contextmanager
-def replacing_folder(target: Path) -> Iterator[Path]:
-    """Fill the folder given; it takes the place of `target` at the end. Whatever happens on the way, `target` stays what it was, and nothing else is left."""
-    temporary, old = target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.old")
-    try:
-        for leftover in (temporary, old):
-            if leftover.is_symlink() or leftover.is_file():
-                leftover.unlink()  # the link, not where it leads
-            shutil.rmtree(leftover, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        if target.exists():
-            target.rename(old)
-        try:
-            temporary.rename(target)
-        except BaseException:
-            if old.exists() and not target.exists():
-                old.rename(target)
-            raise
-    except OSError as error:
-        if error.errno == 28:
-            raise InputError("the disk is full", short(target), "Free some space, then run the same command again") from None
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def finished(config: Config, paths: Paths) -> list[Config]:
     """The experiments that have a say. Raises InputError for what is not finished or stale, and for a member that is only predictions."""
     used = config.experiments
     if config.ensemble:
-        _done(ensemble_job(config, paths))
+        ensemble_job(config, paths).require("a bundle")
         weights = read_weights(paths, config.name, config.ensemble.members)
         names = {m for answer in ("mask", "label") if weights[answer] for m, times in weights[answer]["times"].items() if times}
         used = [one for one in used if one.name in names]
@@ -157,16 +129,8 @@ def finished(config: Config, paths: Paths) -> list[Config]:
     for job in plan(config, paths):
         own = job.name in (one.name for one in used)
         if job.stage in ("prepare", "split", "ensemble") or job.stage in ("train", "predict") and own or job.stage == "evaluate" and job.name == config.name:
-            _done(job)
+            job.require("a bundle", verify=True)
     return used
-
-
-def _done(job: Job) -> None:
-    state = job.state()
-    if not state.done:
-        words = [job.stage, *(["--fold", str(job.fold)] if job.fold is not None else [])]
-        what = "is not finished" if state.kind in ("partial", "missing") else f"is {state.kind}: {state.why}"
-        raise InputError(f"{job.title} {what}; a bundle holds only what is finished", "", f"Make it with {command(*words)}, or all of it with {command()}")
 
 
 # ------------------------------------------------------------------------------------------------------------------------ what is written

@@ -16,7 +16,8 @@ import numpy as np
 
 from src.core.config import Config
 from src.core.console import InputError, command, header, listing, say, short
-from src.core.freshness import Job, write_json
+from src.core.disk import write_json
+from src.core.freshness import Job
 from src.core.paths import Paths
 from src.core.predictions import Predictions
 from src.core.resample import cross_folds

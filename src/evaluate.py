@@ -19,7 +19,8 @@ from src.core import page, pictures
 from src.core.config import Config
 from src.core.settings import Competition
 from src.core.console import InputError, command, header, listing, say, short, warn
-from src.core.freshness import Job, replacing, write_json
+from src.core.disk import replacing, write_json
+from src.core.freshness import Job
 from src.core.images import read_image, resize
 from src.core.paths import Paths
 from src.core.predictions import Predictions

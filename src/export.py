@@ -24,8 +24,8 @@ import torch
 
 from src.core.checkpoint import load_weights
 from src.core.config import Config
-from src.core.console import InputError, StageError, command, duration, header, listing, say, short
-from src.core.freshness import replacing
+from src.core.console import InputError, StageError, duration, header, listing, say, short
+from src.core.disk import replacing
 from src.core.paths import Paths, filter_text
 from src.core.stages import folds as folds_to_use
 from src.core.stages import train_job, weights_used
@@ -57,7 +57,9 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
         if not len(rows):
             raise InputError(f"fold {k} has no images", short(paths.folds), code="fold_empty")
         images = np.stack([store[r] for r in np.resize(rows[:: max(1, len(rows) // max(BATCHES))], max(BATCHES))])
-        largest = export(one, paths.checkpoint(one.name, k, e.predict.checkpoint), images, paths.onnx(one.name, k), {"fold": k, "weights": weights_used(one, paths, k)})
+        facts = {"fold": k, "weights": weights_used(one, paths, k)}
+        with train_job(one, paths, k).lock.held():  # it lies in the fold's folder
+            largest = export(one, paths.checkpoint(one.name, k, e.predict.checkpoint), images, paths.onnx(one.name, k), facts)
         megabytes = paths.onnx(one.name, k).stat().st_size / 1e6
         say(f"  {short(paths.onnx(one.name, k))}   {megabytes:.1f} MB, {duration(time.time() - started)}; largest difference from torch {largest:.1e} at batches of {' and '.join(map(str, BATCHES))}")
     return 0
@@ -67,10 +69,7 @@ def _check(config: Config, fold: int, paths: Paths) -> None:
     """Raises InputError for what is not trained, and for what is no network in ONNX's sense."""
     if config.experiment.model.arch in FITTED:
         raise InputError(f"{config.experiment.model.arch} is not trained by gradients and has no ONNX form", f"model.arch of {config.name}", "Export an experiment with a network")
-    state = train_job(config, paths, fold).state()
-    if not state.done:
-        what = "is not finished" if state.kind in ("partial", "missing") else f"is {state.kind}: {state.why}"
-        raise InputError(f"the training of {config.name} fold {fold} {what}", short(paths.fold(config.name, fold)), f"Make it with {command('train', '--fold', str(fold))}")
+    train_job(config, paths, fold).require("an ONNX file", verify=True)
 
 
 def export(config: Config, checkpoint: Path, images: np.ndarray, target: Path, facts: dict) -> float:

@@ -22,7 +22,7 @@ from src.core import console
 from src.core.archives import MOST, Damaged, Unpacked, crc_of, own, unpack
 from src.core.config import Config
 from src.core.console import InputError, StageError, command, duration, header, listing, progress, say, short, warn
-from src.core.freshness import read_json, write_json
+from src.core.disk import read_json, write_json
 from src.core.kaggle import Arriving, Kaggle, Lost, plain_dataset, slug_of, url
 from src.core.paths import Paths, contest_folder
 

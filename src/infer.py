@@ -30,9 +30,11 @@ from src.core.dataset import Item, Problems
 from src.core.device import amp_dtype, pick_device
 from src.core.form import infer as infer_form
 from src.core.sample import sample_file
-from src.core.freshness import LIBRARIES, fingerprint, folder_fingerprint, write_json
+from src.core.disk import write_json
+from src.core.freshness import LIBRARIES, fingerprint, folder_fingerprint
 from src.core.images import read_image
 from src.core.inference import enough_memory, infer, mean_of_folds, whole
+from src.core.locks import Lock
 from src.core.paths import Paths, filter_text
 from src.core.predictions import Predictions
 from src.core.records import read_manifest, read_weights
@@ -69,6 +71,13 @@ class Work:
 
 
 def run(given: argparse.Namespace, config: Config, paths: Paths, clock: Callable[[], float] = time.time) -> int:
+    lock = paths.submission(config.name).with_name(f".{config.name}.lock")
+    with Lock.of(lock, f"infer {config.name}").held():
+        return answer(given, config, paths, clock)
+
+
+def answer(given: argparse.Namespace, config: Config, paths: Paths, clock: Callable[[], float]) -> int:
+    """`run`, under its lock; returns the exit code."""
     begun, name, minutes, competition = min(STARTED, clock()), config.name, given.minutes, config.competition  # the imports count too
     home, scratch = Paths(given.bundle.expanduser().resolve(), paths.data), replace(paths, apart=f"infer/{name}")
     manifest = check(home)

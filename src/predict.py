@@ -19,7 +19,8 @@ from src.core.checkpoint import load_weights, shipped
 from src.core.config import Config
 from src.core.console import InputError, header, progress, say, short
 from src.core.device import amp_dtype, pick_device
-from src.core.freshness import Job, read_json, write_json
+from src.core.disk import read_json, write_json
+from src.core.freshness import Job
 from src.core.inference import enough_memory, infer, mean_of_folds, whole
 from src.core.paths import Paths, filter_text
 from src.core.predictions import Predictions

@@ -18,7 +18,7 @@ from typing import Iterator
 from src.core import sentlog, sentplot
 from src.core.config import Config
 from src.core.console import InputError, StageError, command, duration, header, say, short
-from src.core.freshness import read_json
+from src.core.disk import read_json
 from src.core.kaggle import Contest, Kaggle, NotSent, Sent, slug_of
 from src.core.paths import Paths
 from src.core.sentlog import Row

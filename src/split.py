@@ -15,7 +15,8 @@ import numpy as np
 from src.core.config import Config
 from src.core.settings import Split
 from src.core.console import InputError, header, say, short
-from src.core.freshness import Job, replacing
+from src.core.disk import replacing
+from src.core.freshness import Job
 from src.core.paths import Paths
 from src.core.tables import read_index
 

@@ -21,7 +21,8 @@ from src.core import page, pictures
 from src.core.config import Config
 from src.core.console import header, say, warn
 from src.core.formulas import as_text
-from src.core.freshness import Job, read_json, replacing
+from src.core.disk import read_json, replacing
+from src.core.freshness import Job
 from src.core.images import read_image
 from src.core.paths import Paths
 from src.core.predictions import Predictions

@@ -71,6 +71,37 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """Fill the folder given; it takes the place of `target` at the end. Whatever happens on the
+    way, `target` stays what it was. To be called under a lock: what a killed run left goes first.
+    """
+    temporary = target.with_name(f".{target.name[:120]}.part")
+    old = target.with_name(f".{target.name[:120]}.old")
+    try:
+        for leftover in (temporary, old):
+            if leftover.is_symlink() or leftover.is_file():
+                remove(leftover)  # the link, not where it leads
+            remove_folder(leftover)
+        make_folder(temporary)
+        with explaining(target):
+            yield temporary
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    _sync(Path(folder, name))
+        if target.exists():
+            move(target, old)
+        try:
+            move(temporary, target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                os.rename(old, target)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Written whole or not at all."""
     with replacing(path) as temporary:

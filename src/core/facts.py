@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from src.core.console import InputError, progress, short
-from src.core.freshness import read_json
+from src.core.disk import read_json
 from src.core.images import read_image
 from src.core.paths import Paths
 from src.core.pictures import tile

@@ -18,13 +18,11 @@ from typing import Any, Iterator
 
 from pydantic import BaseModel
 
-from src.core.console import InputError, StageError, short
-from src.core.disk import move, new_folder, read_json, remove, replacing, write_json
+from src.core.console import InputError, StageError, command, short
+from src.core.disk import move, new_folder, read_json, remove, write_json
 from src.core.locks import Lock
 from src.core.paths import ROOT, Paths
 from src.core.settings import Competition, Ensemble, Experiment
-
-__all__ = ["read_json", "replacing", "write_json"]  # from disk.py
 
 LIBRARIES = ["torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy", "opencv-python-headless", "scikit-learn"]
 FORCED = "--force asked for it to be done anew"
@@ -95,6 +93,20 @@ class Job:
             if not self._is_as_written(path, record):
                 return State("damaged", f"{short(path)} is not as it was written")
         return State("done")
+
+    def require(self, who: str, verify: bool = False) -> None:
+        """Raises InputError, with the command that makes it, unless this is done. `who` needs it;
+        `verify`: its outputs are read in full, whatever their times say."""
+        state = self.state()
+        if state.done and verify and not self.verify(self.outputs):
+            state = self.state()
+        if not state.done:
+            waits = state.kind in ("partial", "missing")
+            how = "is not finished" if waits else f"is {state.kind}: {state.why}"
+            words = [self.stage, *(["--fold", str(self.fold)] if self.fold is not None else [])]
+            todo = f"Make it with {command(*words)}"
+            what = f"{who} rests on {self.title}, and that {how}"
+            raise InputError(what, "", todo, code="not_finished")
 
     def _is_as_written(self, path: Path, record: dict) -> bool:
         """By its length, and by its content where that may have changed since the last look."""

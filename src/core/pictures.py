@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.core.freshness import replacing
+from src.core.disk import replacing
 
 TRUE_COLOUR, PRED_COLOUR = (64, 200, 255), (255, 150, 30)  # blue and orange, RGB: told apart by every kind of eye
 LINES = ["#0b7fab", "#d95f02", "#5a6b2f", "#7b4ea3", "#b0305c", "#444444", "#00897b", "#a67c00"]

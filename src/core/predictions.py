@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from src.core.console import InputError, listing, short
-from src.core.freshness import replacing
+from src.core.disk import replacing
 
 
 @dataclass

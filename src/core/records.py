@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from src.core.console import InputError, command, short
-from src.core.freshness import read_json
+from src.core.disk import read_json
 from src.core.paths import Paths
 
 

@@ -8,7 +8,7 @@ from typing import Iterable
 import numpy as np
 
 from src.core.console import InputError, command, short
-from src.core.freshness import replacing
+from src.core.disk import replacing
 from src.core.limits import MOST_PIXELS
 
 DIGITS = 9  # of a pixel's number: as many as any image has, and no sum of them overflows

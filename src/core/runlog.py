@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from src.core.console import duration, say
-from src.core.freshness import Job, replacing
+from src.core.disk import replacing
+from src.core.freshness import Job
 
 LOG = ["epoch", "loss", "mask_loss", "label_loss", "lr", "score", "dice", "iou", "accuracy", "macro_f1", "images_per_second", "seconds", "skipped"]
 HOURS = 2 * 3600  # a plan longer than this, without a GPU, names the small config

@@ -10,7 +10,8 @@ from src.core.config import Config
 from src.core.console import InputError
 from src.core.files import data_files
 from src.core.form import Form, infer
-from src.core.freshness import Job, folder_fingerprint, index_ids, read_json, rows_fingerprint
+from src.core.disk import read_json
+from src.core.freshness import Job, folder_fingerprint, index_ids, rows_fingerprint
 from src.core.glance import glance
 from src.core.paths import Paths, anchored, filter_text
 from src.core.sample import sample_file

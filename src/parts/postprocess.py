@@ -14,7 +14,7 @@ import numpy as np
 
 from src.core.settings import Evaluate
 from src.core.console import InputError, command, nearest, short
-from src.core.freshness import read_json, write_json
+from src.core.disk import read_json, write_json
 from src.core.images import scaled
 
 AGREE = ("no", "mask", "label")

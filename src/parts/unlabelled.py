@@ -9,7 +9,7 @@ import numpy as np
 
 from src.core.console import InputError, progress, short, warn
 from src.core.dataset import Item, Problems, find_test
-from src.core.freshness import replacing
+from src.core.disk import replacing
 from src.core.images import read_image, resize
 from src.core.settings import Competition, Experiment
 from src.parts import filters
