@@ -24,6 +24,7 @@ from src.core.config import Config
 from src.core.console import InputError, StageError, command, duration, header, listing, progress, say, short, warn
 from src.core.disk import read_json, write_json
 from src.core.kaggle import Arriving, Kaggle, Lost, plain_dataset, slug_of, url
+from src.core.locks import Lock
 from src.core.paths import Paths, contest_folder
 
 BREAKS = 5  # of the connection, one after another without a new byte in between
@@ -45,7 +46,8 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
         facts = [contest.title, f"until {contest.deadline:%Y-%m-%d %H:%M} UTC" if contest.deadline else "", contest.metric, f"{contest.daily} submissions a day" if contest.daily else ""]
         say(f"  {'; '.join(f for f in facts if f)}")
     try:
-        files = bring(kaggle, of, paths, given.force)
+        with Lock.of(paths.data.with_name(f".{paths.data.name}.lock"), f"fetch {of}").held():
+            files = bring(kaggle, of, paths, given.force)
     except OSError as error:
         if error.errno == 28:
             todo = "What has arrived is kept: free some space, then run the same command again, or name another folder with --data"

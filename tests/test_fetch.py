@@ -39,7 +39,7 @@ def run(home, capfd):
 
 
 def below(folder: Path) -> dict[str, bytes]:
-    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file() and ".fetch" not in f.parts and f.name != "fetched.json"}
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file() and ".fetch" not in f.parts and f.name != "fetched.json" and f.suffix != ".lock"}
 
 
 def noise(count: int, seed: int = 0) -> bytes:
