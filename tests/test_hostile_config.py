@@ -109,6 +109,8 @@ def refused(capfd, words: list[str]) -> str:
         ("train.batch_size=1000000000", "It is from 1 to 65 536", "invalid_value"),
         ("train.workers=100000", "It is from 0 to 256", "invalid_value"),
         ("train.freeze=true", "train.freeze: should be a number, not True", "invalid_value"),
+        ("score={dice: yes}", "score: should be a number", "invalid_value"),
+        ("evaluate.threshold=[true]", "evaluate.threshold: should be a number", "invalid_value"),
         ("train.epochs=yes", "train.epochs: should be a number, not True", "invalid_value"),
         (
             "data.mask_suffix=",
@@ -337,6 +339,23 @@ def test_a_study_of_a_hundred_million_cells_is_refused_at_once(tmp_path, capfd):
     folder(tmp_path)
     err = refused(capfd, ["status", "--config", str(file), "--data", str(tmp_path)])
     assert "a study of 100000000 cells, more than 500" in err and "[too_many_cells]" in err
+
+
+@pytest.mark.parametrize("label", ["''", "' '", "x" * 101])
+def test_a_cell_has_a_name_that_a_folder_can_have(label, tmp_path):
+    folder(tmp_path)
+    text = f"question: Q\nbase: mine\ncells: {{{label}: {{task: mask}}}}\n"
+    with pytest.raises(InputError, match="a cell is called") as raised:
+        load(folder(tmp_path, text, "s.yaml"))
+    assert raised.value.code == "bad_cell_name"
+
+
+def test_long_names_together_are_too_long_for_a_folder(tmp_path):
+    folder(tmp_path, name=f"{'b' * 100}.yaml")
+    text = f"question: Q\nbase: {'b' * 100}\ncells: {{{'c' * 90}: {{task: mask}}}}\n"
+    with pytest.raises(InputError, match="a cell comes to a name of 2.. bytes") as raised:
+        load(folder(tmp_path, text, f"{'s' * 100}.yaml"))
+    assert raised.value.code == "bad_cell_name"
 
 
 def test_seeds_multiply_the_cells():

@@ -20,6 +20,7 @@ from src.core.overrides import leaves, parse_override, set_in
 from src.core.paths import COMPETITION, CONFIGS
 from src.core.settings import NEUTRAL, Competition, Ensemble, Evaluation, Experiment, Strict, Study
 
+LONGEST_LABEL = 100  # bytes of a cell's name, which becomes a part of a folder's
 MOST_CELLS = 500  # of a study, each seed counted
 
 
@@ -197,6 +198,10 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
 
     first, asked = {seed: cell("", {}, seed) for seed in seeds}, [*_combinations(study.grid, file), *study.cells.items()]
     labels = [label for label, _ in asked]
+    for label in labels:
+        if not label.strip() or len(label.encode()) > LONGEST_LABEL:
+            raise InputError(f"a cell is called '{label[:60]}'", file,
+                             f"Give it a name of 1 to {LONGEST_LABEL} bytes", code="bad_cell_name")
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise InputError(f"two cells are called '{twice}'", file, "Give one of them another name",
                          code="cell_twice")
@@ -213,6 +218,10 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     if twice := next((n for n in names if names.count(n) > 1), None):
         raise InputError(f"two cells come to the same name, {twice}", file,
                          "Give them names that differ in letters or digits", code="cell_twice")
+    if long := next((n for n in names if len(n.encode()) > 240), None):
+        raise InputError(f"a cell comes to a name of {len(long.encode())} bytes", file,
+                         "Shorten the names of the study, its base or its cell",
+                         code="bad_cell_name")
     name, members = file.stem + ("_tiny" if tiny else ""), [c for made in cells.values() for c in made]
     return Config(name, file, members[0].competition, members=members, study=study, cells=cells)
 

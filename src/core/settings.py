@@ -46,8 +46,10 @@ class Strict(BaseModel):
         annotation = cls.model_fields[info.field_name].annotation
         kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
         kind = re.sub(r"'.*?'", "", kind)  # without literal words
-        if isinstance(value, bool) and ("int" in kind or "float" in kind) and "bool" not in kind:
-            raise PydanticCustomError("number", "should be a number")
+        if ("int" in kind or "float" in kind) and "bool" not in kind:
+            held = list(value.values()) if isinstance(value, dict) else value
+            if any(isinstance(v, bool) for v in (held if isinstance(held, list) else [held])):
+                raise PydanticCustomError("number", "should be a number")
         return value
 
 
@@ -59,8 +61,7 @@ class Data(Strict):
     empty_class: str | None = "normal"  # the class without a lesion: its mask is empty
     # {label} and {id} stand for the class and the file's stem; the first pattern that finds an image is used; masks lie beside the image
     train: list[PathText] = [
-        "train/{label}/{id}", "Dataset_BUSI_with_GT/{label}/{id}", "{label}/{id}",
-    ]
+        "train/{label}/{id}", "Dataset_BUSI_with_GT/{label}/{id}", "{label}/{id}"]
     # x.png has the masks x_mask.png, x_mask_1.png, …
     mask_suffix: PathText = Field("_mask", min_length=1)
     # likewise; one may be given without brackets
@@ -268,7 +269,7 @@ class Experiment(Strict):
     resize: Literal["stretch", "letterbox"] = "stretch"
     # of every image, once, before it is resized: none, equalise, clahe, despeckle
     filter: Word = "none"
-    filter_options: dict[Word, float] = Field({}, max_length=5)  # e.g. {clip: 2.0, tiles: 10} of clahe
+    filter_options: dict[Word, float] = Field({}, max_length=5)  # of clahe: clip, tiles
     model: Model = Model()
     loss: Loss = Loss()
     train: Train = Train()
