@@ -169,7 +169,8 @@ def _from_folders(data: Path, found: list[tuple[Path, str, str]], competition: C
         else:
             problems.add("orphan", file.relative_to(data))
     for label, its in sorted(unknown.items()):
-        problems.add("class", f"{its[0].parent.relative_to(data)} ({len(its)} files; {nearest(label[:60], cfg.classes).rstrip('?.')})")
+        known = nearest(label[:60], cfg.classes).rstrip("?.")
+        problems.add("class", f"{its[0].parent.relative_to(data)} ({len(its)} files; {known})")
     lonely = [key for key, item in items.items() if not item.masks and item.label != cfg.empty_class]
     for key in lonely:
         problems.add("no_mask", items.pop(key).image.relative_to(data))
@@ -194,7 +195,8 @@ def _from_table(data: Path, files: dict[Path, str], competition: Competition, pr
             else:
                 twice.append(Item(id, "train", label, images.get(id, [data / id])[0]))
         elif label not in cfg.classes:
-            problems.add("class", f"{label} of {id} ({nearest(label[:60], cfg.classes).rstrip('?.')})")
+            known = nearest(label[:60], cfg.classes).rstrip("?.")
+            problems.add("class", f"{label} of {id} ({known})")
         elif id not in images:
             problems.add("no_image", id)
         else:
@@ -247,7 +249,7 @@ def _test_items(data: Path, files: dict[Path, str], competition: Competition, pr
     there, order = {i.id: i for i in items}, dict.fromkeys(image_of(row, form.sample, form.id, form.name) for row in form.rows)
     if not stems & order.keys():
         what = f"none of the {len(order)} images of the sample is there: {names_of(order, 3)}"
-        todo = f"They were looked for by {', '.join(competition.data.test)}: data.test says where they are"
+        todo = f"They were looked for by {', '.join(competition.data.test)}: data.test says where"
         raise InputError(what, short(sample), todo, code="no_test_images")
     for id in order:
         if id not in stems:

@@ -77,7 +77,7 @@ def _dicom_pixels(header) -> np.ndarray:
 
 
 def _inflated(data: bytes) -> int:
-    """How many bytes a DICOM file unpacks to, or just over MOST_BYTES; 0 where it is not deflated."""
+    """How many bytes a DICOM file unpacks to, or a bit over MOST_BYTES; 0: it is not deflated."""
     at = data.find(DEFLATED, 132, 2048)
     if at < 0:
         return 0

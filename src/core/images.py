@@ -23,7 +23,7 @@ def read_image(path: Path, channels: int = 1) -> np.ndarray:
 
     More than 8 bits are scaled by the image's own range, its minimum to 0 and its maximum to 255 (a constant image becomes 0): 12-bit data in a
     16-bit file would otherwise be black. Transparency is ignored. Raises ValueError with a short
-    reason for a file that cannot be read in full, holds several frames, or values that are no numbers.
+    reason for a file that cannot be read in full, holds several frames, or values like NaN.
     """
     pixels, _, _ = decode(path)
     if pixels.dtype != np.uint8:

@@ -36,7 +36,7 @@ def plain(name: object, family: str | None = None, most: int = 40) -> str:
 
     $ would begin a formula, and a first _ would keep it out of a legend. What the font has no
     letter for is drawn as its number, \\u826f: told apart, and without a warning for each. A longer
-    name than `most` loses its middle. family: a font's, such as monospace; without it the usual one.
+    name than `most` loses its middle. family: a font's, such as monospace; None: the usual one.
     """
     text = str(name)
     if len(text) > most:

@@ -25,7 +25,6 @@ BOX_NAMES = {"predictionstring", "box", "boxes", "bbox", "bboxes", "detections"}
 LONGEST = 200  # characters of a file's name: run lengths need not be searched for one
 UNCERTAIN = {"predicted", "annotation", "segmentation", "prediction"}  # names of runs, and of classes too
 SEPARATORS = re.compile(r"[^0-9A-Za-z]+")
-# what reading a zip may raise
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError,
            RuntimeError, NotImplementedError, ValueError)
 
@@ -105,8 +104,9 @@ def read_sample(file: Path, submission: Submission) -> Sample:
         raise InputError(what, short(file), todo, code="odd_columns")
     columns, raw = [c.strip().strip('"').strip() for c in raw[0]], raw[1:]
     if len(columns) < 2 and not pngs and not submission.masks or len(set(columns)) < len(columns):
-        what, expected = f"the columns are {names_of(columns)}", "Expected one of ids and others of answers"
-        raise InputError(what, short(file), f"{expected}, each once", code="odd_columns")
+        what = f"the columns are {names_of(columns)}"
+        expected = "Expected one of ids and others of answers, each once"
+        raise InputError(what, short(file), expected, code="odd_columns")
     if not raw:
         what = "the sample of the submission has no rows"
         raise InputError(what, short(file), todo, code="empty_table")

@@ -118,9 +118,12 @@ def edit(file: Path, change: Callable[[list[Row]], bool | None]) -> list[Row]:
                 table.writerow([*COLUMNS, *added])
                 for row in rows:
                     safe = replace(row, **{c: as_text(getattr(row, c)) for c in WORDS})
-                    cells = ["" if (v := getattr(safe, c)) is None else repr(v) if isinstance(v, float) else v for c in COLUMNS]
-                    table.writerow([*cells, *(row.extra.get(name, "") for name in added)])
+                    table.writerow([*map(_cell, (getattr(safe, c) for c in COLUMNS)), *(row.extra.get(name, "") for name in added)])
     return rows
+
+
+def _cell(value: str | float | None) -> str:
+    return "" if value is None else repr(value) if isinstance(value, float) else value
 
 
 # ------------------------------------------------------------------------------------------------------- the log and Kaggle's list
