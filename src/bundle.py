@@ -38,14 +38,14 @@ from src.core.freshness import Fingerprints, Job, fingerprint, read_json, replac
 from src.core.images import read_image
 from src.core.paths import COMPETITION, ROOT, Paths
 from src.core.predictions import Predictions
-from src.core.records import read_metrics, read_weights
-from src.core.stages import ensemble_job, evaluate_job, member_folder, plan, predict_job, train_runs, weights_used
+from src.core.records import read_metrics, read_runs, read_weights
+from src.core.stages import ensemble_job, evaluate_job, member_folder, plan, predict_job, weights_used
 from src.core.stages import folds as folds_to_use
 from src.core.tables import read_index
 from src.parts import models
 
 # What Kaggle's image has of all that inference may import, each with what it needs itself: installed_cpu_packages.txt of github.com/Kaggle/docker-python, May 2026
-KAGGLE = {"einops", "huggingface-hub", "matplotlib", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "pydicom", "pyyaml", "safetensors",
+KAGGLE = {"einops", "filelock", "huggingface-hub", "matplotlib", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "pydicom", "pyyaml", "safetensors",
           "scikit-learn", "scipy", "timm", "torch", "torchvision", "tqdm"}
 PIP = "pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux2014_x86_64"  # of Kaggle's image, whatever this machine is
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the zip
@@ -101,7 +101,7 @@ def fill(folder: Path, used: list[Config], folds: dict[str, list[int]], config: 
     shutil.copyfile(paths.decision(name), inner.decision(name))
     if config.ensemble:
         shutil.copyfile(paths.weights(name), inner.weights(name))
-    write_json(inner.report, {"runs": train_runs(paths)})
+    write_json(inner.report, {"runs": read_runs(paths)})
     about = manifest(config, used, folds, paths, inner)
     write_json(inner.manifest, about)
     found = tried(folder, config, paths)

@@ -10,8 +10,9 @@ from typing import Any
 from src.core.config import Config
 from src.core.console import InputError
 from src.core.form import Form, glance, infer
-from src.core.freshness import Job, folder_fingerprint, index_ids, read_json, rows_fingerprint
+from src.core.freshness import Job, folder_fingerprint, index_ids, rows_fingerprint
 from src.core.paths import Paths, anchored, filter_text
+from src.core.records import read_runs
 from src.core.sample import IMAGE_SUFFIXES, sample_file
 from src.core.tables import is_fold
 
@@ -51,15 +52,17 @@ def sample_of(config: Config, paths: Paths) -> Path:
 
 
 def form_of(config: Config, paths: Paths) -> Form:
-    """The form of the submission, with all that prepare found out; raises InputError where the sample does not say it."""
+    """The form of the submission, with all that prepare found out; raises InputError where the sample does not say it, or that is damaged."""
+    if paths.report.is_file():
+        read_runs(paths)
     return infer(sample_of(config, paths), config.competition, index_ids(paths.index, "test"), train_runs(paths))
 
 
 def train_runs(paths: Paths) -> dict | None:
     """What prepare found out about the run lengths of the train table; None where there are none."""
     try:
-        return read_json(paths.report)["runs"]
-    except (OSError, InputError, KeyError, TypeError):  # not there, or damaged: prepare's own state says so
+        return read_runs(paths)
+    except InputError:  # not there, or damaged: said where it matters, not by a plan
         return None
 
 
