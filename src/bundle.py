@@ -38,8 +38,8 @@ from src.core.images import read_image
 from src.core.locks import Lock
 from src.core.paths import COMPETITION, ROOT, Paths
 from src.core.predictions import Predictions
-from src.core.records import read_metrics, read_weights
-from src.core.stages import ensemble_job, evaluate_job, member_folder, plan, predict_job, train_runs, weights_used
+from src.core.records import read_metrics, read_runs, read_weights
+from src.core.stages import ensemble_job, evaluate_job, member_folder, plan, predict_job, weights_used
 from src.core.stages import folds as folds_to_use
 from src.core.tables import read_index
 from src.parts import models
@@ -101,7 +101,7 @@ def fill(folder: Path, used: list[Config], folds: dict[str, list[int]], config: 
     shutil.copyfile(paths.decision(name), inner.decision(name))
     if config.ensemble:
         shutil.copyfile(paths.weights(name), inner.weights(name))
-    write_json(inner.report, {"runs": train_runs(paths)})
+    write_json(inner.report, {"runs": read_runs(paths)})
     about = manifest(config, used, folds, paths, inner)
     write_json(inner.manifest, about)
     found = tried(folder, config, paths)

@@ -133,7 +133,8 @@ class Part:
     def begin(self, mark: dict[str, Any]) -> None:
         self.drop()
         self.home.mkdir(parents=True)
-        own(self.file).close()
+        with own(self.file):
+            pass
         write_json(self.note, {"of": self.of, "mark": mark})
         self.mark = mark
 

@@ -643,3 +643,16 @@ def test_a_damaged_stamp_of_an_earlier_infer_is_as_good_as_none(tmp_path):
         (tmp_path / "stage.json").write_text(content)
         assert infer._stamped(tmp_path / "stage.json") is None
     assert infer._version("no-such-package-anywhere") == "none"
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"runs": []}', '{"runs": {"order": "spiral"}}', "[" * 10**5, "{"])
+def test_a_damaged_report_of_the_images_is_named_before_masks_are_written(copy, content, capfd):
+    """Its words on run lengths lost, masks would be written in the usual order, right or wrong."""
+    report = copy / "artifacts/prepared/report.json"
+    report.write_text(content.ljust(report.stat().st_size))
+    config, paths = loaded(copy)
+    assert stages.train_runs(paths) is None
+    with pytest.raises(InputError) as raised:
+        stages.form_of(config, paths)
+    assert raised.value.code == "report_damaged"
+    assert main(line(copy, "status")) == 0

@@ -34,6 +34,31 @@ def read_metrics(paths: Paths, name: str) -> dict:
     return _checked(file, form, "metrics", "metrics_damaged", remedy)
 
 
+def read_runs(paths: Paths) -> dict | None:
+    """What report.json of prepare (or of a bundle) says of the train table's run lengths; None
+    where there are none. Raises InputError likewise: without it masks would be written in an order
+    that is only assumed."""
+
+    def form(found: Any) -> None:
+        runs = found["runs"]
+        if runs is None:
+            return
+        if runs["order"] not in ("column", "row") or runs["first"] not in (0, 1):
+            raise ValueError("no such order or first pixel")
+        if not isinstance(runs["relative"], bool) or not isinstance(runs.get("several"), (bool, type(None))):
+            raise ValueError("a yes or no is missing")
+        if not isinstance(runs.get("empty"), (str, type(None))) or not isinstance(runs.get("why", ""), str):
+            raise ValueError("a word is missing")
+        if not isinstance(runs.get("assumed", []), list):
+            raise ValueError("a list is missing")
+        if (size := runs.get("size")) is not None:
+            if len(size) != 2 or not all(type(s) is int and 0 < s <= 2**16 for s in size):
+                raise ValueError("its size is none")
+
+    remedy = f"Make it again with {command('prepare', '--force')}"
+    return _checked(paths.report, form, "the report on the images", "report_damaged", remedy)["runs"]
+
+
 def read_weights(paths: Paths, name: str, members: list[str]) -> dict:
     """weights.json of an ensemble of these members: 'mask' and 'label' -> None, or how often each
     member is counted ('times', once at least) and its 'weights'. Raises InputError likewise."""

@@ -10,10 +10,10 @@ from src.core.config import Config
 from src.core.console import InputError
 from src.core.files import data_files
 from src.core.form import Form, infer
-from src.core.disk import read_json
 from src.core.freshness import Job, folder_fingerprint, index_ids, rows_fingerprint
 from src.core.glance import glance
 from src.core.paths import Paths, anchored, filter_text
+from src.core.records import read_runs
 from src.core.sample import sample_file
 from src.core.tables import is_fold
 
@@ -44,15 +44,17 @@ def sample_of(config: Config, paths: Paths) -> Path:
 
 
 def form_of(config: Config, paths: Paths) -> Form:
-    """The form of the submission, with all that prepare found out; raises InputError where the sample does not say it."""
+    """The form of the submission, with all that prepare found out; raises InputError where the sample does not say it, or that is damaged."""
+    if paths.report.is_file():
+        read_runs(paths)
     return infer(sample_of(config, paths), config.competition, index_ids(paths.index, "test"), train_runs(paths))
 
 
 def train_runs(paths: Paths) -> dict | None:
     """What prepare found out about the run lengths of the train table; None where there are none."""
     try:
-        return read_json(paths.report)["runs"]
-    except (OSError, InputError, KeyError, TypeError):  # not there, or damaged: prepare's own state says so
+        return read_runs(paths)
+    except InputError:  # not there, or damaged: said where it matters, not by a plan
         return None
 
 
