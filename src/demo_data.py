@@ -44,7 +44,7 @@ def make(folder: Path, n_train: int = 168, n_test: int = 36, seed: int = 0, size
     folder = Path(folder)
     arguments = {"version": VERSION, "n_train": n_train, "n_test": n_test, "seed": seed, "size": list(size)}
     if folder.exists():
-        if (folder / MARK).is_file() and json.loads((folder / MARK).read_text()) == arguments:
+        if (folder / MARK).is_file() and json.loads((folder / MARK).read_text(encoding="utf-8")) == arguments:
             return folder
         if not (folder / MARK).is_file() and any(folder.iterdir()):
             raise InputError("this folder is not of generated images and will not be written over", short(folder), "Move it away, or use another --work")
@@ -53,9 +53,9 @@ def make(folder: Path, n_train: int = 168, n_test: int = 36, seed: int = 0, size
     shutil.rmtree(part, ignore_errors=True)
     _make_train(part / "train", n_train, seed, size)
     ids = _make_test(part / "test", n_test, seed, size)
-    with open(part / "sample_submission.csv", "w", newline="") as file:
+    with open(part / "sample_submission.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("id", "label", "rle"), *((id, "normal", "-1") for id in ids)])
-    (part / MARK).write_text(json.dumps(arguments))
+    (part / MARK).write_text(json.dumps(arguments), encoding="utf-8")
     part.rename(folder)  # whole or not at all
     return folder
 

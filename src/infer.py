@@ -151,7 +151,7 @@ def store(config: Config, member: str, scratch: Paths) -> Path:
 def go_on(scratch: Paths, stamp: Path, home: Paths, items: list[Item], settings: list, afresh: bool) -> None:
     """Empty `scratch`, unless it is from a run of the same bundle and settings on the same images and device, with all the time it needed."""
     now = {"settings": settings, "in_full": not afresh, "device": str(pick_device()), "bundle": fingerprint(home.manifest, home), "images": folder_fingerprint([i.image for i in items], scratch.data, home), "ids": [i.id for i in items]}
-    if scratch.artifacts.exists() and (afresh or not stamp.is_file() or json.loads(stamp.read_text() or "0") != now):
+    if scratch.artifacts.exists() and (afresh or not stamp.is_file() or json.loads(stamp.read_text(encoding="utf-8") or "0") != now):
         shutil.rmtree(scratch.artifacts)
     write_json(stamp, now)
 

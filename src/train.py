@@ -210,7 +210,7 @@ def finish(config: Config, history: list[dict], device: torch.device, dtype: tor
 def only_one(lock: Path) -> Iterator[None]:
     """Two runs in one folder would overwrite each other's checkpoints."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as file:
+    with open(lock, "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

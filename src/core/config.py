@@ -187,7 +187,7 @@ def _combinations(grid: dict[str, list | dict], file: Path) -> list[tuple[str, d
 
 def read_yaml(file: Path) -> dict:
     try:
-        tree = yaml.safe_load(file.read_text())
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         there = [p.stem for p in sorted(file.parent.glob("*.yaml")) if p.name != COMPETITION]
         raise InputError("no such config", file, nearest(file.stem, there) if there else "Try ./run.sh --config configs/cpu.yaml") from None

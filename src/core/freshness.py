@@ -58,7 +58,7 @@ class Job:
 
     def record(self) -> dict | None:
         try:
-            record = json.loads(self.record_file.read_text())
+            record = json.loads(self.record_file.read_text(encoding="utf-8"))
             return record if isinstance(record.get("keys"), dict) and isinstance(record.get("inputs"), dict) else None
         except (OSError, ValueError, AttributeError):
             return None
@@ -168,7 +168,7 @@ class Fingerprints:
     def __init__(self, file: Path):
         self.file, self.dirty = file, False
         try:
-            self.known = json.loads(file.read_text())
+            self.known = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             self.known = {}
 
@@ -190,7 +190,7 @@ class Fingerprints:
         if self.dirty and self.file.parent.is_dir():
             try:  # only a memory: folds trained side by side may write it at the same time
                 temporary = self.file.with_name(f".{os.getpid()}.{self.file.name}")
-                temporary.write_text(json.dumps(self.known))
+                temporary.write_text(json.dumps(self.known), encoding="utf-8")
                 os.replace(temporary, self.file)
                 self.dirty = False
             except OSError:
@@ -248,7 +248,7 @@ def index_ids(index: Path, part: str) -> list[str]:
 def write_json(path: Path, content: Any) -> None:
     """Written whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -270,7 +270,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def read_json(path: Path) -> dict:
     """A JSON file that a stage (or a user) wrote; raises InputError where it is damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"not readable as JSON: {error}", short(path)) from None
 

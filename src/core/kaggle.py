@@ -95,7 +95,7 @@ def slug_of(given: argparse.Namespace, config: Config, paths: Paths) -> str:
     fetched = ""
     if paths.fetched.is_file():
         try:
-            fetched = json.loads(paths.fetched.read_text()).get("competition") or ""
+            fetched = json.loads(paths.fetched.read_text(encoding="utf-8")).get("competition") or ""
         except (ValueError, AttributeError):
             pass
     for text, where in ((given.competition, "--competition"), (config.competition.slug, "slug in competition.yaml"), (fetched, short(paths.fetched))):

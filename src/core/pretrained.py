@@ -94,7 +94,7 @@ def _statistics(file: Path) -> tuple[list[float], list[float]]:
     if not file.is_file():
         return IMAGENET
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
         return [float(v) for v in found["mean"]], [float(v) for v in found["std"]]
     except (ValueError, KeyError, TypeError):
         raise InputError("needs mean and std, three numbers each", short(file)) from None

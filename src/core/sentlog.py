@@ -118,7 +118,7 @@ def edit(file: Path, change: Callable[[list[Row]], bool | None]) -> list[Row]:
 def _alone(folder: Path) -> Iterator[None]:
     """One process at a time; the lock is on the hidden file that stays, since one that is removed could be held twice."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".log.lock", "w") as lock:
+    with open(folder / ".log.lock", "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
