@@ -225,7 +225,7 @@ def status(config: Config, paths: Paths) -> int:
             waiting.append(job)
         if state.kind == "partial" and job.stage == "train":
             log = paths.log(job.name, job.fold)
-            epochs = max(0, len(log.read_text().splitlines()) - 1) if log.is_file() else 0
+            epochs = max(0, len(log.read_text(encoding="utf-8").splitlines()) - 1) if log.is_file() else 0
             extra = f"{epochs} of {job.keys['train.epochs']} epochs"
         if job.stage == "submit" and kind != "done" and (wrong := _sample_wrong(config, paths)):
             extra = wrong
@@ -253,7 +253,7 @@ def _folds_wrong(paths: Paths) -> str:
     """What is wrong with a folds.csv that a user may have edited; ''."""
     from src.core.tables import read_folds
 
-    with open(paths.index, newline="") as lines:
+    with open(paths.index, newline="", encoding="utf-8") as lines:
         ids = [row["id"] for row in csv.DictReader(lines) if row["set"] == "train"]
     try:
         read_folds(paths, ids)

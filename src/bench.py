@@ -207,7 +207,7 @@ def greedy(config: Config, given: argparse.Namespace) -> None:
                     label = np.clip(found.label + random.normal(0, 0.15, found.label.shape), 1e-3, None)
                     mask = np.clip(found.mask.astype(np.float32) + noise, 0, 1).astype(np.float16)
                     Predictions(found.ids, mask, (label / label.sum(1, keepdims=True)).astype(np.float32), found.classes).save(home / f"m{member}" / file.name)
-        (home / "six.yaml").write_text(f"members: [{', '.join(str(home / f'm{m}') for m in range(6))}]\nmethod: greedy\n")
+        (home / "six.yaml").write_text(f"members: [{', '.join(str(home / f'm{m}') for m in range(6))}]\nmethod: greedy\n", encoding="utf-8")
         words = ["ensemble", "--config", str(home / "six.yaml"), "--data", str(given.data), "--work", str(home), "--force"]
         report("greedy, 6 members", words, given.repeats)
 
@@ -219,7 +219,7 @@ def report(name: str, words: list[str], repeats: int) -> None:
 
 def timed(words: list[str], quiet: bool) -> float:
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "src", *words], cwd=ROOT, env=os.environ | {"CALLED_FROM": os.getcwd()}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "src", *words], cwd=ROOT, env=os.environ | {"CALLED_FROM": os.getcwd()}, capture_output=True, text=True, encoding="utf-8")
     if done.returncode and not quiet:
         raise InputError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}")
     return time.perf_counter() - began

@@ -111,7 +111,7 @@ def fill(folder: Path, used: list[Config], folds: dict[str, list[int]], config: 
     wheels = "Kaggle's image has all packages that it needs."
     if lacking:
         wheels = f"`{PIP} -d wheels -r packages.txt` adds the wheels of {listing(lacking)}, which Kaggle's image lacks; `./run.sh bundle` once more takes them into the zip."
-    (folder / "README.md").write_text(README.format(name=name, what=what, wheels=wheels))
+    (folder / "README.md").write_text(README.format(name=name, what=what, wheels=wheels), encoding="utf-8")
     return lacking
 
 
@@ -187,7 +187,7 @@ def tried(folder: Path, config: Config, paths: Paths) -> dict[str, str]:
     """Load every experiment by the bundle's own code in a process of its own; returns what that has imported: distribution -> version."""
     image = paths.data / read_index(paths).image.iloc[-1]  # its kind may need a package of its own
     words = [sys.executable, "-m", "src.bundle", str(folder), str(folder / "configs" / f"{config.name}.yaml"), str(image)]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": "-1"})
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": "-1"}, encoding="utf-8")
     if done.returncode:
         raise StageError(f"the bundle does not load: {(done.stderr.strip() or f'exit code {done.returncode}').splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -219,8 +219,8 @@ def _plain(name: str) -> str:
 
 def write_packages(folder: Path, found: dict[str, str]) -> dict[str, str]:
     """requirements.txt, with only those lines that inference needs, and packages.txt; returns what Kaggle's image lacks, and its versions."""
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if (need := line.partition("#")[0].strip()) and _plain(Requirement(need).name) in found]
-    (folder / "requirements.txt").write_text("\n".join(lines) + "\n")
+    lines = [line for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines() if (need := line.partition("#")[0].strip()) and _plain(Requirement(need).name) in found]
+    (folder / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     lacking, asked = {}, [line.partition("#")[0] for line in lines]
     while asked:  # a package that the image has comes with what it needs
         need = Requirement(asked.pop())
@@ -229,7 +229,7 @@ def write_packages(folder: Path, found: dict[str, str]) -> dict[str, str]:
             asked += [r for r in metadata.requires(name) or [] if (m := Requirement(r).marker) is None or any(m.evaluate({"extra": e}) for e in ("", *need.extras))]
     text = ["# What inference imports and Kaggle's image lacks. Wheels, with the network on:", f"#   {PIP} -d wheels -r packages.txt", "# In the notebook, with the network off:",
             "#   pip install --no-index --no-deps --find-links wheels -r packages.txt", *(f"{n}=={v}" for n, v in sorted(lacking.items()))]
-    (folder / "packages.txt").write_text("\n".join(text) + "\n")
+    (folder / "packages.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
     return lacking
 
 

@@ -74,7 +74,7 @@ def _is_made(folder: Path, arguments: dict) -> bool:
 def _fill(part: Path, n_train: int, n_test: int, seed: int, size: tuple[int, int], arguments: dict) -> None:
     _make_train(part / "train", n_train, seed, size)
     ids = _make_test(part / "test", n_test, seed, size)
-    with open(part / "sample_submission.csv", "w", newline="") as file:
+    with open(part / "sample_submission.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("id", "label", "rle"), *((id, "normal", "-1") for id in ids)])
     (part / MARK).write_text(json.dumps(arguments))
 

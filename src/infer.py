@@ -177,7 +177,7 @@ def go_on(scratch: Paths, stamp: Path, home: Paths, items: list[Item], settings:
 def _stamped(stamp: Path) -> object:
     """What an earlier run was made of; None where that is not there, or damaged."""
     try:
-        return json.loads(stamp.read_text())
+        return json.loads(stamp.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
 

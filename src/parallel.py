@@ -45,7 +45,7 @@ def devices() -> list[str]:
             found.append(name)
         return found
     try:  # in a container it knows which GPUs are lent, where /proc may show those of the whole machine
-        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, encoding="utf-8")
         count = sum(line.startswith("GPU ") for line in told.stdout.splitlines()) if told.returncode == 0 else 0
     except (OSError, subprocess.SubprocessError):
         count = len(list(DRIVER.glob("*")))

@@ -88,7 +88,7 @@ def cell_row(label: str, records: list[dict], cells: list[Config], paths: Paths)
         row[name] = np.mean([r["lecture"][name] for r in records])
         folds = [[f[name] for f in r["lecture_by_fold"].values()] for r in records]
         row[f"{name}_sd"] = np.mean([np.std(f, ddof=1) if len(f) > 1 else np.nan for f in folds])
-    logs = [row_ for c in cells for e in c.experiments for file in paths.fold(e.name, 0).parent.glob("fold*/log.csv") for row_ in csv.DictReader(file.open())]
+    logs = [row_ for c in cells for e in c.experiments for file in paths.fold(e.name, 0).parent.glob("fold*/log.csv") for row_ in csv.DictReader(file.open(encoding="utf-8"))]
     for name, column in (("images_per_second", "images_per_second"), ("seconds_per_epoch", "seconds")):
         values = [float(r[column]) for r in logs if r.get(column)]
         if values:

@@ -85,7 +85,7 @@ def made_by(config: Config, paths: Paths, decision: Decision) -> dict:
 def commit() -> str | None:
     """The project's git commit, '+' for uncommitted changes; None outside of a checkout."""
     try:
-        found = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, timeout=10)
+        found = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, timeout=10, encoding="utf-8")
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None

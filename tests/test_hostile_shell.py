@@ -54,6 +54,11 @@ def test_a_class_and_a_file_with_umlauts_under_an_ascii_locale(tmp_path):
     for stage in ("status", "prepare", "split", "status"):
         done = shell(f'"$RUN" {stage} {words}', tmp_path, **ASCII)
         assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    words = "--config small.yaml --data data --work other"
+    plain = shell(f'"$PYTHON" -m src status {words}', CALLED_FROM=str(tmp_path), **ASCII)
+    assert plain.returncode in (0, 2), plain.stderr.decode()
+    if plain.returncode:  # only run.sh sees to it that names are UTF-8
+        one_error(plain, "locale_without_letters")
     index = (tmp_path / "work" / "artifacts" / "prepared" / "index.csv").read_bytes()
     assert "größe (1),".encode() in index and "ärger,".encode() in index
     assert "größe (1),".encode() in (tmp_path / "work" / "artifacts" / "folds.csv").read_bytes()

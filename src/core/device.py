@@ -75,7 +75,7 @@ def hardware_format(device: torch.device) -> str:
 def cpu_has_bfloat16() -> bool:
     """AMX or avx512_bf16; elsewhere bfloat16 is emulated and slower than float32."""
     try:
-        with open("/proc/cpuinfo") as lines:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
             flags = next((line for line in lines if line.startswith("flags")), "")
     except OSError:
         return False

@@ -77,7 +77,7 @@ class BadSteps:
 
 
 def write_log(path: Path, history: list[dict]) -> None:
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, LOG, restval="", extrasaction="ignore")
         table.writeheader()
         table.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history)

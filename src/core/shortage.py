@@ -32,6 +32,10 @@ def shortage(error: BaseException) -> InputError | StageError | None:
     if stdout_fails(error):
         to_nowhere(sys.stdout)
         return StageError(f"stdout takes no more ({error}). Write it elsewhere, or make room", code="stdout_full")
+    letters = sys.getfilesystemencoding()
+    if isinstance(error, UnicodeEncodeError) and letters != "utf-8":
+        return InputError(f"this locale ({letters}) lacks letters of a name", "",
+                          "Use ./run.sh, or set PYTHONUTF8=1", code="locale_without_letters")
     number, text = getattr(error, "errno", None), str(error).lower()
     if number in (errno.EMFILE, errno.ENFILE) or any(words in text for words in NO_FILES):
         return StageError(f"too many open files{_limit('RLIMIT_NOFILE')}. Allow more with ulimit -n 1024", code="too_many_open_files")
@@ -88,6 +92,8 @@ def to_nowhere(stream) -> None:
 def heard(run: Callable[[], int]) -> int:
     """Run a command to its end, which is where stdout has taken all that was said, and not only
     put it by. Returns the exit code."""
+    if sys.stdout is not None and sys.stdout.encoding.lower() not in ("utf-8", "utf8"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has an ellipsis
     try:
         code = run()
     except SystemExit as left:
