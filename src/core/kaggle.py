@@ -96,7 +96,7 @@ def slug_of(given: argparse.Namespace, config: Config, paths: Paths) -> str:
     fetched = ""
     if paths.fetched.is_file():
         try:
-            fetched = json.loads(paths.fetched.read_text())["competition"]
+            fetched = json.loads(paths.fetched.read_text(encoding="utf-8"))["competition"]
             fetched = fetched if isinstance(fetched, str) else ""
         except (OSError, ValueError, RecursionError, KeyError, TypeError):
             pass  # damaged: as good as nothing
