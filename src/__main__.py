@@ -17,9 +17,10 @@ from src.core import console
 from src.core.cli import DEMO_SETTINGS, TOOLS, bare, parse
 from src.core.config import Config, load
 from src.core.console import InputError, StageError, Stopped, command, duration, error_line, say, short
-from src.core.disk import explained, make_folder, read_json
+from src.core.disk import explained, make_folder
 from src.core.freshness import Fingerprints, Job
 from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder
+from src.core.records import read_manifest
 from src.core.sample import no_sample
 from src.core.shortage import complain, heard, here, shortage, to_nowhere
 from src.core.stages import data_files, form_of, has_test, member_folder, plan, sample_of, submit_job, unanswered
@@ -125,7 +126,7 @@ def _of_bundle(given: argparse.Namespace) -> Path:
         raise InputError("no bundle there", short(paths.manifest),
                          "Make one with ./run.sh bundle, and name the folder that holds this file",
                          code="no_bundle")
-    return paths.work / "configs" / f"{read_json(paths.manifest).get('name')}.yaml"
+    return paths.work / "configs" / f"{read_manifest(paths)['name']}.yaml"
 
 
 def run_stages(config: Config, paths: Paths, stage: str | None, given: argparse.Namespace) -> int:

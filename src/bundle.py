@@ -25,11 +25,10 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-import torch
 import yaml
 from packaging.requirements import Requirement
 
-from src.core.checkpoint import load_weights, shipped
+from src.core.checkpoint import load_weights, save, shipped
 from src.core.config import Config, load
 from src.core.console import InputError, StageError, command, duration, header, listing, progress, say, short
 from src.core.disk import read_json, replacing, replacing_folder, write_json
@@ -164,8 +163,8 @@ def write_weights(config: Config, folds: list[int], paths: Paths, inner: Paths, 
     net = models.build(e, len(config.competition.data.classes), pretrained=False)
     for k in folds:
         load_weights(paths.checkpoint(config.name, k, e.predict.checkpoint), net)
-        with replacing(inner.checkpoint(config.name, k, e.predict.checkpoint)) as temporary:
-            torch.save({"ema": shipped(net.state_dict(), net, weights_used(config, paths, k))}, temporary)
+        weights = shipped(net.state_dict(), net, weights_used(config, paths, k))
+        save(inner.checkpoint(config.name, k, e.predict.checkpoint), {"ema": weights})
         advance(1)
 
 

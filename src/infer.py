@@ -10,8 +10,11 @@ they took so far; a network that would overrun in spite of it is broken off. Not
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -71,7 +74,8 @@ class Work:
 
 
 def run(given: argparse.Namespace, config: Config, paths: Paths, clock: Callable[[], float] = time.time) -> int:
-    lock = paths.submission(config.name).with_name(f".{config.name}.lock")
+    digest = hashlib.sha256(os.fsencode(paths.submission(config.name))).hexdigest()[:16]
+    lock = Path(tempfile.gettempdir()) / f"infer-{digest}.lock"  # a notebook shows all of --work
     with Lock.of(lock, f"infer {config.name}").held():
         return answer(given, config, paths, clock)
 

@@ -395,10 +395,10 @@ def test_the_same_artifacts_give_the_same_bytes_and_wheels_stay(copy, monkeypatc
 def test_what_is_not_finished_or_stale_is_not_bundled(copy, tmp_path):
     config, paths = loaded(copy)
     stale = load(copy / "configs" / "ensemble.yaml", [*SETS, "train.lr=0.5"])
-    with pytest.raises(InputError, match="train small fold 0 is stale: train.lr changed.*train --fold 0"):
+    with pytest.raises(InputError, match="train small fold 0, and that is stale: train.lr changed.*train --fold 0"):
         bundle.run(argparse.Namespace(sets=[]), stale, paths)
     paths.decision("ensemble").unlink()
-    with pytest.raises(InputError, match="evaluate ensemble is damaged.*evaluate"):
+    with pytest.raises(InputError, match="evaluate ensemble, and that is damaged.*evaluate"):
         made(copy)
     paths.test("small").unlink()
     with pytest.raises(InputError, match="is damaged|is stale"):
@@ -468,7 +468,7 @@ def test_a_damaged_bundle_is_named(packed, only_test, tmp_path):
     shutil.rmtree(only_test / "test")
     fails("none of the 6 images of the sample is there")
     (packed / "bundle.json").write_text("{}")
-    fails("this is no manifest of a bundle")
+    fails("not readable as the manifest of a bundle")
 
 
 def test_an_unreadable_image_may_be_skipped(packed, only_test, tmp_path, capfd):

@@ -124,7 +124,7 @@ def test_what_cannot_be_exported_is_said(home, monkeypatch):
             export.run(argparse.Namespace(fold=fold), load(home / "configs" / "small.yaml", [*SETTINGS, *overrides]), paths)
 
     fails("there is no fold 7 .*The folds are 0, 1", 7)
-    fails("training of small fold 0 is stale: train.lr changed.*train --fold 0", None, "train.lr=0.5")
+    fails("train small fold 0, and that is stale: train.lr changed.*train --fold 0", None, "train.lr=0.5")
     fails("otsu is not trained by gradients", None, "model={arch: otsu, options: {}}", "task=mask")
     fails("svm is not trained by gradients", None, "model={arch: svm, options: {}}", "task=class")
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else name)

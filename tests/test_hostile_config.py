@@ -314,7 +314,7 @@ def test_a_bad_name_is_one_line_of_a_command(name, tmp_path, capfd):
 @pytest.mark.parametrize(
     "text, said, code",
     [
-        ("members: [../x]\n", "no member may be called '../x'", "bad_name"),
+        ("members: [-x]\n", "no member may be called '-x'", "bad_name"),
         ("members: [a, a]\n", "the member 'a' is named twice", "member_twice"),
         ("members: [s]\n", "the member 's' is a study", "member_is_study"),
         ("members: [mine]\n", "an ensemble cannot be a member of itself", "member_of_itself"),

@@ -114,6 +114,8 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
         raise InputError(f"the member '{twice}' is named twice", file, "Name each once",
                          code="member_twice")
     for member in members:
+        if "/" in member:  # a folder of predictions
+            continue
         check_name(member, file, "member")
         beside = file.parent / f"{member}.yaml"
         there = read_yaml(beside) if beside.is_file() else {}

@@ -131,7 +131,7 @@ def make_folder(path: Path) -> None:
     except OSError as error:
         if error.errno in FULL | {errno.EIO}:
             raise explained(error, path) from error
-        what, todo = f"this folder cannot be made: {error.strerror}", "Name another one with --work"
+        what, todo = f"this folder cannot be made: {error.strerror}", "Name another with --work or --data"
         raise InputError(what, short(path), todo, code="no_folder") from error
 
 
