@@ -64,7 +64,7 @@ def work(given: argparse.Namespace) -> int:
     demo, tool = given.stage == "demo", given.stage in TOOLS
     if demo and (given.data or given.config):
         raise InputError("demo makes its own images and has its own config", "command line",
-                         "Leave out --data and --config", code="options_conflict")
+                         "Leave out --data and --config", code="option_elsewhere")
     if given.bundle:
         given.config = _of_bundle(given)
     file = given.config or CONFIGS / ("demo.yaml" if demo else "ensemble.yaml")
@@ -85,11 +85,11 @@ def work(given: argparse.Namespace) -> int:
         if given.stage not in ("study", "all", "status"):
             raise InputError(f"{given.stage} is for one experiment or ensemble, and this is a "
                              "study of several", short(config.file),
-                             f"Run it whole: {command('study')}", code="study_of_several")
+                             f"Run it whole: {command('study')}", code="other_kind_of_config")
     elif given.stage == "study":
         raise InputError("this is no study: it names no base", short(config.file),
                          "See configs/studies/, for example --config configs/studies/lambda.yaml",
-                         code="not_a_study")
+                         code="other_kind_of_config")
     if demo:
         importlib.import_module("src.demo_data").make(paths.data)
     if given.stage == "status":
@@ -121,7 +121,7 @@ def _of_bundle(given: argparse.Namespace) -> Path:
     paths = Paths(given.bundle.expanduser().resolve(), given.data)
     if given.config:
         raise InputError("a bundle has its own config", "command line", "Leave out --config",
-                         code="options_conflict")
+                         code="option_elsewhere")
     if not paths.manifest.is_file():
         raise InputError("no bundle there", short(paths.manifest),
                          "Make one with ./run.sh bundle, and name the folder that holds this file",
@@ -316,7 +316,7 @@ def _no_jobs(config: Config, paths: Paths, stage: str, fold: int | None) -> Inpu
     if stage == "ensemble":
         return InputError("this config is one experiment, not an ensemble", short(config.file),
                           "An ensemble names its members: see configs/ensemble.yaml",
-                          code="not_an_ensemble")
+                          code="other_kind_of_config")
     folds = sorted({j.fold for j in plan(config, paths) if j.stage == "train"})
     return InputError(f"there is no fold {fold}", "--fold",
                       f"The folds are {', '.join(map(str, folds))}", code="no_such_fold")

@@ -36,7 +36,7 @@ MB = 10**6
 def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     if given.dataset and given.competition:
         raise InputError("--dataset and --competition are two downloads", "command line",
-                         "Fetch one after the other", code="options_conflict")
+                         "Fetch one after the other", code="option_elsewhere")
     of = plain_dataset(given.dataset) if given.dataset else slug_of(given, config, paths)
     name = of.rpartition("/")[2]
     paths = replace(paths, data=paths.data if paths.data.name == name else paths.data / name)

@@ -29,7 +29,8 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
     split, classes = config.competition.split, config.competition.data.classes
     header("split", f"{split.folds} folds" if split.scheme == "kfold" else f"holdout of {split.fraction:.0%}", [paths.index], job.outputs)
     if paths.folds.is_dir():
-        raise InputError("a folder is where a table is needed", short(paths.folds), "Move it away", code="folds_folder")
+        raise InputError("a folder is where a table is needed", short(paths.folds), "Move it away",
+                         code="file_or_folder")
     index = read_index(paths, "train")
     folds = make_folds(index, classes, split, config.competition.data.empty_class)
     facts: dict = {}

@@ -332,7 +332,7 @@ def test_predictions_of_another_form_are_refused_by_name(tmp_path, changes, word
     np.savez(tmp_path / "p.npz", **arrays(**changes))
     with pytest.raises(InputError) as raised:
         Predictions.load(tmp_path / "p.npz", ["x", "y"])
-    assert raised.value.code == "predictions_form" and words in str(raised.value) and "allow_pickle" not in str(raised.value)
+    assert raised.value.code == "predictions_damaged" and words in str(raised.value) and "allow_pickle" not in str(raised.value)
 
 
 def test_probabilities_of_classes_add_up_to_one(tmp_path):
@@ -377,19 +377,19 @@ def test_folds_beyond_all_numbers_are_named(copy, capfd):
     text = folds.read_text()
     folds.write_text(text.replace(",1\n", f",{10**30}\n", 1))
     said = told(copy, capfd, "train", config="small")
-    assert "[folds_not_numbers]" in said and "whole numbers from -1 to 9999" in said
+    assert "[folds_damaged]" in said and "whole numbers from -1 to 9999" in said
     folds.write_text(text.replace(",1\n", ",٣\n", 1))
-    assert "[folds_not_numbers]" in told(copy, capfd, "train", config="small")
+    assert "[folds_damaged]" in told(copy, capfd, "train", config="small")
 
 
 def test_folds_that_are_a_folder_or_doubled_columns(copy, capfd):
     folds = copy / "artifacts" / "folds.csv"
     text = folds.read_text()
     folds.write_text("\n".join(row + ("," + row.split(",")[1]) for row in text.splitlines()))
-    assert "[folds_columns]" in told(copy, capfd, "train", config="small")
+    assert "[folds_damaged]" in told(copy, capfd, "train", config="small")
     folds.unlink()
     folds.mkdir()
-    assert "[folds_folder]" in told(copy, capfd, "split", config="small")
+    assert "[file_or_folder]" in told(copy, capfd, "split", config="small")
 
 
 def test_fold_numbers_may_have_gaps(copy):
@@ -473,10 +473,10 @@ WRONG = [[], {}, None, 1, "text", {"honest": []}, {"honest": {"score": "much"}},
 def test_records_of_another_kind_are_named(home, tmp_path, content):
     paths = Paths(tmp_path, tmp_path)
     readers = {
-        paths.metrics("x"): (lambda: records.read_metrics(paths, "x"), "metrics_damaged"),
-        paths.weights("x"): (lambda: records.read_weights(paths, "x", ["a"]), "weights_damaged"),
-        paths.manifest: (lambda: infer.check(paths), "manifest_damaged"),
-        paths.decision("x"): (lambda: Decision.load(paths.decision("x")), ("decision_damaged", "decision_key")),
+        paths.metrics("x"): (lambda: records.read_metrics(paths, "x"), "damaged_json"),
+        paths.weights("x"): (lambda: records.read_weights(paths, "x", ["a"]), "damaged_json"),
+        paths.manifest: (lambda: infer.check(paths), "damaged_json"),
+        paths.decision("x"): (lambda: Decision.load(paths.decision("x")), ("damaged_json", "decision_key")),
     }
     for file, (read, code) in readers.items():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -500,7 +500,7 @@ def test_a_stage_names_the_record_that_is_damaged(copy, stage, file, capfd):
 def test_a_decision_of_too_many_parts_is_refused():
     with pytest.raises(InputError, match="largest is a whole number") as raised:
         Decision(largest=10**400)
-    assert raised.value.code == "decision_value"
+    assert raised.value.code == "invalid_value"
 
 
 @pytest.mark.parametrize("content", ["[]", "1", "{", '{"competition": 3}', '{"competition": ["a"]}', "[" * 10**5])
@@ -596,7 +596,7 @@ def test_names_that_differ_only_in_case_are_refused_where_the_disk_takes_them_fo
     monkeypatch.setattr(archives, "tells_case", lambda folder: False)
     with pytest.raises(InputError, match="the same name on this disk") as raised:
         archives.unpack(file, tmp_path / "out", 10**6)
-    assert raised.value.code == "archive_case" and not (tmp_path / "out").exists()
+    assert raised.value.code == "archive_twice" and not (tmp_path / "out").exists()
     monkeypatch.setattr(archives, "tells_case", lambda folder: True)
     assert archives.unpack(file, tmp_path / "out", 10**6).new == 2
 
@@ -605,7 +605,7 @@ def test_an_archive_of_too_many_files_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MOST_FILES", 2)
     with pytest.raises(InputError, match="more than 2 files") as raised:
         archives.unpack(zipped(tmp_path / "a.zip", "a", "b", "c"), tmp_path / "out", 10**6)
-    assert raised.value.code == "archive_too_many"
+    assert raised.value.code == "archive_too_large"
 
 
 def test_no_link_at_a_temporary_name_is_followed(tmp_path):
@@ -654,5 +654,5 @@ def test_a_damaged_report_of_the_images_is_named_before_masks_are_written(copy, 
     assert stages.train_runs(paths) is None
     with pytest.raises(InputError) as raised:
         stages.form_of(config, paths)
-    assert raised.value.code == "report_damaged"
+    assert raised.value.code == "damaged_json"
     assert main(line(copy, "status")) == 0

@@ -107,7 +107,8 @@ def _checked(source: zipfile.ZipFile, archive: Path, done: Unpacked) -> dict[Pur
     found: dict[PurePosixPath, zipfile.ZipInfo] = {}
     if len(source.infolist()) > MOST_FILES:
         todo = f"Unpack it yourself if you trust it; the bound is MOST_FILES in {short(Path(__file__))}"
-        raise InputError(f"it holds more than {MOST_FILES:,} files", short(archive), todo, code="archive_too_many")
+        raise InputError(f"it holds more than {MOST_FILES:,} files", short(archive), todo,
+                         code="archive_too_large")
     for info in source.infolist():
         raw = info.orig_filename.replace("\\", "/")
         path, kind = PurePosixPath(raw), stat.S_IFMT(info.external_attr >> 16)
@@ -139,7 +140,7 @@ def _check_case(members: dict[PurePosixPath, zipfile.ZipInfo], archive: Path, fo
         if plain in seen and not tells_case(folder):
             what = f"the archive holds {str(seen[plain])!r} and {str(path)!r}, which are the same name on this disk"
             todo = "Unpack it on a disk that tells them apart, or by hand"
-            raise InputError(what, short(archive), todo, code="archive_case")
+            raise InputError(what, short(archive), todo, code="archive_twice")
         seen[plain] = path
 
 

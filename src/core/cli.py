@@ -84,14 +84,14 @@ def parse(words: list[str]) -> argparse.Namespace:
         count = str(given.parallel)[:20]
         raise InputError(f"--parallel {count} is no number of folds", "command line",
                          f"1 trains one after another, and {MOST_PARALLEL} is the most",
-                         code="bad_parallel")
+                         code="usage")
     if given.minutes is not None and not 0 < given.minutes <= MOST_MINUTES:
         raise InputError(f"--minutes {given.minutes:g} is no time", "command line",
-                         "For example --minutes 60", code="bad_minutes")
+                         "For example --minutes 60", code="usage")
     if given.stage == "infer" and not (given.bundle and given.data and given.work):
         what = "infer needs a bundle, images, and a folder for the answer"
         raise InputError(what, "command line", "./run.sh infer --bundle DIR --data DIR --work DIR",
-                         code="infer_needs_more")
+                         code="usage")
     return given
 
 

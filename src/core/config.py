@@ -68,14 +68,14 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
     if file.name == COMPETITION:
         raise InputError("this describes the competition, it is no experiment", file,
                          "Name one of the others, for example configs/cpu.yaml",
-                         code="no_experiment")
+                         code="other_kind_of_config")
     tree = read_yaml(file)
     check_name(file.stem, file)
     if "base" in tree or "question" in tree:
         return _load_study(file, tree, list(overrides), tiny)
     if tiny:
         raise InputError("only a study has a tiny size", file, "Leave out --tiny",
-                         code="not_a_study")
+                         code="other_kind_of_config")
     home = next((d for d in (file.parent, file.parent.parent) if (d / COMPETITION).is_file()), None)
     if home is None:
         raise InputError(f"no {COMPETITION} beside this config", file,
@@ -121,13 +121,13 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
         there = read_yaml(beside) if beside.is_file() else {}
         if "base" in there or "question" in there:
             raise InputError(f"the member '{member}' is a study", file, "Name experiments",
-                             code="member_is_study")
+                             code="bad_member")
         # another ensemble is a member by its predictions, like a team mate's
         if beside.is_file() and "members" not in there:
             config.members.append(load(beside, passed_on))
         elif member == file.stem:
             raise InputError("an ensemble cannot be a member of itself", file,
-                             code="member_of_itself")
+                             code="bad_member")
     return config
 
 
@@ -154,7 +154,7 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
                          code="no_such_config")
     if {"base", "question", "members"} & read_yaml(base_file).keys():
         raise InputError(f"the base of a study is an experiment, and {study.base} is not", file,
-                         code="base_no_experiment")
+                         code="other_kind_of_config")
     own = f"{base_file.stem}-{file.stem}" + ("_tiny" if tiny and study.base == full.base else "")  # the two sizes of a study must not take each other's places
     alters = any(key.split(".")[0] in Experiment.model_fields for key in study.set)
     of_all = {k: v for k, v in study.set.items() if k.split(".")[0] not in Evaluation.model_fields}
@@ -176,7 +176,7 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     seeds = study.seeds or [own_seed]
     if study.seeds and any(parse_override(t)[0] == "train.seed" for t in overrides):
         raise InputError("this study has its own seeds", "--set train.seed",
-                         f"Change seeds: in {file}", code="seeds_of_study")
+                         f"Change seeds: in {file}", code="shared_setting")
 
     def named(name: str, seed: int) -> str:
         return name if seed == own_seed else f"{name}-seed{seed}"
@@ -190,10 +190,10 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
         made.name = named(f"{own}-{re.sub(r'[^a-zA-Z0-9_.+]+', '_', label)}" if label else own + ("-decided" if alters else ""), seed)
         if apart := [k for k in Competition.model_fields if k not in Evaluation.model_fields and getattr(made.competition, k) != getattr(base.competition, k)]:
             what = f"cell '{label}' changes '{apart[0]}', which all cells of a study share"
-            raise InputError(what, file, "Put it under set:", code="shared_by_cells")
+            raise InputError(what, file, "Put it under set:", code="shared_setting")
         if any(key.split(".")[0] == "score" for key in settings):
             raise InputError(f"cell '{label}' changes 'score', which all cells of a study share",
-                             file, "Put it under set:", code="shared_by_cells")
+                             file, "Put it under set:", code="shared_setting")
         if made.experiment != base.experiment:
             return made
         return base if made.competition == base.competition else Config(made.name, file, made.competition, ensemble=Ensemble(members=[base.name]), members=[base])
@@ -203,7 +203,7 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     for label in labels:
         if not label.strip() or len(label.encode()) > LONGEST_LABEL:
             raise InputError(f"a cell is called '{label[:60]}'", file,
-                             f"Give it a name of 1 to {LONGEST_LABEL} bytes", code="bad_cell_name")
+                             f"Give it a name of 1 to {LONGEST_LABEL} bytes", code="bad_name")
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise InputError(f"two cells are called '{twice}'", file, "Give one of them another name",
                          code="cell_twice")
@@ -223,7 +223,7 @@ def _load_study(file: Path, tree: dict, overrides: list[str], tiny: bool) -> Con
     if long := next((n for n in names if len(n.encode()) > 240), None):
         raise InputError(f"a cell comes to a name of {len(long.encode())} bytes", file,
                          "Shorten the names of the study, its base or its cell",
-                         code="bad_cell_name")
+                         code="bad_name")
     name, members = file.stem + ("_tiny" if tiny else ""), [c for made in cells.values() for c in made]
     return Config(name, file, members[0].competition, members=members, study=study, cells=cells)
 
@@ -265,7 +265,7 @@ def read_yaml(file: Path) -> dict:
         if not file.is_file():
             what = "a folder" if file.is_dir() else "no file"
             raise InputError(f"a config is a YAML file, and this is {what}", file,
-                             code="config_no_file")
+                             code="config_unreadable")
         tree = plain_yaml.read(file)
     except plain_yaml.Unreadable as error:
         line = f", line {error.line}" if error.line else ""
@@ -278,7 +278,7 @@ def read_yaml(file: Path) -> dict:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise InputError("a config is a list of key: value lines", file, code="config_no_mapping")
+        raise InputError("a config is a list of key: value lines", file, code="config_unreadable")
     return tree
 
 

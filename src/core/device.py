@@ -61,7 +61,7 @@ def amp_dtype(setting: str, device: torch.device) -> torch.dtype:
         setting = os.environ.get(AUTO_AMP) or hardware_format(device)
     if setting not in NUMBERS:
         raise InputError(f"no such number format: {setting}", f"environment variable {AUTO_AMP}",
-                         f"Take {', '.join(NUMBERS)}, or unset it", code="unknown_number_format")
+                         f"Take {', '.join(NUMBERS)}, or unset it", code="invalid_value")
     return NUMBERS[setting]
 
 

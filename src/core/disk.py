@@ -132,7 +132,7 @@ def make_folder(path: Path) -> None:
         if error.errno in FULL | {errno.EIO}:
             raise explained(error, path) from error
         what, todo = f"this folder cannot be made: {error.strerror}", "Name another with --work or --data"
-        raise InputError(what, short(path), todo, code="no_folder") from error
+        raise InputError(what, short(path), todo, code="not_writable") from error
 
 
 def remove(path: Path) -> None:

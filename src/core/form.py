@@ -122,7 +122,7 @@ def _check_settings(form: Form, given: Submission, data: Data) -> None:
     if mine := next((k for k in ("key", "label", "rle", "boxes") if getattr(given, k) == form.id), None):
         raise InputError(f"column '{form.id}' holds the ids, and submission.{mine} names it too",
                          short(sample.file), "Correct one of them in competition.yaml",
-                         code="column_twice")
+                         code="odd_columns")
     for setting, columns in (("copied", given.copied or []), ("probabilities", (given.probabilities or {}).values())):
         if absent := [c for c in columns if c not in sample.columns]:
             what = f"no column {absent[0]}; there are {names_of(sample.columns)}"
@@ -136,11 +136,11 @@ def _check_settings(form: Form, given: Submission, data: Data) -> None:
     words = (given.box or BOX).split()
     if bad := [w for w in words if w not in BOX_WORDS]:
         raise InputError(f"submission.box has the word '{bad[0]}'", short(sample.file),
-                         f"Known are {', '.join(sorted(BOX_WORDS))}", code="bad_box")
+                         f"Known are {', '.join(sorted(BOX_WORDS))}", code="invalid_value")
     if not ({"xmin", "ymin"} <= set(words) and {"xmax", "width"} & set(words) and {"ymax", "height"} & set(words)):
         raise InputError(f"submission.box is '{given.box}'", short(sample.file),
                          "It needs xmin, ymin, and xmax or width, ymax or height, for example "
-                         f"{BOX}", code="bad_box")
+                         f"{BOX}", code="invalid_value")
 
 
 def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
@@ -211,11 +211,11 @@ def _labels(form: Form, told: _Told, given: Submission, data: Data) -> None:
         form.labels = given.labels or {c: c for c in data.classes}
     if form.labels and (lacking := [c for c in data.classes if c not in form.labels]):
         raise InputError(f"submission.labels has nothing for {listing(lacking)}", where,
-                         "Every class needs its own", code="bad_labels")
+                         "Every class needs its own", code="invalid_value")
     if len(set(form.labels.values())) < len(form.labels):
         raise InputError("submission.labels writes the same for two classes: "
                          f"{_written(form.labels)}", where, "Every class needs its own",
-                         code="bad_labels")
+                         code="invalid_value")
 
 
 def _boxes(form: Form, told: _Told, given: Submission) -> None:
@@ -226,7 +226,7 @@ def _boxes(form: Form, told: _Told, given: Submission) -> None:
         raise InputError(f"a box cannot hold the label '{spaced[0]}', which has a space",
                          short(sample.file),
                          "Say what stands for each class: submission.labels: "
-                         f"{{{form.classes[0]}: …}}", code="bad_labels")
+                         f"{{{form.classes[0]}: …}}", code="invalid_value")
     numbers = re.compile(r"[-+.\deE ]+")
     tokens = sorted({c for c in sample.column(form.boxes) if c and (len(c.split()) % len(words) or "label" not in words and not numbers.fullmatch(c))})
     if len(tokens) > 1:
@@ -244,7 +244,7 @@ def _pictures(form: Form, told: _Told, given: Submission) -> None:
         form.lesion = told.pick("lesion", given.lesion, form.sample.lesion or 255)
         if form.masks.count("{id}") != 1:
             raise InputError(f"submission.masks is '{form.masks}'", short(form.sample.file),
-                             "It needs {id} once, for example masks/{id}.png", code="bad_file_name")
+                             "It needs {id} once, for example masks/{id}.png", code="invalid_value")
 
 
 def _png_name(form: Form, sample: Sample) -> str:
@@ -253,7 +253,7 @@ def _png_name(form: Form, sample: Sample) -> str:
         raise InputError("the PNG files of the zip are not named for test images, for example "
                          f"{sample.pngs[0]}", short(sample.file),
                          "Say how: submission.masks, for example masks/{id}.png",
-                         code="bad_file_name")
+                         code="invalid_value")
     before, _, behind = next(f for f in found if f)
     return before + "{id}" + behind + ".png"
 

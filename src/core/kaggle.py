@@ -133,7 +133,7 @@ def plain_dataset(text: str) -> str:
     if not found:
         raise InputError(f"'{text}' is no data set", "--dataset",
                          "It is OWNER/NAME, the last two words of its address, "
-                         f"{SITE}/datasets/OWNER/NAME", code="not_a_dataset")
+                         f"{SITE}/datasets/OWNER/NAME", code="not_a_slug")
     return f"{found[1]}/{found[2]}"
 
 

@@ -32,7 +32,7 @@ def parse_override(text: str) -> tuple[str, Any]:
             f"--set takes key=value, not '{shown}'",
             "",
             "For example --set train.epochs=30",
-            code="set_without_value",
+            code="usage",
         )
     quoted, bare = value[:1] in ("'", '"'), value in (
         "",

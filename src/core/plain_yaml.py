@@ -38,7 +38,7 @@ class Loader(yaml.SafeLoader):
         self.depth += 1
         if self.depth > DEEPEST:
             line = self.peek_event().start_mark.line + 1
-            raise Unreadable(f"nested deeper than {DEEPEST} levels", line, code="yaml_too_deep")
+            raise Unreadable(f"nested deeper than {DEEPEST} levels", line, code="config_too_large")
         try:
             return super().compose_node(parent, index)
         finally:
@@ -143,7 +143,7 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) ->
     """
     if node in known:
         if known[node] is None:
-            raise Unreadable("an anchor holds itself", _line(node), code="yaml_holds_itself")
+            raise Unreadable("an anchor holds itself", _line(node), code="invalid_yaml")
         return known[node]
     known[node] = None
     children: list[yaml.Node] = []
@@ -166,10 +166,11 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) ->
     values, levels = 1 + sum(s[0] for s in sizes), 1 + max((s[1] for s in sizes), default=0)
     if values > MOST_VALUES:
         raise Unreadable(
-            f"it holds more than {MOST_VALUES} values", _line(node), code="yaml_too_many_values"
+            f"it holds more than {MOST_VALUES} values", _line(node), code="config_too_large"
         )
     if levels > DEEPEST:
-        raise Unreadable(f"nested deeper than {DEEPEST} levels", _line(node), code="yaml_too_deep")
+        raise Unreadable(f"nested deeper than {DEEPEST} levels", _line(node),
+                         code="config_too_large")
     known[node] = values, levels
     return known[node]
 
@@ -190,9 +191,9 @@ def _check(value: Any) -> None:
     elif isinstance(value, str):
         if len(value) > LONGEST:
             raise Unreadable(
-                f"a text of {len(value)} characters, more than {LONGEST}", code="text_too_long"
+                f"a text of {len(value)} characters, more than {LONGEST}", code="config_too_large"
             )
         if found := strange(value):
             raise Unreadable(f"a text holds the character {found}", code="control_character")
     elif isinstance(value, int) and value.bit_length() > MOST_BITS:
-        raise Unreadable("a whole number is too large for anything", code="number_too_large")
+        raise Unreadable("a whole number is too large for anything", code="config_too_large")

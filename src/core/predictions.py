@@ -50,12 +50,12 @@ class Predictions:
             what = f"not readable as predictions: {type(error).__name__} {error}"
             raise InputError(what, where, form, code="predictions_damaged") from None
         if wrong:
-            raise InputError(wrong, where, form, code="predictions_form")
+            raise InputError(wrong, where, form, code="predictions_damaged")
         if self.classes != list(classes):
             what = f"classes are {self.classes}, the competition's are {list(classes)}"
             raise InputError(what, where, "Same names in the same order are needed", code="predictions_classes")
         if len(set(self.ids)) != len(self):
-            raise InputError("the same id twice", where, code="predictions_id_twice")
+            raise InputError("the same id twice", where, code="predictions_damaged")
         for name, values in (("mask", self.mask), ("label", self.label)):
             if values is not None and not (np.isfinite(values).all() and values.min(initial=0) >= 0 and values.max(initial=0) <= 1.001):
                 raise InputError(f"{name} holds values that are no probabilities", where, code="predictions_values")

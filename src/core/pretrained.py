@@ -26,14 +26,14 @@ def find_weights(encoder: str, setting: str, folder: str) -> Path | None:
         if file is None:
             raise InputError("no such weights file", setting[:160],
                              "model.encoder_weights is imagenet, none or a file",
-                             code="no_weights_file")
+                             code="no_weights")
         return file
     home = _found(folder, Path.is_dir)
     if home is None and folder == Model.model_fields["weights_dir"].default:
         return None
     if home is None:
         raise InputError("no such folder", f"model.weights_dir: {folder[:160]}",
-                         "Leave it out to download the weights", code="no_weights_folder")
+                         "Leave it out to download the weights", code="no_weights")
     stem = encoder.removeprefix("tu-")
     files = [home / f"{name}{e}" for name in (encoder, stem) for e in (".pth", ".safetensors")]
     for file in files:
@@ -48,7 +48,7 @@ def load_encoder(encoder: nn.Module, file: Path) -> tuple[list[float], list[floa
     """
     if not file.stat().st_size:
         raise InputError("this file of weights is empty", short(file), "Bring it again",
-                         code="weights_empty")
+                         code="weights_unreadable")
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -62,7 +62,7 @@ def load_encoder(encoder: nn.Module, file: Path) -> tuple[list[float], list[floa
                          code="weights_unreadable") from None
     if not isinstance(given, dict):
         raise InputError(f"not a table of named tensors but a {type(given).__name__}", short(file),
-                         "Save the encoder's state_dict()", code="weights_unnamed")
+                         "Save the encoder's state_dict()", code="weights_unreadable")
     for wrapper in ("state_dict", "model"):
         if isinstance(given.get(wrapper), dict):
             given = given[wrapper]
@@ -80,7 +80,7 @@ def load_encoder(encoder: nn.Module, file: Path) -> tuple[list[float], list[floa
                          code="weights_of_another")
     if spoilt := next((k for k, v in matched.items() if not torch.isfinite(v).all()), None):
         raise InputError(f"its tensor {spoilt} is not finite", short(file), "Bring another file",
-                         code="weights_not_finite")
+                         code="weights_unreadable")
     encoder.load_state_dict(own | matched)
     left = len(given) - len(matched)
     lacking = [k for k in wanted if k not in matched]

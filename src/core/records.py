@@ -31,7 +31,7 @@ def read_metrics(paths: Paths, name: str) -> dict:
                 _numbers(*of_fold.values())
 
     remedy = f"Make it again with {command('evaluate', '--force')}"
-    return _checked(file, form, "metrics", "metrics_damaged", remedy)
+    return _checked(file, form, "metrics", "damaged_json", remedy)
 
 
 def read_runs(paths: Paths) -> dict | None:
@@ -56,7 +56,7 @@ def read_runs(paths: Paths) -> dict | None:
                 raise ValueError("its size is none")
 
     remedy = f"Make it again with {command('prepare', '--force')}"
-    return _checked(paths.report, form, "the report on the images", "report_damaged", remedy)["runs"]
+    return _checked(paths.report, form, "the report on the images", "damaged_json", remedy)["runs"]
 
 
 def read_weights(paths: Paths, name: str, members: list[str]) -> dict:
@@ -77,7 +77,7 @@ def read_weights(paths: Paths, name: str, members: list[str]) -> dict:
                 raise ValueError("no member is counted")
 
     remedy = f"Make it again with {command('ensemble', '--force')}"
-    return _checked(paths.weights(name), form, "the weights of an ensemble", "weights_damaged", remedy)
+    return _checked(paths.weights(name), form, "the weights of an ensemble", "damaged_json", remedy)
 
 
 def read_manifest(home: Paths) -> dict:
@@ -106,7 +106,7 @@ def read_manifest(home: Paths) -> dict:
             raise ValueError("versions are words")
 
     remedy = "Make it again with ./run.sh bundle, and upload all of it"
-    return _checked(home.manifest, form, "the manifest of a bundle", "manifest_damaged", remedy)
+    return _checked(home.manifest, form, "the manifest of a bundle", "damaged_json", remedy)
 
 
 def _checked(file: Path, form: Callable[[Any], None], kind: str, code: str, remedy: str) -> dict:

@@ -21,7 +21,7 @@ def cross_folds(folds: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[n
     if len(names) < 2:
         raise InputError("the validation images are all near-duplicates of one another",
                          "folds.csv", "Nothing honest can be said of one picture: validate on more",
-                         code="all_duplicates")
+                         code="too_few_groups")
     filled, part_of = np.zeros(min(PARTS, len(names)), dtype=int), {}
     for i in np.random.default_rng(seed).permutation(len(names)):
         part = int(filled.argmin())

@@ -182,7 +182,7 @@ def match_rows(sample: Sample, submission: Submission, known: Iterable[str]) -> 
         if submission.name.count("{id}") != 1:
             raise InputError(f"submission.name is '{submission.name}'", short(sample.file),
                              "It needs {id} once, for example {id}.png or {id}_{class}",
-                             code="bad_file_name")
+                             code="invalid_value")
         shape = _pattern(submission.name)
         found = [shape.fullmatch(v) for v in values]
         if submission.name.endswith("}") and "{class}" in submission.name:  # ids may hold the separator themselves: the last one counts

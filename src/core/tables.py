@@ -58,7 +58,8 @@ def read_labels(paths: Paths, index: "pd.DataFrame", classes: list[str]) -> np.n
     """The number of the class of each row, (N) int. Raises InputError for classes not named."""
     if unknown := sorted(set(index["label"]) - set(classes)):
         todo = f"The classes are {', '.join(classes)}"
-        raise InputError(f"unknown class {listing(unknown)}", short(paths.index), todo, code="class_unknown")
+        raise InputError(f"unknown class {listing(unknown)}", short(paths.index), todo,
+                         code="unknown_class")
     return index["label"].map({c: i for i, c in enumerate(classes)}).to_numpy("int64")
 
 
@@ -95,7 +96,8 @@ def read_folds(paths: Paths, ids: Iterable[str]) -> np.ndarray:
         with open(paths.folds, newline="", encoding="utf-8-sig") as lines:  # a spreadsheet may have added a byte order mark
             reader = csv.DictReader(lines)
             if [c for c in ("id", "fold") if list(reader.fieldnames or ()).count(c) != 1]:
-                raise InputError(f"the columns are {', '.join(reader.fieldnames or ['none'])}, not id,fold", file, remedy, code="folds_columns")
+                raise InputError(f"the columns are {', '.join(reader.fieldnames or ['none'])}, "
+                                 "not id,fold", file, remedy, code="folds_damaged")
             rows = [((row["id"] or "").strip(), (row["fold"] or "").strip()) for row in reader]
     except FileNotFoundError:
         raise InputError("there are no folds yet", file, f"Make them with {command('split')}", code="no_folds") from None
@@ -103,7 +105,7 @@ def read_folds(paths: Paths, ids: Iterable[str]) -> np.ndarray:
         raise InputError(f"not readable as a table: {error}", file, remedy, code="folds_damaged") from None
     if wrong := [f"{id} ({fold[:20] or 'nothing'})" for id, fold in rows if not is_fold(fold)]:
         what = f"{len(wrong)} folds are not whole numbers from -1 to {MOST_FOLDS}: {listing(wrong)}"
-        raise InputError(what, file, remedy, code="folds_not_numbers")
+        raise InputError(what, file, remedy, code="folds_damaged")
     fold_of = dict(rows)
     ids = [str(i) for i in ids]
     if len(fold_of) < len(rows):

@@ -82,7 +82,7 @@ def check(experiment: Experiment) -> None:
         apply(np.zeros((16, 16), np.uint8), name, options)
     except (ValueError, cv2.error) as error:
         raise InputError(f"the filter {name} cannot be used so: {error}", "filter_options",
-                         code="bad_option") from None
+                         code="invalid_value") from None
 
 
 def _whole(name: str, value: float, least: int) -> int:

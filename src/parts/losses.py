@@ -135,7 +135,7 @@ class Frequencies:
         counts, setting = torch.bincount(labels, minlength=classes).float(), settings.class_weights
         if setting not in ("none", "balanced") and len(setting) != classes:
             raise InputError(f"loss.class_weights has {len(setting)} values for {classes} classes",
-                             "loss.class_weights", code="bad_class_weights")
+                             "loss.class_weights", code="invalid_value")
         if setting == "none":
             weight = None
         else:
@@ -234,7 +234,7 @@ def check(experiment: Experiment) -> None:
                                  code="unknown_part")
         if not named or sum(named.values()) <= 0:
             raise InputError("at least one loss with a weight above 0 is needed", key,
-                             code="no_loss")
+                             code="invalid_value")
     if not isinstance(settings.class_weights, str) and min(settings.class_weights, default=0) <= 0:
         raise InputError("class weights must be above 0", "loss.class_weights",
-                         code="bad_class_weights")
+                         code="invalid_value")

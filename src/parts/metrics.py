@@ -227,16 +227,16 @@ def check_score(weights: dict[str, float]) -> None:
         if name in SURFACE_METRICS:
             todo = "It is in metrics.json and report.html; score by dice or iou"
             raise InputError(f"{name} is a distance in pixels, 0 is best: no score",
-                             "competition.yaml, score", todo, code="metric_is_no_score")
+                             "competition.yaml, score", todo, code="invalid_value")
         if name not in MASK_METRICS and name not in LABEL_METRICS:
             raise InputError(f"unknown metric '{name}'", "competition.yaml, score",
                              nearest(name, [*MASK_METRICS, *LABEL_METRICS]), code="unknown_part")
         if not weight > 0:
             raise InputError(f"the weight of {name} is {weight}", "competition.yaml, score",
-                             "Weights are over 0", code="bad_score")
+                             "Weights are over 0", code="invalid_value")
     if not weights:
         raise InputError("no metric named", "competition.yaml, score",
-                         "For example score: {dice: 0.5, macro_f1: 0.5}", code="bad_score")
+                         "For example score: {dice: 0.5, macro_f1: 0.5}", code="invalid_value")
 
 
 @functools.cache

@@ -139,14 +139,14 @@ class Network(nn.Module):
         encoder = getattr(self.body, "encoder", None)
         if encoder is None:
             raise InputError("this network has no encoder", f"train.freeze: {which}",
-                             "Set train.freeze=none", code="bad_freeze")
+                             "Set train.freeze=none", code="invalid_value")
         if which == "encoder":
             return {name for name, _ in encoder.named_parameters()}
         self.stages = self.stages or encoder_stages(encoder, self.image_size)
         if which > len(self.stages):
             raise InputError(f"the encoder has {len(self.stages)} stages", f"train.freeze: {which}",
                              f"Use 1 to {len(self.stages)}, or encoder for all of it",
-                             code="bad_freeze")
+                             code="invalid_value")
         return set().union(*self.stages[:which])
 
     def parameter_groups(self, lr: float, encoder_lr: float, weight_decay: float) -> list[dict]:
@@ -182,7 +182,7 @@ def try_out(net: Network, classes: int) -> None:
         if net.task in ("both", {"mask": "mask", "label": "class"}[name]) and (name not in output or output[name].shape != shape):
             given = f"of shape {tuple(output[name].shape)} instead of {shape}" if name in output else f"not there, the network gives {', '.join(output) or 'nothing'}"
             raise InputError(f"the answer '{name}' is {given}", f"task: {net.task}",
-                             "Change the network, or the task to mask or class", code="wrong_shape")
+                             "Change the network, or the task to mask or class", code="bad_network")
 
 
 def try_views(net: Network, views: dict[str, Callable[[torch.Tensor], torch.Tensor]], settings: Model) -> None:
@@ -194,7 +194,7 @@ def try_views(net: Network, views: dict[str, Callable[[torch.Tensor], torch.Tens
                 net.eval()(view(torch.zeros(1, 1, net.image_size, net.image_size, dtype=torch.uint8, device=device)))
         except REFUSALS as error:
             raise InputError(f"{title(settings)} cannot take the view {name}: {reason(error)}",
-                             "predict.views", "Leave it out", code="bad_view") from error
+                             "predict.views", "Leave it out", code="bad_network") from error
     net.train()
 
 
@@ -292,4 +292,4 @@ def check_encoder(settings: Model) -> None:
     if name not in known and not (name.startswith("tu-") and timm.is_model(name.removeprefix("tu-"))):
         there = [*known, *(f"tu-{m}" for m in timm.list_models())]
         raise InputError(f"unknown encoder '{name[:60]}'", "model.encoder",
-                         nearest(name[:60], there), code="unknown_encoder")
+                         nearest(name[:60], there), code="unknown_part")

@@ -35,14 +35,18 @@ class Decision:
         for name in ("threshold", "smooth", "min_area", "empty_above"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-                raise InputError(f"{name} is a number from 0 to 1, not {value!r}", code="decision_value")
+                raise InputError(f"{name} is a number from 0 to 1, not {value!r}",
+                                 code="invalid_value")
         for name in ("fill_holes", "convex"):
             if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} is true or false, not {getattr(self, name)!r}", code="decision_value")
+                raise InputError(f"{name} is true or false, not {getattr(self, name)!r}",
+                                 code="invalid_value")
         if isinstance(self.largest, bool) or not isinstance(self.largest, int) or not 0 <= self.largest < 10**9:
-            raise InputError(f"largest is a whole number, 0 or more, not {self.largest!r}", code="decision_value")
+            raise InputError(f"largest is a whole number, 0 or more, not {self.largest!r}",
+                             code="invalid_value")
         if self.agree not in AGREE:
-            raise InputError(f"agree is one of {', '.join(AGREE)}, not {self.agree!r}", code="decision_value")
+            raise InputError(f"agree is one of {', '.join(AGREE)}, not {self.agree!r}",
+                             code="invalid_value")
 
     @classmethod
     def untuned(cls, grid: Evaluate) -> "Decision":
@@ -58,9 +62,11 @@ class Decision:
         try:
             found = read_json(path)
         except (OSError, RecursionError, InputError):
-            raise InputError("not readable as JSON", short(path), f"Correct it, or: {again}", code="decision_damaged") from None
+            raise InputError("not readable as JSON", short(path), f"Correct it, or: {again}",
+                             code="damaged_json") from None
         if not isinstance(found, dict):
-            raise InputError("a decision is a list of key: value pairs", short(path), again, code="decision_damaged")
+            raise InputError("a decision is a list of key: value pairs", short(path), again,
+                             code="damaged_json")
         for key in found:
             if key not in names:
                 raise InputError(f"unknown key '{key}'", short(path), nearest(key, names), code="decision_key")
