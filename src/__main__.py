@@ -16,7 +16,7 @@ from pathlib import Path
 from src.core import console
 from src.core.cli import DEMO_SETTINGS, TOOLS, bare, parse
 from src.core.config import Config, load
-from src.core.console import InputError, StageError, Stopped, command, duration, say, short
+from src.core.console import InputError, StageError, Stopped, command, duration, error_line, say, short
 from src.core.disk import explained, make_folder
 from src.core.freshness import Fingerprints, Job
 from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder
@@ -41,9 +41,9 @@ def main(words: list[str]) -> int:
         here()
         return work(parse(words))
     except InputError as error:
-        return _fail(_line(error), 2, show)
+        return _fail(error_line(error), 2, show)
     except StageError as error:
-        return _fail(_line(error), 1, show)
+        return _fail(error_line(error), 1, show)
     except Stopped as stopped:
         return _fail(f"stopped: {stopped}. Go on with: {command(*bare(words))}", 130, show)
     except KeyboardInterrupt:
@@ -56,14 +56,15 @@ def main(words: list[str]) -> int:
         if told is None and isinstance(error, OSError) and error.errno is not None:
             told = explained(error)
         if told is not None:
-            return _fail(_line(told), 2 if isinstance(told, InputError) else 1, show)
+            return _fail(error_line(told), 2 if isinstance(told, InputError) else 1, show)
         return _fail(f"error: {type(error).__name__}: {error}. This is a fault of the program: --traceback shows where", 1, show)
 
 
 def work(given: argparse.Namespace) -> int:
     demo, tool = given.stage == "demo", given.stage in TOOLS
     if demo and (given.data or given.config):
-        raise InputError("demo makes its own images and has its own config", "command line", "Leave out --data and --config")
+        raise InputError("demo makes its own images and has its own config", "command line",
+                         "Leave out --data and --config", code="options_conflict")
     if given.bundle:
         given.config = _of_bundle(given)
     file = given.config or CONFIGS / ("demo.yaml" if demo else "ensemble.yaml")
@@ -76,14 +77,19 @@ def work(given: argparse.Namespace) -> int:
         paths = paths.demo()
     elif not paths.data.is_dir() and given.stage not in ("fetch", "submissions"):
         todo = f"Bring it with {command('fetch', '--competition', config.competition.slug)}" if config.competition.slug and not given.data else "Put the images there, as input/README.md says, or try ./run.sh demo"
-        raise InputError("no such folder", f"--data {given.data or short(paths.data)}", todo)
+        raise InputError("no such folder", f"--data {given.data or short(paths.data)}", todo,
+                         code="no_such_folder")
     _remember(given, file, demo)
     if config.study:
         paths = paths.studies(config.competition.split)
         if given.stage not in ("study", "all", "status"):
-            raise InputError(f"{given.stage} is for one experiment or ensemble, and this is a study of several", short(config.file), f"Run it whole: {command('study')}")
+            raise InputError(f"{given.stage} is for one experiment or ensemble, and this is a "
+                             "study of several", short(config.file),
+                             f"Run it whole: {command('study')}", code="study_of_several")
     elif given.stage == "study":
-        raise InputError("this is no study: it names no base", short(config.file), "See configs/studies/, for example --config configs/studies/lambda.yaml")
+        raise InputError("this is no study: it names no base", short(config.file),
+                         "See configs/studies/, for example --config configs/studies/lambda.yaml",
+                         code="not_a_study")
     if demo:
         importlib.import_module("src.demo_data").make(paths.data)
     if given.stage == "status":
@@ -114,9 +120,12 @@ def _of_bundle(given: argparse.Namespace) -> Path:
     """The config that a bundle was made for."""
     paths = Paths(given.bundle.expanduser().resolve(), given.data)
     if given.config:
-        raise InputError("a bundle has its own config", "command line", "Leave out --config")
+        raise InputError("a bundle has its own config", "command line", "Leave out --config",
+                         code="options_conflict")
     if not paths.manifest.is_file():
-        raise InputError("no bundle there", short(paths.manifest), "Make one with ./run.sh bundle, and name the folder that holds this file")
+        raise InputError("no bundle there", short(paths.manifest),
+                         "Make one with ./run.sh bundle, and name the folder that holds this file",
+                         code="no_bundle")
     return paths.work / "configs" / f"{read_manifest(paths)['name']}.yaml"
 
 
@@ -212,7 +221,10 @@ def status(config: Config, paths: Paths) -> int:
     """Done, stale (and why), missing; seconds and scores; the next command."""
     say(f"{short(config.file)}   data {short(paths.data)}   artifacts {short(paths.artifacts)}")
     if not data_files(paths.data):
-        raise InputError("no images here yet", short(paths.data), "Put them there, as input/README.md says, bring a contest with ./run.sh fetch --competition SLUG, name another folder with --data, or try ./run.sh demo")
+        raise InputError("no images here yet", short(paths.data),
+                         "Put them there, as input/README.md says, bring a contest with ./run.sh "
+                         "fetch --competition SLUG, name another folder with --data, or try "
+                         "./run.sh demo", code="no_images")
     waiting: list[Job] = []
     for job in (jobs := plan(config, paths)):
         state, record = job.state(), job.record() or {}
@@ -279,7 +291,8 @@ def _check_inputs(job: Job, jobs: list[Job]) -> None:
     if name := job.missing_input():
         value, made_by = job.inputs[name], job.made_by.get(name)
         todo = f"Make it with {command(*made_by.split())}" if made_by else "Put it there"
-        raise InputError(f"{job.title} lacks {name}", short(value) if isinstance(value, Path) else "", todo)
+        raise InputError(f"{job.title} lacks {name}",
+                         short(value) if isinstance(value, Path) else "", todo, code="lacks_input")
     above: list[Job] = []  # everything that it rests on, not only what it reads: new folds make old predictions false
     for maker in reversed(jobs):
         if any(maker in j.makers(jobs) for j in (job, *above)):
@@ -290,15 +303,23 @@ def _check_inputs(job: Job, jobs: list[Job]) -> None:
 
 def _no_jobs(config: Config, paths: Paths, stage: str, fold: int | None) -> InputError:
     if stage == "submit" and has_test(paths) and sample_of(config, paths).is_file() and (column := unanswered(config, paths)):
-        return InputError(f"the sample asks for '{column}', and {config.name}, of one task, does not answer it", short(config.file), "An ensemble with members of both tasks does")
+        return InputError(f"the sample asks for '{column}', and {config.name}, of one task, does "
+                          "not answer it", short(config.file),
+                          "An ensemble with members of both tasks does", code="no_such_answer")
     if stage == "submit" and has_test(paths):
         return no_sample(config.competition, paths.data)
     if stage == "submit":
-        return InputError("there is no test set, so there is nothing to submit", short(paths.data), "A test/ folder (and sample_submission.csv) makes one; the scores are in " + short(paths.metrics(config.name)))
+        return InputError("there is no test set, so there is nothing to submit", short(paths.data),
+                          "A test/ folder (and sample_submission.csv) makes one; the scores are in "
+                          + short(paths.metrics(config.name)),
+                          code="no_test_set")
     if stage == "ensemble":
-        return InputError("this config is one experiment, not an ensemble", short(config.file), "An ensemble names its members: see configs/ensemble.yaml")
+        return InputError("this config is one experiment, not an ensemble", short(config.file),
+                          "An ensemble names its members: see configs/ensemble.yaml",
+                          code="not_an_ensemble")
     folds = sorted({j.fold for j in plan(config, paths) if j.stage == "train"})
-    return InputError(f"there is no fold {fold}", "--fold", f"The folds are {', '.join(map(str, folds))}")
+    return InputError(f"there is no fold {fold}", "--fold",
+                      f"The folds are {', '.join(map(str, folds))}", code="no_such_fold")
 
 
 def _check_members(config: Config, paths: Paths) -> None:
@@ -306,8 +327,11 @@ def _check_members(config: Config, paths: Paths) -> None:
     for member in config.ensemble.members if config.ensemble else []:
         folder = member_folder(config, paths, member)
         if not any(c.name == member for c in config.members) and not all((folder / p.name).is_file() for p in (paths.oof(member), *([paths.test(member)] if has_test(paths) else []))):
-            raise InputError(f"member '{member}' has neither a config nor predictions", short(config.file),
-                             f"Expected {short(config.file.parent / (member + '.yaml'))}, or a folder {short(paths.predictions(member))} with oof.npz and test.npz")
+            raise InputError(f"member '{member}' has neither a config nor predictions",
+                             short(config.file),
+                             f"Expected {short(config.file.parent / (member + '.yaml'))}, or a "
+                             f"folder {short(paths.predictions(member))} with oof.npz and test.npz",
+                             code="no_such_member")
 
 
 def _last_line(config: Config, paths: Paths) -> str:
@@ -324,12 +348,6 @@ def _terminated(main: int, *_) -> None:
     if os.getpid() != main:  # a process that was forked off a moment ago: its parent tells of the end
         os._exit(143)
     raise KeyboardInterrupt
-
-
-def _line(error: InputError | StageError) -> str:
-    """One line, whatever a library's own words hold; at its end the error's short name."""
-    text = " ".join(line.strip() for line in str(error).splitlines())
-    return f"error: {text} [{error.code}]" if error.code else f"error: {text}"
 
 
 def _fail(message: str, code: int, show: bool) -> int:

@@ -27,7 +27,7 @@ from typing import Callable
 import numpy as np
 
 from src.core.config import Config, load
-from src.core.console import InputError, say
+from src.core.console import InputError, error_line, say
 from src.core.paths import COMPETITION, CONFIGS, ROOT, Paths
 
 REPEATS = 5
@@ -48,7 +48,7 @@ def main(words: list[str]) -> int:
         for what in given.what:
             {"train": train_ratio, "predict": predict_ratio, "stages": stages, "greedy": greedy}[what](config, given)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         return 2
     return 0
 
@@ -72,7 +72,8 @@ def train_ratio(config: Config, given: argparse.Namespace) -> None:
         stream = loader(Images(images, masks, np.arange(len(labels)), np.eye(len(classes), dtype=np.float32)[labels], augment.build(t.augment), losses.maps(e), augment.mix(t)), plan, worker_count(t.workers, device), device)
         net = models.build(e, len(classes), pretrained=False).to(device, memory_format=torch.channels_last)
         if hasattr(net.body, "fit"):
-            raise InputError(f"{e.model.arch} learns without steps to time", "model.arch", "Choose another config")
+            raise InputError(f"{e.model.arch} learns without steps to time", "model.arch",
+                             "Choose another config", code="not_by_gradients")
         optimiser = optimiser_for(net.parameter_groups(t.lr, t.lr, t.weight_decay), t)
         scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         loss = partial(losses.total, classes=losses.Frequencies(torch.ones(len(classes), device=device) / len(classes)), settings=e.loss)
@@ -193,7 +194,8 @@ def greedy(config: Config, given: argparse.Namespace) -> None:
 
     source, random = Paths(given.work.resolve(), given.data.resolve()), np.random.default_rng(0)
     if not source.oof(config.name).is_file():
-        raise InputError("no finished run", str(given.work), f"./run.sh --config {given.config} makes one")
+        raise InputError("no finished run", str(given.work),
+                         f"./run.sh --config {given.config} makes one", code="not_finished")
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
         home = Path(folder)
         shutil.copytree(source.artifacts, home / source.artifacts.name, ignore=shutil.ignore_patterns("models", "predictions", source.old.name))
@@ -221,7 +223,8 @@ def timed(words: list[str], quiet: bool) -> float:
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "src", *words], cwd=ROOT, env=os.environ | {"CALLED_FROM": os.getcwd()}, capture_output=True, text=True, encoding="utf-8")
     if done.returncode and not quiet:
-        raise InputError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}")
+        raise InputError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}",
+                         code="command_failed")
     return time.perf_counter() - began
 
 

@@ -123,8 +123,11 @@ def finished(config: Config, paths: Paths) -> list[Config]:
         names = {m for answer in ("mask", "label") if weights[answer] for m, times in weights[answer]["times"].items() if times}
         used = [one for one in used if one.name in names]
         if only := [m for m in config.ensemble.members if m in names - {one.name for one in used}]:
-            raise InputError(f"{listing(only)} {'is' if len(only) == 1 else 'are'} there only as predictions, and those of new images cannot be made",
-                             short(member_folder(config, paths, only[0])), "Leave them out of the ensemble, or put their config beside this one")
+            raise InputError(f"{listing(only)} {'is' if len(only) == 1 else 'are'} there only as "
+                             "predictions, and those of new images cannot be made",
+                             short(member_folder(config, paths, only[0])),
+                             "Leave them out of the ensemble, or put their config beside this one",
+                             code="only_predictions")
     for job in plan(config, paths):
         own = job.name in (one.name for one in used)
         if job.stage in ("prepare", "split", "ensemble") or job.stage in ("train", "predict") and own or job.stage == "evaluate" and job.name == config.name:
@@ -151,7 +154,8 @@ def write_configs(config: Config, folder: Path) -> None:
     again = load(folder / f"{config.name}.yaml")
     then, now = ([(c.name, c.competition, c.experiment, c.ensemble) for c in (whole, *whole.members)] for whole in (config, again))
     if then != now:
-        raise StageError(f"{short(config.file)} does not read back as the same config")
+        raise StageError(f"{short(config.file)} does not read back as the same config",
+                         code="config_differs")
 
 
 def write_weights(config: Config, folds: list[int], paths: Paths, inner: Paths, advance) -> None:
@@ -188,7 +192,9 @@ def tried(folder: Path, config: Config, paths: Paths) -> dict[str, str]:
     words = [sys.executable, "-m", "src.bundle", str(folder), str(folder / "configs" / f"{config.name}.yaml"), str(image)]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": "-1"}, encoding="utf-8")
     if done.returncode:
-        raise StageError(f"the bundle does not load: {(done.stderr.strip() or f'exit code {done.returncode}').splitlines()[-1]}")
+        raise StageError("the bundle does not load: "
+                         + (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1],
+                         code="bundle_fails")
     return json.loads(done.stdout.splitlines()[-1])
 
 

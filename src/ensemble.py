@@ -30,7 +30,9 @@ from src.parts import greedy, metrics
 def run(job: Job, config: Config, paths: Paths) -> None:
     names, classes = config.ensemble.members, config.competition.data.classes
     if doubled := {n for n in names if names.count(n) > 1}:
-        raise InputError(f"members named twice: {listing(sorted(doubled))}", short(config.file), "Greedy selection gives weights; the mean counts each once")
+        raise InputError(f"members named twice: {listing(sorted(doubled))}", short(config.file),
+                         "Greedy selection gives weights; the mean counts each once",
+                         code="member_twice")
     metrics.check_score(config.competition.score)
     test = has_test(paths)
     writes = [paths.oof(config.name), *([paths.test(config.name)] if test else []), paths.weights(config.name)]
@@ -41,7 +43,8 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         members = load(config, paths, "oof")
         known = dict(zip(index.id, range(len(index))))
         if foreign := [i for i in members[names[0]].ids if i not in known]:
-            raise InputError(f"{len(foreign)} ids are no train images: {listing(foreign)}", f"member {names[0]}")
+            raise InputError(f"{len(foreign)} ids are no train images: {listing(foreign)}",
+                             f"member {names[0]}", code="predictions_ids_differ")
         rows = np.array([known[i] for i in members[names[0]].ids])
         parts = read_folds(paths, index.id)[rows]
         parts[parts >= 0], by_folds = cross_folds(parts[parts >= 0], index.group.to_numpy()[rows][parts >= 0])
@@ -68,14 +71,16 @@ def load(config: Config, paths: Paths, part: str) -> dict[str, Predictions]:
             todo = "Put oof.npz and test.npz there"
             if any(c.name == name for c in config.members):
                 todo = f"Make it with {command('predict', '--config', short(config.file.parent / f'{name}.yaml'))}, or put oof.npz and test.npz there"
-            raise InputError(f"member '{name}' has no {file.name}", short(folder), todo)
+            raise InputError(f"member '{name}' has no {file.name}", short(folder), todo,
+                             code="no_such_member")
         found = Predictions.load(file, config.competition.data.classes)
         first = next(iter(members.values()), found)
         only_first, only_here = sorted(set(first.ids) - set(found.ids)), sorted(set(found.ids) - set(first.ids))
         if only_first or only_here:
             differ = [f"{len(ids)} only in {who}: {listing(ids, 4)}" for who, ids in ((next(iter(members)), only_first), (name, only_here)) if ids]
             todo = "All members must predict the same images: run predict again for the one that is behind"
-            raise InputError(f"the members' ids differ, {'; '.join(differ)}", short(file), todo)
+            raise InputError(f"the members' ids differ, {'; '.join(differ)}", short(file), todo,
+                             code="predictions_ids_differ")
         members[name] = found if np.array_equal(found.ids, first.ids) else found.select(first.ids)
     if part == "oof" and (without := [n for n, m in members.items() if m.mask is None or m.label is None]):
         say("  " + "; ".join(f"{n} has no {'mask' if members[n].mask is None else 'label'} and only counts for the other" for n in without))
@@ -121,7 +126,8 @@ def combine(members: dict[str, Predictions], weights: dict, classes: list[str], 
         per_image = [found["times"] if parts is None else found["times_without"].get(int(k), found["times"]) for k in (range(n) if parts is None else parts)]
         used = [m for m in found["times"] if any(times[m] for times in per_image)]
         if absent := [m for m in used if getattr(members[m], answer) is None]:
-            raise InputError(f"{listing(absent)}: {answer} is in oof.npz but not in test.npz", "members", "Both must hold the same answers")
+            raise InputError(f"{listing(absent)}: {answer} is in oof.npz but not in test.npz",
+                             "members", "Both must hold the same answers", code="no_such_answer")
         answers[answer] = greedy.mix([members[m] for m in used], [tuple(times[m] for m in used) for times in per_image], answer)
     return Predictions(next(iter(members.values())).ids, answers["mask"], answers["label"], classes)
 

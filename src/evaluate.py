@@ -99,7 +99,9 @@ def load(name: str, competition: Competition, paths: Paths) -> Validated:
     index, folds = index[folds >= 0].reset_index(drop=True), folds[folds >= 0]
     predictions = Predictions.load(paths.oof(name), classes).select(index.id)
     if lost := [i for i in index.id if i not in truth.row]:
-        raise InputError(f"{len(lost)} images have no true mask: {listing(lost)}", short(paths.truth), f"Make it again with {command('prepare', '--force')}")
+        raise InputError(f"{len(lost)} images have no true mask: {listing(lost)}",
+                         short(paths.truth), f"Make it again with {command('prepare', '--force')}",
+                         code="no_true_mask")
     labels = read_labels(paths, index, classes)
     apart = index.group.isin([g for g, k in pd.Series(folds).groupby(index.group).nunique().items() if k > 1])
     if apart.any() and competition.split.groups == "duplicates":

@@ -206,7 +206,8 @@ def contradictions(facts: Facts, most: int = 9):
         pairs = {tuple(ids.iloc[:2]): [] for _, ids in groups}
     shown, label = list(pairs.items())[:most], facts.train.set_index("id")["label"]
     if not shown:
-        raise InputError("there are no near-duplicates", short(facts.paths.report), "Leave this cell out")
+        raise InputError("there are no near-duplicates", short(facts.paths.report),
+                         "Leave this cell out", code="no_duplicates")
     wide = min(3, len(shown))
     figure = canvas(4.4 * wide, 2.5 * -(-len(shown) // wide) + 0.4)
     figure.suptitle(f"{len(shown)} of {len(pairs)} pairs of near-duplicates " + ("that contradict each other" if shown[0][1] else "(none contradicts another)"), fontsize=11)
@@ -264,7 +265,8 @@ def _by_class(facts: Facts, rows: pd.DataFrame, empty: bool = False) -> list[tup
 def _lesions(facts: Facts) -> pd.DataFrame:
     """The train rows with a lesion. Raises InputError where there is none: a contest of classes alone."""
     if not len(rows := facts.train[facts.train["area"] > 0]):
-        raise InputError("no train image has a lesion", short(facts.paths.index), "Leave the cells on lesions out")
+        raise InputError("no train image has a lesion", short(facts.paths.index),
+                         "Leave the cells on lesions out", code="no_lesions")
     return rows
 
 

@@ -40,10 +40,14 @@ TOLERANCE = 1e-3
 
 def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     if absent := [p for p in PACKAGES if importlib.util.find_spec(p) is None]:
-        raise InputError(f"export needs packages that are not installed: {listing(absent)}", "", f"pip install {' '.join(absent)}")
+        raise InputError(f"export needs packages that are not installed: {listing(absent)}", "",
+                         f"pip install {' '.join(absent)}", code="no_package")
     wanted = [(one, k) for one in config.experiments for k in folds_to_use(one, paths) if given.fold in (None, k)]
     if not wanted:
-        raise InputError(f"there is no fold {given.fold}", "--fold", f"The folds are {listing(folds_to_use(config.experiments[0], paths))}" if config.experiments else "")
+        raise InputError(f"there is no fold {given.fold}", "--fold",
+                         f"The folds are {listing(folds_to_use(config.experiments[0], paths))}"
+                         if config.experiments else "",
+                         code="no_such_fold")
     for one, k in wanted:
         _check(one, k, paths)
     header("export", config.name, [paths.fold(one.name, k) for one, k in wanted], [paths.onnx(one.name, k) for one, k in wanted])
@@ -68,7 +72,9 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
 def _check(config: Config, fold: int, paths: Paths) -> None:
     """Raises InputError for what is not trained, and for what is no network in ONNX's sense."""
     if config.experiment.model.arch in FITTED:
-        raise InputError(f"{config.experiment.model.arch} is not trained by gradients and has no ONNX form", f"model.arch of {config.name}", "Export an experiment with a network")
+        raise InputError(f"{config.experiment.model.arch} is not trained by gradients and has no "
+                         "ONNX form", f"model.arch of {config.name}",
+                         "Export an experiment with a network", code="not_by_gradients")
     train_job(config, paths, fold).require("an ONNX file", verify=True)
 
 
@@ -91,7 +97,8 @@ def export(config: Config, checkpoint: Path, images: np.ndarray, target: Path, f
                                   dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
         except Exception as error:  # the exporter wraps whatever went wrong in each of its steps
             why = str(error.__cause__ or error).strip().splitlines()[0]
-            raise StageError(f"{models.title(e.model)} of {config.name} cannot be written as ONNX: {why}") from error
+            raise StageError(f"{models.title(e.model)} of {config.name} cannot be written as "
+                             f"ONNX: {why}", code="no_onnx") from error
         written = onnx.load(temporary)
         _strip(written.graph)
         onnx.helper.set_model_props(written, {k: v if isinstance(v, str) else json.dumps(v) for k, v in (about(config, net) | facts).items()})
@@ -99,7 +106,9 @@ def export(config: Config, checkpoint: Path, images: np.ndarray, target: Path, f
         onnx.save(written, temporary)
         largest = max(difference(temporary, inputs.numpy(), answers, n) for n in BATCHES)
         if not largest <= TOLERANCE:
-            raise StageError(f"ONNX and torch differ by {largest:.1e} for {config.name}, more than {TOLERANCE:g}: {short(target)} is not written")
+            raise StageError(f"ONNX and torch differ by {largest:.1e} for {config.name}, more "
+                             f"than {TOLERANCE:g}: {short(target)} is not written",
+                             code="onnx_differs")
     return largest
 
 

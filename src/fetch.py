@@ -35,7 +35,8 @@ MB = 10**6
 
 def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     if given.dataset and given.competition:
-        raise InputError("--dataset and --competition are two downloads", "command line", "Fetch one after the other")
+        raise InputError("--dataset and --competition are two downloads", "command line",
+                         "Fetch one after the other", code="options_conflict")
     of = plain_dataset(given.dataset) if given.dataset else slug_of(given, config, paths)
     name = of.rpartition("/")[2]
     paths = replace(paths, data=paths.data if paths.data.name == name else paths.data / name)
@@ -51,8 +52,11 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     except OSError as error:
         if error.errno == 28:
             todo = "What has arrived is kept: free some space, then run the same command again, or name another folder with --data"
-            raise InputError("the disk is full", short(paths.data), todo) from None
-        raise InputError(f"not writable: {error.strerror or error}", short(Path(error.filename or paths.data)), "Name another folder with --data") from None
+            raise InputError("the disk is full", short(paths.data), todo,
+                             code="disk_full") from None
+        raise InputError(f"not writable: {error.strerror or error}",
+                         short(Path(error.filename or paths.data)),
+                         "Name another folder with --data", code="not_writable") from None
     report(files, config, paths)
     return 0
 
@@ -77,7 +81,9 @@ def bring(kaggle: Kaggle, of: str, paths: Paths, force: bool) -> dict[str, dict]
         say(f"  {len(offered)} files, {size(sum(f.bytes or 0 for f in offered))}; the download is {size(arriving.mark['bytes'])}")
     needed = (arriving.mark["bytes"] or 0) - part.size + sum(f.bytes or 0 for f in offered if not (folder / f.name).is_file())
     if needed > (free := shutil.disk_usage(folder).free):
-        raise InputError(f"not enough room on the disk: {size(needed)} are needed and {size(free)} are free", short(folder), "Free some space, or name another folder with --data")
+        raise InputError(f"not enough room on the disk: {size(needed)} are needed and "
+                         f"{size(free)} are free", short(folder),
+                         "Free some space, or name another folder with --data", code="disk_full")
     if stopped and named and arriving.mark == part.mark:
         arriving.response.close()
     else:
@@ -161,14 +167,17 @@ def transfer(kaggle: Kaggle, of: str, part: Part, arriving: Arriving) -> None:
                         meter.add(len(piece))
                 if part.mark["bytes"] is None or part.whole:
                     return
-                raise Lost("the connection to Kaggle broke off")  # older versions of urllib3 call that an end
+                # older versions of urllib3 call that an end
+                raise Lost("the connection to Kaggle broke off", code="connection_lost")
             except Lost as lost:
                 if part.whole:
                     return
                 fails, most = (fails + 1, most) if part.size <= most else (0, part.size)
                 where = f"at {size(part.size)} of {size(arriving.mark['bytes'])}"
                 if fails == BREAKS:
-                    raise StageError(f"{lost.what} {where}, {BREAKS} times in a row. What has arrived is kept: run the same command again to go on") from None
+                    raise StageError(f"{lost.what} {where}, {BREAKS} times in a row. What has "
+                                     "arrived is kept: run the same command again to go on",
+                                     code=lost.code) from None
                 warn(f"{lost.what} {where}; trying again in {duration(PAUSE * 2**fails)}")
             time.sleep(PAUSE * 2**fails)
             arriving = kaggle.download(of, part.size, part.mark)
@@ -208,7 +217,8 @@ def settle(part: Part, name: str, folder: Path) -> Unpacked:
 
 def thrown_away(part: Part, why: str) -> StageError:
     part.drop()
-    return StageError(f"the download is damaged: {why}. It was thrown away: run the same command again")
+    return StageError(f"the download is damaged: {why}. It was thrown away: run the same command "
+                      "again", code="download_damaged")
 
 
 class Meter:

@@ -88,13 +88,16 @@ def answer(given: argparse.Namespace, config: Config, paths: Paths, clock: Calla
     units = wanted(config, home, manifest)
     sample, problems = sample_file(competition, paths.data), Problems()
     if not sample.is_file():
-        raise InputError("there is no sample of the submission", short(sample), "It says which images are asked for, and how: name its folder with --data")
+        raise InputError("there is no sample of the submission", short(sample),
+                         "It says which images are asked for, and how: name its folder with --data",
+                         code="no_sample")
     items = unlabelled.find(paths.data, competition, problems)
     header("infer", name, [home.work, paths.data], [paths.submission(name)])
     try:
         go_on(scratch, scratch.record("predict", name), home, items, [c.model_dump(mode="json") for c in (competition, *(x.experiment for x in config.experiments))], afresh=bool(minutes))
     except OSError as error:
-        raise InputError(f"nothing can be written there: {error.strerror}", short(paths.work), "Name another folder with --work") from None
+        raise InputError(f"nothing can be written there: {error.strerror}", short(paths.work),
+                         "Name another folder with --work", code="not_writable") from None
     items, sizes = unlabelled.decode(items, {store(config, u.member, scratch): config.owner(u.member).experiment for u in units}, paths.data, competition, problems)
     form = infer_form(sample, competition, [i.id for i in items], train_runs(home))
     if form.unknown:

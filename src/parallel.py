@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import os
 import pickle
+import re
 import selectors
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from src.core import console
 from src.core.config import Config
-from src.core.console import InputError, StageError, Stopped, say
+from src.core.console import InputError, StageError, Stopped, error_line, say
 from src.core.disk import explained, point
 from src.core.freshness import Job
 from src.core.interrupts import Interrupts
@@ -31,6 +32,7 @@ from src.core.paths import ROOT
 DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 CHILD = [sys.executable, "-u", "-m", "src.parallel"]
+NAME = re.compile(r" \[([a-z][a-z0-9_]*)\]$")  # of an error, at the end of its line
 PATIENCE = 30  # seconds that a child has to end when everything is to stop at once
 
 
@@ -91,7 +93,16 @@ class Child:
         if code < 0:
             why = "; the system does so when memory runs out: a smaller --parallel needs less" if code == -signal.SIGKILL else ""
             return f"it was killed ({signal.Signals(-code).name}){why}"
-        return self.last.removeprefix("error: ").rstrip(".") or f"it ended with exit code {code}"
+        said = NAME.sub("", self.last.removeprefix("error: ")).rstrip(".")
+        return said or f"it ended with exit code {code}"
+
+    @property
+    def code(self) -> str:
+        """The short name of its error, which ends its last line."""
+        if self.process.returncode < 0:
+            return "process_killed"
+        name = NAME.search(self.last)
+        return name[1] if name else "fold_failed"
 
 
 def run(jobs: list[Job], config: Config, slots: int) -> int:
@@ -138,7 +149,11 @@ def run(jobs: list[Job], config: Config, slots: int) -> int:
         raise Stopped("; ".join(f"{c.label}: {_saved(c)}" for c in ended) or "no fold was begun")
     if failed := [c for c in ended if c.failure()]:
         text = "; ".join(f"{c.job.title}: {c.failure()}" for c in failed) + (f". Not begun: {console.listing(j.title for j in waiting)}" if waiting else "")
-        raise InputError(text) if all(c.process.returncode == 2 for c in failed) else StageError(f"{text}. What the others trained is kept")
+        codes = {c.code for c in failed}
+        code = codes.pop() if len(codes) == 1 else "several"
+        if all(c.process.returncode == 2 for c in failed):
+            raise InputError(text, code=code)
+        raise StageError(f"{text}. What the others trained is kept", code=code)
     return len(ended)
 
 
@@ -212,16 +227,16 @@ def child() -> int:
         importlib.import_module(f"src.{job.stage}").run(job, config, job.paths)  # not at the top: torch takes seconds, and the parent does without
         return 0
     except InputError as error:
-        return _last(f"error: {error}", 2)
+        return _last(error_line(error), 2)
     except StageError as error:
-        return _last(f"error: {error}", 1)
+        return _last(error_line(error), 1)
     except Stopped as stopped:
         return _last(f"stopped: {stopped}", 130)
     except KeyboardInterrupt:
         return _last("stopped: nothing had to be saved", 130)
     except OSError as error:
         told = explained(error)
-        return _last(f"error: {told}", 2 if isinstance(told, InputError) else 1)
+        return _last(error_line(told), 2 if isinstance(told, InputError) else 1)
     except BaseException as error:
         traceback.print_exc()
         return _last(f"error: {type(error).__name__}: {error}", 1)

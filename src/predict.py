@@ -51,7 +51,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     stores = {of: open_store(files[of], len(tables[of]), e.image_size) for of in tables}
     rows = {k: {"oof": np.flatnonzero(fold_of == k), "test": np.arange(len(test))} for k in folds}
     if empty := [k for k in folds if not len(rows[k]["oof"])]:
-        raise InputError(f"fold {empty[0]} has no images", short(paths.folds))
+        raise InputError(f"fold {empty[0]} has no images", short(paths.folds), code="fold_empty")
     batch = e.predict.batch_size or 2 * e.train.batch_size
 
     with job.running(facts := {}):

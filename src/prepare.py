@@ -100,7 +100,8 @@ def _make(index_job: Job, stores: list[Job], config: Config, paths: Paths) -> bo
             _complain(problems, skip, paths)
         good = [i for i, s in enumerate(seen) if not s.problems]
         if not any(items[i].part == "train" for i in good):
-            raise InputError("no train image is left", short(paths.data), "Correct the files listed above")
+            raise InputError("no train image is left", short(paths.data),
+                             "Correct the files listed above", code="no_train_images")
         if len(good) < len(items):
             for store in made:
                 _drop_rows(store, items, set(good))
@@ -124,7 +125,8 @@ def _items_of_index(items: list[Item], paths: Paths) -> list[Item]:
     there = {(i.part, i.id): i for i in items}
     rows = read_index(paths)
     if absent := [r.id for r in rows.itertuples() if (r.set, r.id) not in there]:
-        raise InputError(f"images of the index are gone: {listing(absent)}", short(paths.data), f"Run {command('prepare', '--force')}")
+        raise InputError(f"images of the index are gone: {listing(absent)}", short(paths.data),
+                         f"Run {command('prepare', '--force')}", code="images_gone")
     return [there[r.set, r.id] for r in rows.itertuples()]
 
 
@@ -180,7 +182,8 @@ def _pass_over_files(items: list[Item], stores: list[Store], config: Config, pat
     except KeyboardInterrupt:
         raise Stopped("prepare was stopped; nothing half-written is left") from None
     except BrokenProcessPool:
-        raise StageError("a process that decoded images was killed, probably for lack of memory") from None
+        raise StageError("a process that decoded images was killed, probably for lack of memory",
+                         code="process_killed") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return seen
@@ -250,9 +253,10 @@ def _complain(problems: Problems, skip: bool, paths: Paths) -> None:
         return
     remedy = "Correct them, or go on without them: --set data.on_error=skip"
     if len(lines) == 1:
-        raise InputError(lines[0], short(paths.data), remedy)
+        raise InputError(lines[0], short(paths.data), remedy, code=problems.code)
     print(*(f"  {line}" for line in lines), sep="\n", file=sys.stderr, flush=True)
-    raise InputError(f"{sum(map(len, problems.found.values()))} problems of {len(lines)} kinds in the data, listed above", short(paths.data), remedy)
+    raise InputError(f"{sum(map(len, problems.found.values()))} problems of {len(lines)} kinds in "
+                     "the data, listed above", short(paths.data), remedy, code=problems.code)
 
 
 # ------------------------------------------------------------------------------------------------------------------------ what is written

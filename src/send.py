@@ -33,6 +33,9 @@ LAST = 5  # of the earlier submissions are shown
 class Unclear(StageError):
     """Handed over, and it is not known whether Kaggle took it."""
 
+    def __init__(self, what: str):
+        super().__init__(what, code="unconfirmed")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -58,7 +61,8 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     slug = slug_of(given, config, paths)
     sentlog.read(paths.sent)  # what is wrong with it must be known before something is sent, not after
     if not given.yes and not (sys.stdin and sys.stdin.isatty()):
-        raise InputError("nobody is there to be asked whether to send it", "no terminal", "Add --yes")
+        raise InputError("nobody is there to be asked whether to send it", "no terminal",
+                         "Add --yes", code="nobody_to_ask")
     message = " ".join((given.message or "").split()) or ", ".join([config.name, f"CV {entry.score:.4f}", *([f"commit {entry.commit}"] if entry.commit else [])])
     header("send", config.name, [entry.file, paths.record("submit", config.name)], [paths.sent, paths.sent_plot])
     kaggle = Kaggle()
@@ -69,7 +73,9 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     check_new(entry, [r for r in rows if r.competition == slug], given.force)
     left = kaggle.remaining(slug)
     if left is not None and left <= 0:
-        raise InputError("no submission is left today", slug, f"The count begins anew at midnight UTC, in {duration(to_midnight())}")
+        raise InputError("no submission is left today", slug,
+                         f"The count begins anew at midnight UTC, in {duration(to_midnight())}",
+                         code="none_left_today")
     show(contest, entry, message, left, sentlog.joined(rows, slug, before))
     try:
         if not given.yes and input("Send? [y/N] ").strip().lower() not in ("y", "yes"):
@@ -91,7 +97,7 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     except (KeyboardInterrupt, Unclear) as stopped:  # it may be there, so that the row stays
         later = f"Whether Kaggle has it, {look} finds out; the log calls it unconfirmed until then"
         if isinstance(stopped, Unclear):
-            raise StageError(f"{stopped}. {later}") from None
+            raise StageError(f"{stopped}. {later}", code=stopped.code) from None
         say(f"\nstopped while it was being sent. {later}")
         return 130
     row = sentlog.result(row, sent)
@@ -107,7 +113,9 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
         say(f"no score yet{trouble}. It was sent, and the log ({short(paths.sent)}) calls it pending; {look} will fill the score in")
         return 0
     if sent.status == "error":
-        raise StageError(f"Kaggle took {short(entry.file)} and rejected it: {sent.error or 'without saying why'} ({short(paths.sent)}, {sent.ref})")
+        raise StageError(f"Kaggle took {short(entry.file)} and rejected it: "
+                         f"{sent.error or 'without saying why'} ({short(paths.sent)}, {sent.ref})",
+                         code="rejected")
     drawn = sentplot.draw(sentlog.joined(rows, slug, [sent, *before]), slug, paths.sent_plot)
     say("  " + verdict(entry, sent))
     say(f"log: {short(paths.sent)}" + (f"   picture: {short(paths.sent_plot)}" if drawn else "") + f"   next: {look}")
@@ -119,19 +127,23 @@ def load(config: Config, paths: Paths) -> Entry:
     again = f"{command('submit', '--force')} writes it anew"
     place = paths.record("submit", config.name)
     if not place.is_file():
-        raise InputError("there is no submission yet", short(paths.submission(config.name)), f"Make it with {command('submit')}")
+        raise InputError("there is no submission yet", short(paths.submission(config.name)),
+                         f"Make it with {command('submit')}", code="no_submission")
     record = read_json(place)
     try:
         file = paths.submissions / Path(record.get("file") or paths.submission(config.name).name).name
         low, high = map(float, record["interval"])
         entry = Entry(file, record["sha256"], float(record["score"]), low, high, record.get("commit") or "")
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError("not readable as the record of a submission", short(place), again) from None
+        raise InputError("not readable as the record of a submission", short(place), again,
+                         code="damaged_json") from None
     if not file.is_file():
-        raise InputError("the submission is gone", short(file), again)
+        raise InputError("the submission is gone", short(file), again, code="no_submission")
     if hashlib.sha256(file.read_bytes()).hexdigest() != entry.sha256:
-        raise InputError("it was edited since it was written, so that neither its checks nor its CV score hold for it", short(file),
-                         f"{again}; a file that was changed on purpose goes in at the contest's web page")
+        raise InputError("it was edited since it was written, so that neither its checks nor its "
+                         "CV score hold for it", short(file),
+                         f"{again}; a file that was changed on purpose goes in at the contest's "
+                         "web page", code="submission_edited")
     return entry
 
 
@@ -145,7 +157,9 @@ def recheck(config: Config, paths: Paths) -> None:
 def check_open(contest: Contest) -> None:
     """Raises InputError for a contest that was not entered; one that is over may still take late submissions, and says so itself where it does not."""
     if contest.entered is False:
-        raise InputError("you have not entered this contest", contest.slug, f"Accept its rules at {contest.url}/rules, then run the same command again")
+        raise InputError("you have not entered this contest", contest.slug,
+                         f"Accept its rules at {contest.url}/rules, then run the same command "
+                         "again", code="rules_not_accepted")
 
 
 def check_new(entry: Entry, rows: list[Row], force: bool) -> None:
@@ -153,8 +167,10 @@ def check_new(entry: Entry, rows: list[Row], force: bool) -> None:
     if not force and (earlier := next((r for r in reversed(rows) if r.sha256 == entry.sha256), None)):
         said = {"error": "rejected", "unconfirmed": "not confirmed by Kaggle yet", "complete": "scored"}.get(earlier.status, earlier.status)
         outcome = f"public {earlier.public:.4f}" if earlier.public is not None else said
-        raise InputError(f"the same bytes were sent on {earlier.time[:16].replace('T', ' ')} UTC as '{earlier.message}', {outcome}", short(entry.file),
-                         f"Change something first, or send them again with {command('submit', '--send', '--force')}")
+        raise InputError(f"the same bytes were sent on {earlier.time[:16].replace('T', ' ')} UTC "
+                         f"as '{earlier.message}', {outcome}", short(entry.file),
+                         "Change something first, or send them again with "
+                         f"{command('submit', '--send', '--force')}", code="sent_before")
 
 
 def show(contest: Contest, entry: Entry, message: str, left: int | None, earlier: list[Row]) -> None:

@@ -54,10 +54,15 @@ def make_folds(index: "pd.DataFrame", classes: list[str], split: Split, empty_cl
         if (there := int(traits[:, c].sum())) < need:
             if not there:
                 empty = " --set data.empty_class=null" if label == empty_class else ""
-                raise InputError(f"class {label} has no images", "split", f"Take it out: --set 'data.classes=[{', '.join(c for c in classes if c != label)}]'{empty}")
+                raise InputError(f"class {label} has no images", "split",
+                                 "Take it out: --set 'data.classes=["
+                                 f"{', '.join(c for c in classes if c != label)}]'{empty}",
+                                 code="class_empty")
             wanted = f"{need} folds" if split.scheme == "kfold" else "a holdout"
-            raise InputError(f"class {label} has {there} groups of near-duplicate images, too few for {wanted}", "split",
-                             "Use fewer folds (--set split.folds=N) or add images")
+            raise InputError(f"class {label} has {there} groups of near-duplicate images, too few "
+                             f"for {wanted}", "split",
+                             "Use fewer folds (--set split.folds=N) or add images",
+                             code="too_few_groups")
     of_group = np.full(len(traits), -1)
     blank = np.zeros(len(traits))
     with warnings.catch_warnings():

@@ -27,7 +27,8 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     name, data = config.name, config.competition.data
     index = read_index(paths, "test")
     if not len(index):
-        raise InputError("there is no test set, so there is nothing to submit", short(paths.data), f"The scores are in {short(paths.metrics(name))}")
+        raise InputError("there is no test set, so there is nothing to submit", short(paths.data),
+                         f"The scores are in {short(paths.metrics(name))}", code="no_test_set")
     sample = sample_of(config, paths)
     header("submit", name, [paths.test(name), paths.decision(name), sample], job.outputs)
     facts: dict = {}
@@ -37,7 +38,10 @@ def run(job: Job, config: Config, paths: Paths) -> None:
             say(f"  inferred {line}")
         if form.unknown:
             if data.on_error != "skip":
-                raise InputError(f"{len(form.unknown)} ids have no test image: {listing(form.unknown)}", short(sample), "Put the images there, or answer these rows with nothing: --set data.on_error=skip")
+                raise InputError(f"{len(form.unknown)} ids have no test image: "
+                                 f"{listing(form.unknown)}", short(sample),
+                                 "Put the images there, or answer these rows with nothing: --set "
+                                 "data.on_error=skip", code="no_test_image")
             warn(answers.unanswered(form, data))
         asked = set(form.images)
         if left_out := [i for i in index.id if i not in asked]:
@@ -46,7 +50,8 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         facts |= made_by(config, paths, decision)
         if not paths.test(name).is_file():
             todo = f"Make them with {command('predict')} (an ensemble: {command('ensemble')})"
-            raise InputError("there are no predictions of the test images", short(paths.test(name)), todo)
+            raise InputError("there are no predictions of the test images", short(paths.test(name)),
+                             todo, code="no_predictions")
         predictions = Predictions.load(paths.test(name), data.classes)
         sizes = dict(zip(index.id, index[["height", "width"]].to_numpy().tolist()))
         target = job.outputs[0]

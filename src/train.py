@@ -151,7 +151,9 @@ class FoldImages:
         labels = read_labels(paths, index, classes)
         seen, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         if len(seen) < 2 or not len(held_out):
-            raise InputError(f"fold {fold} leaves {len(seen)} images to train on and {len(held_out)} to validate on", short(paths.folds))
+            raise InputError(f"fold {fold} leaves {len(seen)} images to train on and "
+                             f"{len(held_out)} to validate on", short(paths.folds),
+                             code="fold_empty")
         images, masks = paths.images(e.image_size, e.resize, "train", filter_text(e)), paths.masks(e.image_size, e.resize, filter_text(e))
         for file in (images, masks):  # read where they are needed, in other processes too: what is wrong is said here
             open_store(file, len(index), e.image_size)
@@ -192,7 +194,8 @@ def fit(net: models.Network, of: FoldImages, config: Config, paths: Paths, fold:
 
 def diverged(what: str, last: Path, lr: float) -> StageError:
     kept = f"The last good checkpoint is kept in {short(last)}. " if last.is_file() else ""
-    return StageError(f"{what}. {kept}Lower the rates (--set train.lr={lr / 3:.1g}) or use --set train.amp=float32")
+    return StageError(f"{what}. {kept}Lower the rates (--set train.lr={lr / 3:.1g}) or use --set "
+                      "train.amp=float32", code="diverged")
 
 
 def finish(config: Config, history: list[dict], device: torch.device, dtype: torch.dtype) -> dict:

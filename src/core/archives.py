@@ -26,6 +26,9 @@ PIECE = 1 << 20
 class Damaged(StageError):
     """The archive is not as it was packed."""
 
+    def __init__(self, what: str):
+        super().__init__(what, code="download_damaged")
+
 
 @dataclass
 class Unpacked:
@@ -41,7 +44,8 @@ class Unpacked:
         self.left -= size
         if self.left < 0:
             todo = f"Unpack it yourself if you trust it; the bound is MOST in {short(Path(__file__))}"
-            raise InputError("it unpacks to more than is allowed, or than the disk has room for", short(archive), todo)
+            raise InputError("it unpacks to more than is allowed, or than the disk has room for",
+                             short(archive), todo, code="archive_too_large")
 
 
 def unpack(archive: Path, folder: Path, most: int, tick: Callable[[int], None] = lambda size: None) -> Unpacked:
@@ -71,13 +75,17 @@ def _unpack(archive: Path, top: Path, folder: Path, done: Unpacked, tick: Callab
                 target = base / name
                 parent = target.parent.resolve()
                 if not parent.is_relative_to(top.resolve()):
-                    raise InputError(f"{short(target.parent)} leads out of the folder", short(top), "Remove that link")
+                    raise InputError(f"{short(target.parent)} leads out of the folder", short(top),
+                                     "Remove that link", code="archive_refused")
                 parent.mkdir(parents=True, exist_ok=True)
                 if nested and target.suffix.lower() == ".zip":
                     _inner(source, info, target, top, done, tick, archive)
                     continue
                 if (known := done.files.get(target.relative_to(top).as_posix())) and known["crc"] != f"{info.CRC:08x}":
-                    raise InputError(f"the archive holds {target.relative_to(top)} twice, and each is different", short(archive), "Unpack it by hand, and look which one is right")
+                    raise InputError(f"the archive holds {target.relative_to(top)} twice, and "
+                                     "each is different", short(archive),
+                                     "Unpack it by hand, and look which one is right",
+                                     code="archive_twice")
                 if _there(target, info):
                     done.take(info.file_size, archive)
                     tick(info.file_size)
@@ -88,7 +96,10 @@ def _unpack(archive: Path, top: Path, folder: Path, done: Unpacked, tick: Callab
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise Damaged(str(error) if nested else f"{archive.name.lstrip('.')}: {error}") from None
     except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-        raise InputError("a file and a folder have the same name", short(Path(error.filename or folder)), "Remove what is there, then run the same command again") from None
+        raise InputError("a file and a folder have the same name",
+                         short(Path(error.filename or folder)),
+                         "Remove what is there, then run the same command again",
+                         code="file_or_folder") from None
 
 
 def _checked(source: zipfile.ZipFile, archive: Path, done: Unpacked) -> dict[PurePosixPath, zipfile.ZipInfo]:

@@ -31,6 +31,12 @@ class StageError(Exception):
         self.code = code
 
 
+def error_line(error: InputError | StageError) -> str:
+    """One line, whatever a library's own words hold; at its end the error's short name."""
+    text = " ".join(line.strip() for line in str(error).splitlines())
+    return f"error: {text} [{error.code}]" if error.code else f"error: {text}"
+
+
 class Stopped(Exception):
     """Ctrl+C or SIGTERM: what was done is saved; exit code 130."""
 

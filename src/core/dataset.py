@@ -67,6 +67,11 @@ class Problems:
     def __bool__(self) -> bool:
         return bool(self.found)
 
+    @property
+    def code(self) -> str:
+        """As InputError's: of the only kind, or of several."""
+        return f"data_{next(iter(self.found))}" if len(self.found) == 1 else "data_several"
+
     def lines(self) -> list[str]:
         return [f"{len(self.found[k])} {KINDS[k][len(self.found[k]) > 1]}: {listing(self.found[k], SHOWN)}" for k in KINDS if k in self.found]
 
@@ -78,14 +83,15 @@ def find(data: Path, competition: Competition, problems: Problems) -> list[Item]
     """
     cfg, remedy = competition.data, "Put the data there as input/README.md says, name its folder with --data DIR, or try it on generated images: ./run.sh demo"
     if not data.is_dir():
-        raise InputError("the data folder does not exist", short(data), remedy)
+        raise InputError("the data folder does not exist", short(data), remedy,
+                         code="no_such_folder")
     files = _image_files(data)
     for file, why in odd_images(data).items():
         problems.add("unreadable", f"{file.relative_to(data)} ({why})")
     if not files and problems:
         raise InputError(problems.lines()[0], short(data), remedy, code="no_images")
     if not files:
-        raise InputError("no images in the data folder", short(data), remedy)
+        raise InputError("no images in the data folder", short(data), remedy, code="no_images")
     test = _test_files(files, cfg.test)
     train_files = {f: name for f, name in files.items() if f not in test}
     matches = [[(f, m["label"], m["id"]) for f, name in train_files.items() if (m := _regex(pattern).fullmatch(name))] for pattern in cfg.train]
@@ -97,7 +103,8 @@ def find(data: Path, competition: Competition, problems: Problems) -> list[Item]
     elif known or any(matches):
         train = _from_folders(data, known or next(m for m in matches if m), competition, problems)
     else:
-        raise InputError(f"no train images found by {', '.join(cfg.train)}, and no table {cfg.table}", short(data), remedy)
+        raise InputError(f"no train images found by {', '.join(cfg.train)}, and no table "
+                         f"{cfg.table}", short(data), remedy, code="no_train_images")
     items = _once(train, data, problems) + _test_items(data, test, competition, problems)
     _warn_of_formulas(items)
     return items

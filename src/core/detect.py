@@ -54,7 +54,10 @@ def detect(texts: list[list[str]], images: list[Path], given: Submission, severa
     for at, name in enumerate(("order", "first", "relative")):
         if (told := getattr(given, name)) is not None and count:
             if not (fit := [w for w in equal if w[at] == told]):
-                raise InputError(f"submission.{name} is {told}, but the run lengths of the train table count by {name} {equal[0][at]}", "competition.yaml", f"Leave submission.{name} out, or correct it")
+                raise InputError(f"submission.{name} is {told}, but the run lengths of the train "
+                                 f"table count by {name} {equal[0][at]}", "competition.yaml",
+                                 f"Leave submission.{name} out, or correct it",
+                                 code="counts_otherwise")
             equal = fit
     assumed, why = [], f"{crossing} of {count} runs go on from one line into the next" + (f", {others[0]} in the next best way" if others else "")
     if len({w[0] for w in equal}) > 1:

@@ -16,8 +16,10 @@ def pick_device(exact: bool = False) -> torch.device:
     if torch.cuda.is_available():
         name, capability = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
         if not has_kernels(capability, torch.cuda.get_arch_list()):
-            raise InputError(f"this torch {torch.__version__} has no kernels for {name} (sm_{capability[0]}{capability[1]})", "",
-                             "Choose another accelerator, install a torch built for it, or run on the CPU with CUDA_VISIBLE_DEVICES=-1")
+            raise InputError(f"this torch {torch.__version__} has no kernels for {name} "
+                             f"(sm_{capability[0]}{capability[1]})", "",
+                             "Choose another accelerator, install a torch built for it, or run on "
+                             "the CPU with CUDA_VISIBLE_DEVICES=-1", code="gpu_not_supported")
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not exact, exact
         return torch.device("cuda")
     keep_freed_memory()
@@ -106,4 +108,5 @@ def memory_advice(config: Config) -> StageError:
         advice = f"--set train.batch_size={t.batch_size // 2} --set train.accumulate={t.accumulate * 2} halves it with the same effective batch (in {short(config.file)} for this experiment alone)"
     else:
         advice = f"The batch is small already: --set image_size={max(32, e.image_size * 3 // 4 // 32 * 32)} or a smaller encoder"
-    return StageError(f"out of memory at batch {t.batch_size}, {e.image_size} px. {advice}")
+    return StageError(f"out of memory at batch {t.batch_size}, {e.image_size} px. {advice}",
+                      code="out_of_memory")

@@ -64,7 +64,10 @@ class Facts:
         try:
             return read_image(self.paths.data / image)
         except ValueError as error:
-            raise InputError(f"an image of the index cannot be read: {error}", short(self.paths.data / image), "Name the folder that was prepared, or run ./run.sh prepare again") from None
+            raise InputError(f"an image of the index cannot be read: {error}",
+                             short(self.paths.data / image),
+                             "Name the folder that was prepared, or run ./run.sh prepare again",
+                             code="images_gone") from None
 
     def outlined(self, id: str, side: int = 480) -> np.ndarray:
         """A train image with its lesion's outline, (h,w,3) RGB."""

@@ -120,7 +120,9 @@ def _check_settings(form: Form, given: Submission, data: Data) -> None:
     """Raises InputError for columns and classes that there are not."""
     sample = form.sample
     if mine := next((k for k in ("key", "label", "rle", "boxes") if getattr(given, k) == form.id), None):
-        raise InputError(f"column '{form.id}' holds the ids, and submission.{mine} names it too", short(sample.file), "Correct one of them in competition.yaml")
+        raise InputError(f"column '{form.id}' holds the ids, and submission.{mine} names it too",
+                         short(sample.file), "Correct one of them in competition.yaml",
+                         code="column_twice")
     for setting, columns in (("copied", given.copied or []), ("probabilities", (given.probabilities or {}).values())):
         if absent := [c for c in columns if c not in sample.columns]:
             what = f"no column {absent[0]}; there are {names_of(sample.columns)}"
@@ -128,12 +130,17 @@ def _check_settings(form: Form, given: Submission, data: Data) -> None:
             raise InputError(what, short(sample.file), todo, code="no_column")
     for setting in ("probabilities", "labels"):
         if strange := [c for c in getattr(given, setting) or {} if c not in data.classes]:
-            raise InputError(f"submission.{setting}: '{strange[0]}' is no class", short(sample.file), nearest(strange[0], data.classes))
+            raise InputError(f"submission.{setting}: '{strange[0]}' is no class",
+                             short(sample.file), nearest(strange[0], data.classes),
+                             code="unknown_class")
     words = (given.box or BOX).split()
     if bad := [w for w in words if w not in BOX_WORDS]:
-        raise InputError(f"submission.box has the word '{bad[0]}'", short(sample.file), f"Known are {', '.join(sorted(BOX_WORDS))}")
+        raise InputError(f"submission.box has the word '{bad[0]}'", short(sample.file),
+                         f"Known are {', '.join(sorted(BOX_WORDS))}", code="bad_box")
     if not ({"xmin", "ymin"} <= set(words) and {"xmax", "width"} & set(words) and {"ymax", "height"} & set(words)):
-        raise InputError(f"submission.box is '{given.box}'", short(sample.file), f"It needs xmin, ymin, and xmax or width, ymax or height, for example {BOX}")
+        raise InputError(f"submission.box is '{given.box}'", short(sample.file),
+                         "It needs xmin, ymin, and xmax or width, ymax or height, for example "
+                         f"{BOX}", code="bad_box")
 
 
 def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
@@ -155,16 +162,20 @@ def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
         elif kind == "probability":
             of = next((c for c, col in (given.probabilities or {}).items() if col == column), None) or class_of(column, data.classes)
             if of in form.probabilities:
-                raise InputError(f"columns '{form.probabilities[of]}' and '{column}' both look like probabilities of {of}", short(sample.file), "Name them: submission.probabilities")
+                raise InputError(f"columns '{form.probabilities[of]}' and '{column}' both look "
+                                 f"like probabilities of {of}", short(sample.file),
+                                 "Name them: submission.probabilities", code="columns_alike")
             form.probabilities[of] = column
         elif not kind:
             of = class_of(column, data.classes)
             likely = f"probabilities: {{{of}: {column}, …}}" if of else f"label: {column} (a class), or rle: {column} (run lengths)"
             todo = f"Say in competition.yaml under submission what it is: {likely}, or copied: [{column}], to hand it in as it is"
-            raise InputError(f"column '{column}' is not known", short(sample.file), todo)
+            raise InputError(f"column '{column}' is not known", short(sample.file), todo,
+                             code="unknown_column")
         elif getattr(form, kind):
             todo = f"Name the right one: submission.{kind}, and the other one under submission.copied"
-            raise InputError(f"columns '{getattr(form, kind)}' and '{column}' both look like {TITLES[kind]}", short(sample.file), todo)
+            raise InputError(f"columns '{getattr(form, kind)}' and '{column}' both look like "
+                             f"{TITLES[kind]}", short(sample.file), todo, code="columns_alike")
         else:
             setattr(form, kind, column)
             told(kind, column)
@@ -199,9 +210,12 @@ def _labels(form: Form, told: _Told, given: Submission, data: Data) -> None:
     elif form.boxes:
         form.labels = given.labels or {c: c for c in data.classes}
     if form.labels and (lacking := [c for c in data.classes if c not in form.labels]):
-        raise InputError(f"submission.labels has nothing for {listing(lacking)}", where, "Every class needs its own")
+        raise InputError(f"submission.labels has nothing for {listing(lacking)}", where,
+                         "Every class needs its own", code="bad_labels")
     if len(set(form.labels.values())) < len(form.labels):
-        raise InputError(f"submission.labels writes the same for two classes: {_written(form.labels)}", where, "Every class needs its own")
+        raise InputError("submission.labels writes the same for two classes: "
+                         f"{_written(form.labels)}", where, "Every class needs its own",
+                         code="bad_labels")
 
 
 def _boxes(form: Form, told: _Told, given: Submission) -> None:
@@ -209,7 +223,10 @@ def _boxes(form: Form, told: _Told, given: Submission) -> None:
     sample, form.box = form.sample, told.pick("box", given.box and " ".join(given.box.split()), BOX)
     words = form.box.split()
     if "label" in words and (spaced := [v for v in form.labels.values() if " " in v]):
-        raise InputError(f"a box cannot hold the label '{spaced[0]}', which has a space", short(sample.file), f"Say what stands for each class: submission.labels: {{{form.classes[0]}: …}}")
+        raise InputError(f"a box cannot hold the label '{spaced[0]}', which has a space",
+                         short(sample.file),
+                         "Say what stands for each class: submission.labels: "
+                         f"{{{form.classes[0]}: …}}", code="bad_labels")
     numbers = re.compile(r"[-+.\deE ]+")
     tokens = sorted({c for c in sample.column(form.boxes) if c and (len(c.split()) % len(words) or "label" not in words and not numbers.fullmatch(c))})
     if len(tokens) > 1:
@@ -226,13 +243,17 @@ def _pictures(form: Form, told: _Told, given: Submission) -> None:
         form.masks = told.pick("masks", given.masks, given.masks or _png_name(form, form.sample))
         form.lesion = told.pick("lesion", given.lesion, form.sample.lesion or 255)
         if form.masks.count("{id}") != 1:
-            raise InputError(f"submission.masks is '{form.masks}'", short(form.sample.file), "It needs {id} once, for example masks/{id}.png")
+            raise InputError(f"submission.masks is '{form.masks}'", short(form.sample.file),
+                             "It needs {id} once, for example masks/{id}.png", code="bad_file_name")
 
 
 def _png_name(form: Form, sample: Sample) -> str:
     found = [find_id(n.removesuffix(".png"), set(form.images)) for n in sample.pngs]
     if not any(found):
-        raise InputError(f"the PNG files of the zip are not named for test images, for example {sample.pngs[0]}", short(sample.file), "Say how: submission.masks, for example masks/{id}.png")
+        raise InputError("the PNG files of the zip are not named for test images, for example "
+                         f"{sample.pngs[0]}", short(sample.file),
+                         "Say how: submission.masks, for example masks/{id}.png",
+                         code="bad_file_name")
     before, _, behind = next(f for f in found if f)
     return before + "{id}" + behind + ".png"
 

@@ -69,7 +69,9 @@ def enough_memory(batch: int, size: int) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
-            raise StageError(f"out of memory at {batch} images of {size} px. --set predict.batch_size={max(1, batch // 4)} takes a quarter of it") from error
+            raise StageError(f"out of memory at {batch} images of {size} px. --set "
+                             f"predict.batch_size={max(1, batch // 4)} takes a quarter of it",
+                             code="out_of_memory") from error
         raise
 
 

@@ -103,8 +103,11 @@ def slug_of(given: argparse.Namespace, config: Config, paths: Paths) -> str:
     for text, where in ((given.competition, "--competition"), (config.competition.slug, "slug in competition.yaml"), (fetched, short(paths.fetched))):
         if text:
             return plain_slug(text, where)
-    raise InputError("no contest is named", f"neither by --competition, nor by slug: in competition.yaml, nor by {short(paths.fetched)}",
-                     f"Name it by --competition SLUG, the last word of its address, {SITE}/competitions/<slug>")
+    raise InputError("no contest is named",
+                     "neither by --competition, nor by slug: in competition.yaml, nor by "
+                     f"{short(paths.fetched)}",
+                     "Name it by --competition SLUG, the last word of its address, "
+                     f"{SITE}/competitions/<slug>", code="no_contest_named")
 
 
 def plain_slug(text: str, where: str = "--competition") -> str:
@@ -112,10 +115,14 @@ def plain_slug(text: str, where: str = "--competition") -> str:
     address = re.sub(r"^(https?://)?(www\.)?kaggle\.com/", "", text.strip(), flags=re.I)
     word = re.sub(r"^(competitions|c)/", "", address) if address != text.strip() else address
     if re.match(r"(t|competitions/invite)/", address) or re.fullmatch(r"[0-9a-f]{32,}", word):
-        raise InputError(f"an invitation is no slug: {text}", where, f"Open it in a browser, join the contest, and take the last word of its address, {SITE}/competitions/<slug>")
+        raise InputError(f"an invitation is no slug: {text}", where,
+                         "Open it in a browser, join the contest, and take the last word of its "
+                         f"address, {SITE}/competitions/<slug>", code="invitation")
     word = re.split(r"[/?#]", word)[0] if address != text.strip() else word
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", word, flags=re.I):
-        raise InputError(f"'{text}' is no contest's slug", where, f"It is the last word of its address, {SITE}/competitions/<slug>")
+        raise InputError(f"'{text}' is no contest's slug", where,
+                         f"It is the last word of its address, {SITE}/competitions/<slug>",
+                         code="not_a_slug")
     return word.lower()
 
 
@@ -124,7 +131,9 @@ def plain_dataset(text: str) -> str:
     address = re.sub(r"^(https?://)?(www\.)?kaggle\.com/(datasets/)?", "", text.strip(), flags=re.I)
     found = re.fullmatch(r"([\w-]+)/([\w-]+)(/versions/\d+|/data)?/?([?#].*)?", address, flags=re.ASCII)
     if not found:
-        raise InputError(f"'{text}' is no data set", "--dataset", f"It is OWNER/NAME, the last two words of its address, {SITE}/datasets/OWNER/NAME")
+        raise InputError(f"'{text}' is no data set", "--dataset",
+                         "It is OWNER/NAME, the last two words of its address, "
+                         f"{SITE}/datasets/OWNER/NAME", code="not_a_dataset")
     return f"{found[1]}/{found[2]}"
 
 
@@ -207,7 +216,8 @@ class Kaggle:
         if getattr(answer, "message", answer) == NOT_UPLOADED:
             lines = [line for line in said.getvalue().splitlines() if re.search("error|exception|aborted|refused", line, re.I)]
             why = f": {plain(lines[-1], self.secrets)}" if lines else ""
-            raise NotSent(f"the upload of {short(file)} broke off{why}. Nothing was handed in: run the same command again")
+            raise NotSent(f"the upload of {short(file)} broke off{why}. Nothing was handed in: "
+                          "run the same command again", code="upload_failed")
 
     def _request(self, of: str, part: str, service: str, method: str, request: str, headers: dict[str, str] | None = None, **fields: Any) -> Any:
         """One request of the package's generated client, for what the public methods do not give; None where this version does not know it."""
@@ -260,7 +270,9 @@ def _sign_in() -> Any:
             try:
                 from kaggle.api.kaggle_api_extended import KaggleApi
             except ImportError as error:
-                raise InputError(f"the package kaggle cannot be imported: {error}", "", "Install it with: pip install -U kaggle six") from None
+                raise InputError(f"the package kaggle cannot be imported: {error}", "",
+                                 "Install it with: pip install -U kaggle six",
+                                 code="no_package") from None
             if not hasattr(KaggleApi, "build_kaggle_client"):
                 raise too_old("is older than 1.7")
             api = KaggleApi()
@@ -270,7 +282,9 @@ def _sign_in() -> Any:
         raise not_signed_in() from None
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in (1, 13, 30):
-            raise InputError("the package kaggle cannot use its folder", error.filename or "", "Name another one by KAGGLE_CONFIG_DIR") from None
+            raise InputError("the package kaggle cannot use its folder", error.filename or "",
+                             "Name another one by KAGGLE_CONFIG_DIR",
+                             code="no_permission") from None
         if re.match("Could not find kaggle.json|Error: Missing", str(error)):  # 1.7 without credentials
             raise not_signed_in() from None
         raise

@@ -214,7 +214,9 @@ def contest_folder(slug: str | None) -> Path:
     own = [p for p in INPUT.iterdir() if p.name not in ("README.md", "weights") and not p.name.startswith(".")] if INPUT.is_dir() else []
     fetched = sorted(p.name for p in own if (p / FETCHED).is_file())
     if len(fetched) > 1 and len(fetched) == len(own):
-        raise InputError(f"several were fetched: {listing(fetched)}", short(INPUT), f"Say which: --data {short(INPUT / fetched[0])}, or slug: in configs/competition.yaml")
+        raise InputError(f"several were fetched: {listing(fetched)}", short(INPUT),
+                         f"Say which: --data {short(INPUT / fetched[0])}, or slug: in "
+                         "configs/competition.yaml", code="several_contests")
     return INPUT / fetched[0] if len(fetched) == len(own) == 1 else INPUT
 
 

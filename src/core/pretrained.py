@@ -91,9 +91,12 @@ def load_encoder(encoder: nn.Module, file: Path) -> tuple[list[float], list[floa
 def download_failed(encoder: str, folder: str, error: Exception) -> InputError:
     reason = textwrap.shorten(str(error), 160, placeholder=" …") if str(error).strip() else type(error).__name__
     stem = encoder.removeprefix("tu-")
-    return InputError(f"the ImageNet weights of {encoder} could not be downloaded: {reason}", "model.encoder_weights: imagenet",
-                      f"Ways out: connect to the network; put {stem}.pth or {stem}.safetensors into {folder}/ (or --set model.weights_dir=DIR); "
-                      "--set model.encoder_weights=FILE; or start from random weights with --set model.encoder_weights=none")
+    return InputError(f"the ImageNet weights of {encoder} could not be downloaded: {reason}",
+                      "model.encoder_weights: imagenet",
+                      f"Ways out: connect to the network; put {stem}.pth or {stem}.safetensors "
+                      f"into {folder}/ (or --set model.weights_dir=DIR); "
+                      "--set model.encoder_weights=FILE; or start from random weights with --set "
+                      "model.encoder_weights=none", code="no_download")
 
 
 def downloaded_statistics(encoder: str) -> tuple[list[float], list[float]]:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class Fault(InputError):
     """What is wrong with a submission; `what`: without the advice."""
 
-    def __init__(self, what: str, file: Path):
-        super().__init__(what, short(file), f"Write it anew with {command('submit', '--force')}")
+    def __init__(self, what: str, file: Path, *, code: str):
+        todo = f"Write it anew with {command('submit', '--force')}"
+        super().__init__(what, short(file), todo, code=code)
         self.what = what
 
 
@@ -38,45 +39,51 @@ def check(file: Path, form: Form, sizes: dict[str, tuple[int, int]], meant: dict
     """Raises Fault unless the file has the sample's header, ids, count and order, no empty cells, known labels, probabilities that add up to 1, and
     runs (boxes, PNG files) that are sorted, apart from each other and inside of their image; and, where given, says what is meant."""
 
-    def fault(what: str, ids: list[str] = ()) -> Fault:
-        return Fault(what + (f": {listing(ids)}" if ids else ""), file)
+    def fault(what: str, ids: list[str] = (), *, code: str) -> Fault:
+        return Fault(what + (f": {listing(ids)}" if ids else ""), file, code=code)
 
     pngs = None
     try:
         pngs = zipfile.ZipFile(file) if form.masks else None
         text = (pngs.read(table_name(form)) if pngs else file.read_bytes()).decode("utf-8")
     except (OSError, KeyError, UnicodeDecodeError, *DAMAGED) as error:
-        raise fault(f"not readable: {error}") from None
+        raise fault(f"not readable: {error}", code="not_a_table") from None
     head, _, body = text.partition("\n")
     if head.rstrip("\r") != form.sample.header:
-        raise fault(f"the header is '{head.strip()}', not the sample's '{form.sample.header}'")
+        raise fault(f"the header is '{head.strip()}', not the sample's '{form.sample.header}'",
+                    code="wrong_header")
     columns = form.sample.columns
     lines = [cells for cells in csv.reader(io.StringIO(body, newline=""), delimiter=form.sample.delimiter) if cells]
     if ragged := [c[0] for c in lines if len(c) != len(columns)]:
-        raise fault(f"{len(ragged)} rows do not have {len(columns)} cells", ragged)
+        raise fault(f"{len(ragged)} rows do not have {len(columns)} cells", ragged,
+                    code="ragged_table")
     rows = _in_order(form, lines, fault)
     names, table = [line[columns.index(form.id)] for line in lines], [dict(zip(columns, line)) for line in lines]
     for column in columns:
         allowed = {form.empty} if column in (form.rle, form.boxes) else set(form.labels.values()) if column == form.label else set()
         if column not in (form.id, form.key, *form.copied) and (null := [n for n, cells in zip(names, table) if cells[column].strip().lower() in NOTHING and cells[column] not in allowed]):
-            raise fault(f"{len(null)} cells of column {column} hold nothing", null)
+            raise fault(f"{len(null)} cells of column {column} hold nothing", null,
+                        code="empty_cells")
     if form.label and (strange := [n for n, cells in zip(names, table) if cells[form.label] not in form.labels.values()]):
-        raise fault(f"{len(strange)} labels are none of {', '.join(form.labels.values())}", strange)
+        raise fault(f"{len(strange)} labels are none of {', '.join(form.labels.values())}", strange,
+                    code="unknown_class")
     if form.probabilities:
         _check_probabilities(form, table, names, fault)
         if meant and (other := [n for n, cells, row in zip(names, table, rows) if row.image in meant
                                 and any(abs(float(cells[c]) - float(meant[row.image].probs[form.classes.index(label)])) > 1e-5 for label, c in form.probabilities.items())]):
-            raise fault("probabilities are not those that were predicted", other)
+            raise fault("probabilities are not those that were predicted", other,
+                        code="not_as_decided")
     if form.rle:
         _check_runs(form, [(cells[form.rle], n, row) for cells, n, row in zip(table, names, rows)], sizes, meant, fault)
     if form.boxes:
         _check_boxes(form, [(cells[form.boxes], n, row) for cells, n, row in zip(table, names, rows)], sizes, fault)
         if meant and (other := [n for n, cells, row in zip(names, table, rows) if row.image in meant and cells[form.boxes] != (meant[row.image].boxes or form.empty)]):
-            raise fault("boxes are not those of the masks that were decided", other)
+            raise fault("boxes are not those of the masks that were decided", other,
+                        code="not_as_decided")
     if pngs:
         _check_pngs(form, pngs, sizes, meant, fault)
     if meant and form.label and (other := [n for n, cells, row in zip(names, table, rows) if row.image in meant and cells[form.label] != form.labels[meant[row.image].label]]):
-        raise fault("labels are not those that were decided", other)
+        raise fault("labels are not those that were decided", other, code="not_as_decided")
 
 
 def _in_order(form: Form, lines: list[list[str]], fault: Found) -> list[Row]:
@@ -95,13 +102,15 @@ def _in_order(form: Form, lines: list[list[str]], fault: Found) -> list[Row]:
     for k in there:
         counted[k] = counted.get(k, 0) + 1
     if missing := [k for k in wanted if k not in counted]:
-        raise fault(f"{len(missing)} of the sample's ids are missing", said(missing))
+        raise fault(f"{len(missing)} of the sample's ids are missing", said(missing),
+                    code="ids_missing")
     if foreign := [k for k in counted if k not in rows]:
-        raise fault(f"{len(foreign)} ids are not in the sample", said(foreign))
+        raise fault(f"{len(foreign)} ids are not in the sample", said(foreign), code="ids_unknown")
     if doubled := [k for k, n in counted.items() if n > 1]:
-        raise fault(f"{len(doubled)} ids occur more than once", said(doubled))
+        raise fault(f"{len(doubled)} ids occur more than once", said(doubled), code="id_twice")
     if moved := [a for a, b in zip(there, wanted) if a != b]:
-        raise fault(f"{len(moved)} rows are not in the sample's order", said(moved))
+        raise fault(f"{len(moved)} rows are not in the sample's order", said(moved),
+                    code="wrong_order")
     return [rows[k] for k in keys]
 
 
@@ -115,7 +124,8 @@ def _check_probabilities(form: Form, table: list[dict[str, str]], names: list[st
         whole = len(values) == len(form.classes)  # of two classes, only one may be asked for
         wrong += [] if all(0 <= v <= 1 for v in values) and sum(values) <= 1.001 and (not whole or sum(values) >= 0.999) else [name]
     if wrong:
-        raise fault(f"{len(wrong)} rows hold no probabilities, or some that do not add up to 1", wrong)
+        raise fault(f"{len(wrong)} rows hold no probabilities, or some that do not add up to "
+                    "1", wrong, code="bad_probabilities")
 
 
 def _check_runs(form: Form, cells: Cells, sizes: dict[str, tuple[int, int]], meant: dict[str, "Answer"] | None, fault: Found) -> None:
@@ -136,11 +146,12 @@ def _check_runs(form: Form, cells: Cells, sizes: dict[str, tuple[int, int]], mea
             other += [] if np.array_equal(np.packbits(mask), answer.bits) else [lines[0][1]]
             shown.add(image)
     for kind, ids in wrong.items():
-        raise fault(f"run lengths of {len(ids)} rows {kind}", ids)
+        raise fault(f"run lengths of {len(ids)} rows {kind}", ids, code="bad_runs")
     if other:
-        raise fault(f"run lengths of {len(other)} rows do not decode to the mask that was meant", other)
+        raise fault(f"run lengths of {len(other)} rows do not decode to the mask that was "
+                    "meant", other, code="not_as_decided")
     if lost := [image for image, answer in (meant or {}).items() if answer.bits.any() and image not in shown]:
-        raise fault(f"the masks of {len(lost)} images are in no row", lost)
+        raise fault(f"the masks of {len(lost)} images are in no row", lost, code="not_as_decided")
 
 
 def _draw(text: str, flat: np.ndarray, form: Form) -> str:
@@ -178,7 +189,8 @@ def _check_boxes(form: Form, cells: Cells, sizes: dict[str, tuple[int, int]], fa
                 good = False
         wrong += [] if good else [name]
     if wrong:
-        raise fault(f"boxes of {len(wrong)} rows are not '{form.box}', or lie outside of their image", wrong)
+        raise fault(f"boxes of {len(wrong)} rows are not '{form.box}', or lie outside of their "
+                    "image", wrong, code="bad_boxes")
 
 
 def _check_pngs(form: Form, pngs: zipfile.ZipFile, sizes: dict[str, tuple[int, int]], meant: dict[str, "Answer"] | None, fault: Found) -> None:
@@ -186,9 +198,10 @@ def _check_pngs(form: Form, pngs: zipfile.ZipFile, sizes: dict[str, tuple[int, i
 
     names, wanted = set(pngs.namelist()) - {table_name(form)}, {form.masks.replace("{id}", i): i for i in form.images}
     if missing := sorted(set(wanted) - names):
-        raise fault(f"{len(missing)} masks are missing", missing)
+        raise fault(f"{len(missing)} masks are missing", missing, code="ids_missing")
     if foreign := sorted(names - set(wanted)):
-        raise fault(f"{len(foreign)} files are of no image of the sample", foreign)
+        raise fault(f"{len(foreign)} files are of no image of the sample", foreign,
+                    code="ids_unknown")
     wrong = []
     for name, image in wanted.items():
         try:
@@ -198,4 +211,5 @@ def _check_pngs(form: Form, pngs: zipfile.ZipFile, sizes: dict[str, tuple[int, i
         except (OSError, *DAMAGED):
             wrong.append(name)
     if wrong:
-        raise fault(f"{len(wrong)} masks are not readable, or have another size or other values than they should", wrong)
+        raise fault(f"{len(wrong)} masks are not readable, or have another size or other values "
+                    "than they should", wrong, code="bad_masks")

@@ -19,7 +19,9 @@ def cross_folds(folds: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[n
         return folds, True
     names, sizes = np.unique(groups, return_counts=True)
     if len(names) < 2:
-        raise InputError("the validation images are all near-duplicates of one another", "folds.csv", "Nothing honest can be said of one picture: validate on more")
+        raise InputError("the validation images are all near-duplicates of one another",
+                         "folds.csv", "Nothing honest can be said of one picture: validate on more",
+                         code="all_duplicates")
     filled, part_of = np.zeros(min(PARTS, len(names)), dtype=int), {}
     for i in np.random.default_rng(seed).permutation(len(names)):
         part = int(filled.argmin())

@@ -76,8 +76,12 @@ def alike_samples(data: Path) -> list[Path]:
 def no_sample(competition: Competition, data: Path) -> InputError:
     """For a sample that is not there."""
     if alike := alike_samples(data):
-        return InputError(f"{len(alike)} files look like the sample of the submission: {listing(f.name for f in alike)}", short(data), "Name one with data.sample_submission")
-    return InputError("there is no sample of the submission", short(sample_file(competition, data)), "Download it from the contest's page, or name another with data.sample_submission")
+        return InputError(f"{len(alike)} files look like the sample of the submission: "
+                          f"{listing(f.name for f in alike)}", short(data),
+                          "Name one with data.sample_submission", code="several_samples")
+    return InputError("there is no sample of the submission", short(sample_file(competition, data)),
+                      "Download it from the contest's page, or name another with "
+                      "data.sample_submission", code="no_sample")
 
 
 def read_sample(file: Path, submission: Submission) -> Sample:
@@ -89,7 +93,9 @@ def read_sample(file: Path, submission: Submission) -> Sample:
         if file.suffix.lower() == ".zip" or zipfile.is_zipfile(file):
             name, data, pngs, lesion = _of_zip(file)
     except FileNotFoundError:
-        raise InputError("there is no sample of the submission", short(file), "Download it from the contest's page, or name another with data.sample_submission") from None
+        raise InputError("there is no sample of the submission", short(file),
+                         "Download it from the contest's page, or name another with "
+                         "data.sample_submission", code="no_sample") from None
     except (OSError, *DAMAGED) as error:
         what = f"not readable as a table: {printable(error, 200)}"
         raise InputError(what, short(file), todo, code="not_a_table") from None
@@ -120,7 +126,8 @@ def _of_zip(file: Path) -> tuple[str, bytes, list[str], int]:
         names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
         tables, pngs = [n for n in names if n.lower().endswith((".csv", ".tsv", ".txt"))], [n for n in names if n.lower().endswith(".png")]
         if len(tables) != 1:
-            raise InputError(f"{len(tables)} tables in the zip", short(file), "Expected one, with a row for each image")
+            raise InputError(f"{len(tables)} tables in the zip", short(file),
+                             "Expected one, with a row for each image", code="several_samples")
         if max(archive.getinfo(n).file_size for n in (tables[0], *pngs[:20])) > MOST_BYTES:
             raise ValueError(f"a file in it unpacks to more than {MOST_BYTES:,} bytes")
         lesion = max((_brightest(archive.read(n)) for n in pngs[:20]), default=0)
@@ -173,7 +180,9 @@ def match_rows(sample: Sample, submission: Submission, known: Iterable[str]) -> 
     values = sample.column(column)
     if submission.name:
         if submission.name.count("{id}") != 1:
-            raise InputError(f"submission.name is '{submission.name}'", short(sample.file), "It needs {id} once, for example {id}.png or {id}_{class}")
+            raise InputError(f"submission.name is '{submission.name}'", short(sample.file),
+                             "It needs {id} once, for example {id}.png or {id}_{class}",
+                             code="bad_file_name")
         shape = _pattern(submission.name)
         found = [shape.fullmatch(v) for v in values]
         if submission.name.endswith("}") and "{class}" in submission.name:  # ids may hold the separator themselves: the last one counts

@@ -75,7 +75,10 @@ def _columns(file: Path, rows: list[dict[str, str]], names: list[str], images: I
         alike = [n for n, its in cells.items() if role(n, its, cfg.classes) == kind]
         alike = [n for n in alike if set(cells[n]) - {""} <= set(cfg.classes)] or alike if kind == "label" else alike
         if kind not in columns and len(alike) > 1:
-            raise InputError(f"columns {listing(alike)} all look like {'a class' if kind == 'label' else 'run lengths'}", short(file), f"Name the right one: data.table_columns: {{{kind}: …}}")
+            raise InputError(f"columns {listing(alike)} all look like "
+                             f"{'a class' if kind == 'label' else 'run lengths'}", short(file),
+                             f"Name the right one: data.table_columns: {{{kind}: …}}",
+                             code="columns_alike")
         if kind not in columns and alike:
             columns[kind] = alike[0]
     in_ids = "id" in columns and _classes_in_ids([find_id(row[columns["id"]].strip(), images) for row in rows], cfg)

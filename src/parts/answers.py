@@ -63,7 +63,9 @@ def write(target: Path, form: Form, predictions: Predictions, sizes: dict[str, t
         try:
             check(temporary, form, sizes, answers)
         except Fault as fault:
-            raise StageError(f"what was written to {short(target)} does not read back as it was meant: {fault.what}. This is a fault of the program") from None
+            raise StageError(f"what was written to {short(target)} does not read back as it was "
+                             f"meant: {fault.what}. This is a fault of the program",
+                             code="not_as_meant") from None
     counts = {"rows": len(cells), "images": len(answers)}
     if "label" in form.asks:
         counts["labels"] = {c: sum(a.label == c for a in answers.values()) for c in classes}
@@ -76,7 +78,9 @@ def decided(form: Form, predictions: Predictions, sizes: dict[str, tuple[int, in
     """The answer for every image of the form that is on disk."""
     for answer, column in form.asks.items():
         if getattr(predictions, answer) is None:
-            raise InputError(f"column '{column}' is asked for, but these predictions have no {answer}", "", "An ensemble with a member that has it makes both")
+            raise InputError(f"column '{column}' is asked for, but these predictions have no "
+                             f"{answer}", "", "An ensemble with a member that has it makes both",
+                             code="no_such_answer")
     predictions = predictions.select(form.images)
     return {image: _answer(form, predictions, at, sizes[image], decision, classes, empty_class) for at, image in enumerate(form.images)}
 
@@ -168,7 +172,8 @@ def recheck(config: Config, paths: Paths) -> None:
     form = form_of(config, paths)
     file = paths.archive(config.name) if form.masks else paths.submission(config.name)
     if not file.is_file():
-        raise InputError("there is no submission", short(file), f"Make it with {command('submit')}")
+        raise InputError("there is no submission", short(file), f"Make it with {command('submit')}",
+                         code="no_submission")
     index, data = read_index(paths, "test"), config.competition.data
     sizes = dict(zip(index.id, index[["height", "width"]].to_numpy().tolist()))
     check(file, form, sizes)

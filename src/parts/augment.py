@@ -148,6 +148,8 @@ def _sometimes(images: np.ndarray, masks: np.ndarray, labels: np.ndarray, random
 
 def check(settings: Train) -> None:
     if settings.augment not in AUGMENTS:
-        raise InputError(f"unknown augmentation '{settings.augment}'", "train.augment", nearest(settings.augment, AUGMENTS))
+        raise InputError(f"unknown augmentation '{settings.augment}'", "train.augment",
+                         nearest(settings.augment, AUGMENTS), code="unknown_part")
     if settings.mix not in ("none", *MIXES):
-        raise InputError(f"unknown way of mixing '{settings.mix}'", "train.mix", nearest(settings.mix, ["none", *MIXES]))
+        raise InputError(f"unknown way of mixing '{settings.mix}'", "train.mix",
+                         nearest(settings.mix, ["none", *MIXES]), code="unknown_part")

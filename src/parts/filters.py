@@ -69,15 +69,20 @@ def check(experiment: Experiment) -> None:
     """Raises InputError for a filter or an option that does not exist, or a value that the filter does not take."""
     name, options = experiment.filter, experiment.filter_options
     if name not in FILTERS:
-        raise InputError(f"unknown filter '{name}'", "filter", nearest(name, FILTERS))
+        raise InputError(f"unknown filter '{name}'", "filter", nearest(name, FILTERS),
+                         code="unknown_part")
     known = list(inspect.signature(FILTERS[name]).parameters)[1:]
     for option in options:
         if option not in known:
-            raise InputError(f"the filter {name} has no option '{option}'", "filter_options", nearest(option, known) if known else "It takes none: leave filter_options out")
+            raise InputError(f"the filter {name} has no option '{option}'", "filter_options",
+                             nearest(option, known) if known
+                             else "It takes none: leave filter_options out",
+                             code="unknown_option")
     try:
         apply(np.zeros((16, 16), np.uint8), name, options)
     except (ValueError, cv2.error) as error:
-        raise InputError(f"the filter {name} cannot be used so: {error}", "filter_options") from None
+        raise InputError(f"the filter {name} cannot be used so: {error}", "filter_options",
+                         code="bad_option") from None
 
 
 def _whole(name: str, value: float, least: int) -> int:

@@ -71,7 +71,9 @@ class Svm(nn.Module):
         features, labels, groups = (np.concatenate(parts) for parts in zip(*((self.features(x).cpu().numpy(), y.numpy(), g.numpy()) for x, y, g in batches)))
         parts = min(5, *(len(np.unique(groups[labels == c])) for c in np.unique(labels)))
         if len(np.unique(labels)) < 2 or parts < 2:
-            raise InputError("svm needs two classes, and two different images of each, to train on", "model.arch", "Use fewer folds, or another model")
+            raise InputError("svm needs two classes, and two different images of each, to train on",
+                             "model.arch", "Use fewer folds, or another model",
+                             code="too_few_images")
         shift, scale = features.mean(0), features.std(0)
         scale[scale == 0] = 1
         splits = list(StratifiedGroupKFold(parts, shuffle=True, random_state=0).split(features, labels, groups))

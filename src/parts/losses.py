@@ -134,7 +134,8 @@ class Frequencies:
         """labels (N) int. `balanced`: inverse class frequency, 1 on average over the images."""
         counts, setting = torch.bincount(labels, minlength=classes).float(), settings.class_weights
         if setting not in ("none", "balanced") and len(setting) != classes:
-            raise InputError(f"loss.class_weights has {len(setting)} values for {classes} classes", "loss.class_weights")
+            raise InputError(f"loss.class_weights has {len(setting)} values for {classes} classes",
+                             "loss.class_weights", code="bad_class_weights")
         if setting == "none":
             weight = None
         else:
@@ -229,8 +230,11 @@ def check(experiment: Experiment) -> None:
     for key, named, known in (("loss.mask", settings.mask, [*MASK_LOSSES, *MAP_LOSSES]), ("loss.label", settings.label, LABEL_LOSSES)):
         for name in named:
             if name not in known:
-                raise InputError(f"unknown loss '{name}'", key, nearest(name, known))
+                raise InputError(f"unknown loss '{name}'", key, nearest(name, known),
+                                 code="unknown_part")
         if not named or sum(named.values()) <= 0:
-            raise InputError("at least one loss with a weight above 0 is needed", key)
+            raise InputError("at least one loss with a weight above 0 is needed", key,
+                             code="no_loss")
     if not isinstance(settings.class_weights, str) and min(settings.class_weights, default=0) <= 0:
-        raise InputError("class weights must be above 0", "loss.class_weights")
+        raise InputError("class weights must be above 0", "loss.class_weights",
+                         code="bad_class_weights")

@@ -214,7 +214,8 @@ def score(weights: dict[str, float], found: dict[str, float]) -> float:
     present = {name: w for name, w in weights.items() if name in found}
     if not present:
         todo = f"They have {', '.join(found)}"
-        raise InputError(f"the score names {', '.join(weights)}, and these predictions have neither", "competition.yaml, score", todo)
+        raise InputError(f"the score names {', '.join(weights)}, and these predictions have "
+                         "neither", "competition.yaml, score", todo, code="no_such_answer")
     if len(present) < len(weights):
         _say_once(f"no {', '.join(n for n in weights if n not in found)} in these predictions: the score is {' and '.join(present)} alone")
     return sum(w * found[name] for name, w in present.items()) * sum(weights.values()) / sum(present.values())
@@ -225,13 +226,17 @@ def check_score(weights: dict[str, float]) -> None:
     for name, weight in weights.items():
         if name in SURFACE_METRICS:
             todo = "It is in metrics.json and report.html; score by dice or iou"
-            raise InputError(f"{name} is a distance in pixels, 0 is best: no score", "competition.yaml, score", todo)
+            raise InputError(f"{name} is a distance in pixels, 0 is best: no score",
+                             "competition.yaml, score", todo, code="metric_is_no_score")
         if name not in MASK_METRICS and name not in LABEL_METRICS:
-            raise InputError(f"unknown metric '{name}'", "competition.yaml, score", nearest(name, [*MASK_METRICS, *LABEL_METRICS]))
+            raise InputError(f"unknown metric '{name}'", "competition.yaml, score",
+                             nearest(name, [*MASK_METRICS, *LABEL_METRICS]), code="unknown_part")
         if not weight > 0:
-            raise InputError(f"the weight of {name} is {weight}", "competition.yaml, score", "Weights are over 0")
+            raise InputError(f"the weight of {name} is {weight}", "competition.yaml, score",
+                             "Weights are over 0", code="bad_score")
     if not weights:
-        raise InputError("no metric named", "competition.yaml, score", "For example score: {dice: 0.5, macro_f1: 0.5}")
+        raise InputError("no metric named", "competition.yaml, score",
+                         "For example score: {dice: 0.5, macro_f1: 0.5}", code="bad_score")
 
 
 @functools.cache

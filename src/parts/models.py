@@ -138,12 +138,15 @@ class Network(nn.Module):
         """Names of the encoder's parameters that train.freeze means."""
         encoder = getattr(self.body, "encoder", None)
         if encoder is None:
-            raise InputError("this network has no encoder", f"train.freeze: {which}", "Set train.freeze=none")
+            raise InputError("this network has no encoder", f"train.freeze: {which}",
+                             "Set train.freeze=none", code="bad_freeze")
         if which == "encoder":
             return {name for name, _ in encoder.named_parameters()}
         self.stages = self.stages or encoder_stages(encoder, self.image_size)
         if which > len(self.stages):
-            raise InputError(f"the encoder has {len(self.stages)} stages", f"train.freeze: {which}", f"Use 1 to {len(self.stages)}, or encoder for all of it")
+            raise InputError(f"the encoder has {len(self.stages)} stages", f"train.freeze: {which}",
+                             f"Use 1 to {len(self.stages)}, or encoder for all of it",
+                             code="bad_freeze")
         return set().union(*self.stages[:which])
 
     def parameter_groups(self, lr: float, encoder_lr: float, weight_decay: float) -> list[dict]:
@@ -178,7 +181,8 @@ def try_out(net: Network, classes: int) -> None:
     for name, shape in (("mask", (1, 1, net.image_size, net.image_size)), ("label", (1, classes))):
         if net.task in ("both", {"mask": "mask", "label": "class"}[name]) and (name not in output or output[name].shape != shape):
             given = f"of shape {tuple(output[name].shape)} instead of {shape}" if name in output else f"not there, the network gives {', '.join(output) or 'nothing'}"
-            raise InputError(f"the answer '{name}' is {given}", f"task: {net.task}", "Change the network, or the task to mask or class")
+            raise InputError(f"the answer '{name}' is {given}", f"task: {net.task}",
+                             "Change the network, or the task to mask or class", code="wrong_shape")
 
 
 def try_views(net: Network, views: dict[str, Callable[[torch.Tensor], torch.Tensor]], settings: Model) -> None:
@@ -189,7 +193,8 @@ def try_views(net: Network, views: dict[str, Callable[[torch.Tensor], torch.Tens
             with torch.no_grad():
                 net.eval()(view(torch.zeros(1, 1, net.image_size, net.image_size, dtype=torch.uint8, device=device)))
         except REFUSALS as error:
-            raise InputError(f"{title(settings)} cannot take the view {name}: {reason(error)}", "predict.views", "Leave it out") from error
+            raise InputError(f"{title(settings)} cannot take the view {name}: {reason(error)}",
+                             "predict.views", "Leave it out", code="bad_view") from error
     net.train()
 
 
@@ -242,17 +247,24 @@ def tried(experiment: Experiment, classes: int, trial: bool = True) -> Network:
             return net
         try_out(net, classes)
     except ImportError as error:
-        raise InputError(f"{settings.arch} needs a package that is not installed: {reason(error)}", f"model.arch: {settings.arch}", "pip install -r requirements.txt") from error
+        raise InputError(f"{settings.arch} needs a package that is not installed: {reason(error)}",
+                         f"model.arch: {settings.arch}", "pip install -r requirements.txt",
+                         code="no_package") from error
     except REFUSALS as error:
         if settings.options and out_of_memory(error):
             what = "a network with these options does not fit into memory"
             raise InputError(what, "model.options", "Use smaller ones",
                              code="network_too_large") from error
         if body is None:
-            raise InputError(f"{title(settings)} cannot be built: {reason(error)}", "model", "Try another encoder or other model.options") from error
+            raise InputError(f"{title(settings)} cannot be built: {reason(error)}", "model",
+                             "Try another encoder or other model.options",
+                             code="bad_network") from error
         sizes = sizes_that_work(experiment, classes)
-        raise InputError(f"{title(settings)} cannot take images of {experiment.image_size} pixels: {reason(error)}", f"image_size: {experiment.image_size}",
-                         f"These would do: {', '.join(map(str, sizes))}" if sizes else "Try another encoder or other model.options") from error
+        raise InputError(f"{title(settings)} cannot take images of {experiment.image_size} "
+                         f"pixels: {reason(error)}", f"image_size: {experiment.image_size}",
+                         f"These would do: {', '.join(map(str, sizes))}" if sizes
+                         else "Try another encoder or other model.options",
+                         code="bad_image_size") from error
     if experiment.train.freeze != "none":
         net.freezable(experiment.train.freeze)
     return net

@@ -51,4 +51,5 @@ def draw(settings: Train, labels: np.ndarray, data: Data) -> Callable[[np.random
 
 def check(settings: Train) -> None:
     if settings.sampling not in SAMPLINGS:
-        raise InputError(f"unknown sampling '{settings.sampling}'", "train.sampling", nearest(settings.sampling, SAMPLINGS))
+        raise InputError(f"unknown sampling '{settings.sampling}'", "train.sampling",
+                         nearest(settings.sampling, SAMPLINGS), code="unknown_part")

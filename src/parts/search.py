@@ -33,7 +33,9 @@ def grid(competition: Competition, has_mask: bool, has_label: bool) -> list[Deci
     for name in (f.name for f in fields(Decision)):
         tried = getattr(competition.evaluate, name)
         if not tried:
-            raise InputError(f"evaluate.{name} is empty", "competition.yaml", "The first value of each list is the untuned decision")
+            raise InputError(f"evaluate.{name} is empty", "competition.yaml",
+                             "The first value of each list is the untuned decision",
+                             code="nothing_to_search")
         lists[name] = tried if (compares if name in RULED else has_mask) else tried[:1]
     return [Decision(**dict(zip(lists, combination))) for combination in itertools.product(*lists.values())]
 

@@ -45,4 +45,5 @@ VIEWS = {
 def check(names: list[str]) -> None:
     for name in names:
         if name not in VIEWS:
-            raise InputError(f"unknown view '{name}'", "predict.views", nearest(name, VIEWS))
+            raise InputError(f"unknown view '{name}'", "predict.views", nearest(name, VIEWS),
+                             code="unknown_part")

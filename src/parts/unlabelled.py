@@ -21,7 +21,9 @@ def find(data: Path, competition: Competition, problems: Problems) -> list[Item]
     """In the sample's order. What is wrong is added to `problems`; raises InputError where there are none."""
     items = find_test(data, competition, problems)
     if not items:
-        raise InputError(f"no test images found by {', '.join(competition.data.test)}", short(data), "Name the folder that they lie in with --data, and where in it with --set data.test=folder/{id}")
+        raise InputError(f"no test images found by {', '.join(competition.data.test)}", short(data),
+                         "Name the folder that they lie in with --data, and where in it with "
+                         "--set data.test=folder/{id}", code="no_test_images")
     return items
 
 
@@ -58,8 +60,11 @@ def decode(items: list[Item], stores: dict[Path, Experiment], data: Path, compet
     if problems:
         lines = "; ".join(problems.lines())
         if competition.data.on_error != "skip":
-            raise InputError(lines, short(data), "Correct them, or go on without them: --set data.on_error=skip")
+            raise InputError(lines, short(data),
+                             "Correct them, or go on without them: --set data.on_error=skip",
+                             code=problems.code)
         warn(f"left out: {lines}")
     if not good:
-        raise InputError("no test image is left", short(data), "Look at what was left out")
+        raise InputError("no test image is left", short(data), "Look at what was left out",
+                         code="no_test_images")
     return good, sizes
