@@ -16,25 +16,6 @@ home=${BASH_SOURCE[0]}
 case $home in */*) cd -- "${home%/*}/" ;; esac
 stamp=.venv/requirements.installed
 
-satisfied() {  # does this interpreter have what requirements.txt names? 0: yes, 10: no, else it does not run at all
-  "$1" - <<'PY'
-import sys
-if sys.version_info < (3, 10):  # and this much every Python can read
-    sys.exit(10)
-from importlib import metadata
-try:
-    from packaging.requirements import Requirement
-    for line in open("requirements.txt", encoding="utf-8"):
-        line = line.split("#")[0].strip()
-        if line:
-            need = Requirement(line)
-            if not need.specifier.contains(metadata.version(need.name), prereleases=True):
-                sys.exit(10)
-except ModuleNotFoundError:  # a package, or `packaging` itself
-    sys.exit(10)
-PY
-}
-
 install() {  # into .venv; beside a system-wide torch (Kaggle, Colab) that one is used, not a second copy
   [ ! -e bundle.json ] || fail "$1 lacks packages of requirements.txt. packages.txt in this bundle says how to bring them without network"
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "Python 3.10 or newer is needed ($1). Name another one with PYTHON=/path/to/python"
@@ -57,8 +38,8 @@ else
   python=${active:-$(command -v python3 || command -v python || true)}
   [ -n "$python" ] && command -v "$python" >/dev/null || fail "no Python found (${python:-python3}). Install Python 3.10 or newer, or name one with PYTHON=/path/to/python"
   code=0
-  said=$(satisfied "$python" 2>&1) || code=$?
-  case $code in
+  said=$("$python" - < src/core/environment.py 2>&1) || code=$?
+  case $code in  # does it have what requirements.txt names? 0: yes, 10: no, else it does not run
     0) ;;
     10) cmp -s requirements.txt "$stamp" || install "$python"
         python=.venv/bin/python ;;

@@ -27,7 +27,7 @@ from src.core.tables import read_folds, read_index, read_labels
 from src.parts import greedy, metrics
 
 
-def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
+def run(job: Job, config: Config, paths: Paths) -> None:
     names, classes = config.ensemble.members, config.competition.data.classes
     if doubled := {n for n in names if names.count(n) > 1}:
         raise InputError(f"members named twice: {listing(sorted(doubled))}", short(config.file),
@@ -38,7 +38,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
     writes = [paths.oof(config.name), *([paths.test(config.name)] if test else []), paths.weights(config.name)]
     header("ensemble", config.name, [f"{short(member_folder(config, paths, n))}/" for n in names], writes)
     facts: dict = {}
-    with job.running(facts, force):
+    with job.running(facts):
         index = read_index(paths, "train")
         members = load(config, paths, "oof")
         known = dict(zip(index.id, range(len(index))))

@@ -50,11 +50,11 @@ class Validated:
     competition: Competition
 
 
-def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
+def run(job: Job, config: Config, paths: Paths) -> None:
     name, competition = config.name, config.competition
     header("evaluate", name, [paths.oof(name), paths.folds], [paths.predictions(name) / "metrics.json, per_image.csv, decision.json, report.html"])
     facts: dict = {}
-    with job.running(facts, force):
+    with job.running(facts):
         data = load(name, competition, paths)
         probs = data.predictions.label
         decisions = search.grid(competition, data.predictions.mask is not None, probs is not None)

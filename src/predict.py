@@ -35,7 +35,7 @@ STEADY = 1e-4
 SCORES = ("dice", "iou", "accuracy", "macro_f1", "auc")
 
 
-def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
+def run(job: Job, config: Config, paths: Paths) -> None:
     e, name = config.experiment, config.name
     classes = config.competition.data.classes
     train, test = read_index(paths, "train"), read_index(paths, "test")
@@ -54,7 +54,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
         raise InputError(f"fold {empty[0]} has no images", short(paths.folds), code="fold_empty")
     batch = e.predict.batch_size or 2 * e.train.batch_size
 
-    with job.running(facts := {}, force):
+    with job.running(facts := {}):
         seen, spent = 0, 0.0
         with progress(sum(len(rows[k][of]) for k in folds for of in stores), f"predict {name}") as bar:
             for k in folds:

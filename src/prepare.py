@@ -65,7 +65,7 @@ class Seen:
     mask_thumb: np.ndarray | None = None
 
 
-def run(job: Job | None, config: Config, paths: Paths, force: bool = False) -> bool:
+def run(job: Job | None, config: Config, paths: Paths) -> bool:
     """Make what is missing or stale of the index and the stores of this config's experiments; False where all of it was up to date.
 
     `job` is there because every stage is called like this; all of prepare's jobs are done in one pass over the files, whichever is asked for.
@@ -73,12 +73,12 @@ def run(job: Job | None, config: Config, paths: Paths, force: bool = False) -> b
     """
     index_job, *stores = _jobs(config, paths)
     with index_job.lock.held():
-        return _make(index_job, stores, config, paths, force)
+        return _make(index_job, stores, config, paths)
 
 
-def _make(index_job: Job, stores: list[Job], config: Config, paths: Paths, force: bool) -> bool:
+def _make(index_job: Job, stores: list[Job], config: Config, paths: Paths) -> bool:
     """`run`, under prepare's lock."""
-    new_index = force or not index_job.state().done
+    new_index = not index_job.state().done
     stores = [job for job in stores if new_index or not job.state().done]
     if not new_index and not stores:
         return False
@@ -107,12 +107,12 @@ def _make(index_job: Job, stores: list[Job], config: Config, paths: Paths, force
                 _drop_rows(store, items, set(good))
         if new_index:
             facts: dict = {}
-            with index_job.running(facts, force):
+            with index_job.running(facts):
                 facts |= _write_index([items[i] for i in good], [seen[i] for i in good], problems, config, paths, runs)
                 facts["seconds"] = round(time.time() - started, 1)
         for job in _jobs(config, paths)[1:]:  # asked for anew: a store's record names the rows of the index, which only now is there
             if job.name in finish:
-                with job.running({"seconds": round(time.time() - started, 1)}, force):
+                with job.running({"seconds": round(time.time() - started, 1)}):
                     finish[job.name].close()  # the temporary files take their names
     return True
 

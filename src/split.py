@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
+def run(job: Job, config: Config, paths: Paths) -> None:
     """Raises InputError where a class has too few groups of images for the folds."""
     split, classes = config.competition.split, config.competition.data.classes
     header("split", f"{split.folds} folds" if split.scheme == "kfold" else f"holdout of {split.fraction:.0%}", [paths.index], job.outputs)
@@ -34,7 +34,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
     index = read_index(paths, "train")
     folds = make_folds(index, classes, split, config.competition.data.empty_class)
     facts: dict = {}
-    with job.running(facts, force):
+    with job.running(facts):
         with replacing(paths.folds) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["id", "fold"])

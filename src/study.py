@@ -37,11 +37,11 @@ LOWER_IS_BETTER = {"hd95"}
 SHOWN = 6  # images under every cell
 
 
-def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
+def run(job: Job, config: Config, paths: Paths) -> None:
     table, sheet, plot, html = job.outputs
     header("study", config.name, [paths.predictions("*") / "metrics.json"], [paths.study(config.name)])
     competition = config.competition
-    with job.running(facts := {}, force):
+    with job.running(facts := {}):
         index = read_index(paths, "train")
         records = {label: [read_json(paths.metrics(c.name)) for c in made] for label, made in config.cells.items()}
         answers = {label: [read_answers(c, index, paths) for c in made] for label, made in config.cells.items()}

@@ -23,7 +23,7 @@ from src.parts import answers
 from src.parts.postprocess import Decision
 
 
-def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
+def run(job: Job, config: Config, paths: Paths) -> None:
     name, data = config.name, config.competition.data
     index = read_index(paths, "test")
     if not len(index):
@@ -32,7 +32,7 @@ def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
     sample = sample_of(config, paths)
     header("submit", name, [paths.test(name), paths.decision(name), sample], job.outputs)
     facts: dict = {}
-    with job.running(facts, force):
+    with job.running(facts):
         form = form_of(config, paths)
         for line in form.said:
             say(f"  inferred {line}")

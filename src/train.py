@@ -35,11 +35,11 @@ from src.parts.tta import VIEWS
 BAD_IN_A_ROW = 10
 
 
-def run(job: Job, config: Config, paths: Paths, force: bool = False) -> None:
+def run(job: Job, config: Config, paths: Paths) -> None:
     """Train, or go on with, one fold. Raises Stopped on Ctrl+C or SIGTERM, after saving."""
     header("train", f"{config.name} fold {job.fold}", [p for p in job.inputs.values() if isinstance(p, Path)], [paths.fold(config.name, job.fold)])
     facts: dict = {}
-    with job.running(facts, force):
+    with job.running(facts):
         try:
             found, asked_to_stop = train(job, config, paths)
         except (RuntimeError, MemoryError) as error:

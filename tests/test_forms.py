@@ -266,7 +266,9 @@ def test_test_images_that_are_elsewhere(tmp_path):
     (w.paths.data / "test_images").rename(w.paths.data / "holdout")
     for sets in ([], ["data.on_error=skip"]):
         with pytest.raises(InputError, match="none of the 9 images of the sample is there.*looked for by test/{id}, test_images/{id}.*data.test"):
-            prepare.run(None, load(w.config.file, sets), w.paths, force=True)
+            afresh = load(w.config.file, sets)
+            stages.prepare_job(afresh, w.paths).redo()
+            prepare.run(None, afresh, w.paths)
     prepare.run(None, load(w.config.file, ["data.test=holdout/{id}"]), w.paths)
 
 

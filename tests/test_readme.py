@@ -81,3 +81,18 @@ def test_requirements_give_a_reason_for_every_line_and_no_second_cv2():
 
 def test_the_script_is_short():
     assert len((ROOT / "run.sh").read_text().splitlines()) < 60
+
+
+PROMISES = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file, test", re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", PROMISES))
+def test_each_promise_has_its_test(file, test):
+    text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+    assert f"\ndef {test}(" in text if test else "\ndef test_" in text
+
+
+def test_no_promise_is_without_a_test():
+    kept = PROMISES.split("## Not promised")[0].split("\n- ")[1:]
+    lacking = [p for p in kept if "test_" not in p and "same sweep" not in p]
+    assert [p for p in lacking if "docs/errors.md" not in p] == []

@@ -169,12 +169,10 @@ class Job:
             write_json(self.record_file, record | {"redo": True})
 
     @contextmanager
-    def running(self, facts: dict[str, Any], force: bool = False) -> Iterator[None]:
+    def running(self, facts: dict[str, Any]) -> Iterator[None]:
         """Around the work, under the job's lock: sets aside what no longer fits, notes the start,
         and on success writes the record with `facts` (filled by the work)."""
         with self.lock.held():
-            if force:
-                self.redo()
             moved = self._clear_the_place()
             begun = {"stage": self.stage, "keys": self.keys, "inputs": {n: self.fingerprint(n) for n in self.inputs}, "started": _now(), "ended": None}
             # the outputs of a stage that goes on by itself (train, predict) stay valid while keys and inputs do

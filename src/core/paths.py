@@ -223,4 +223,8 @@ def contest_folder(slug: str | None) -> Path:
 def anchored(path: str) -> Path:
     """A relative path is the user's, from the working directory; where nothing is there, the project's."""
     given = Path(path).expanduser()
-    return given if given.is_absolute() or given.exists() else ROOT / given
+    try:
+        own = given.is_absolute() or given.exists()
+    except OSError:  # a name too long for any file
+        own = False
+    return given if own else ROOT / given
