@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ for variable in ("CONDA_PREFIX", "COLUMNS", "GIT_DIR", "GIT_WORK_TREE", "KAGGLE_
 
 from src import demo_data, prepare  # noqa: E402
 from src.core import config as configs  # noqa: E402
+from src.core.console import InputError  # noqa: E402
 from src.core.paths import Paths  # noqa: E402
 
 
@@ -29,6 +31,17 @@ def no_words_of_another_run(monkeypatch):
     console.REPEATED.clear()
     for name in ("RUN_AS", "CALLED_FROM"):
         monkeypatch.delenv(name, raising=False)
+
+
+@contextmanager
+def refused(code: str, *words: str, kind: type[Exception] = InputError):
+    """What is called raises an error of this short name, and its sentence has these words: those
+    that tell of the case, since the rest of the sentence is for docs/errors.md."""
+    with pytest.raises(kind) as raised:
+        yield raised
+    told = f"{raised.value} [{raised.value.code}]"
+    assert raised.value.code == code, told
+    assert [word for word in words if word not in str(raised.value)] == [], told
 
 
 @pytest.fixture(scope="session")
