@@ -588,11 +588,8 @@ def test_natural_order():
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("clahe", {"tiles": np.inf}),
         ("clahe", {"tiles": 5000}),
-        ("clahe", {"clip": np.inf}),
         ("clahe", {"tiles": 1e10}),
-        ("despeckle", {"window": np.inf}),
         ("despeckle", {"window": 100_001}),
         ("despeckle", {"noise": 1e300}),
     ],
