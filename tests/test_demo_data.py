@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import refused
+
 from src import demo_data
-from src.core.console import InputError
 from src.core.images import read_image, read_mask
 
 
@@ -31,7 +32,7 @@ def test_a_finished_folder_is_not_made_again_and_others_are_not_touched(tmp_path
     assert len(list((folder / "test").iterdir())) == 4
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(InputError, match="mine"):
+    with refused("not_generated", "mine"):
         demo_data.make(tmp_path / "mine", 12, 3)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 

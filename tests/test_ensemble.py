@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import refused
+
 from test_evaluate import CLASSES, messy, perfect, world
 
 from src import ensemble
 from src.core.config import Config
 from src.core.settings import Competition, Ensemble
-from src.core.console import InputError
 from src.core.images import resize
 from src.core.predictions import Predictions
 from src.core.rle import Truth
@@ -131,11 +132,11 @@ def test_wrong_members_are_named(tmp_path):
     good = perfect(masks[:15], labels)
     save(paths, "good", good)
     save(paths, "short", good.select(good.ids[:13]))
-    with pytest.raises(InputError, match="ids differ, 2 only in good: i13, i14"):
+    with refused("predictions_ids_differ", "2 only in good: i13, i14"):
         run(paths, ["good", "short"])
-    with pytest.raises(InputError, match="member 'nobody' has no oof.npz.*[Pp]ut oof.npz and test.npz there"):
+    with refused("no_such_member", "'nobody'", "oof.npz and test.npz"):
         run(paths, ["good", "nobody"])
-    with pytest.raises(InputError, match="member 'good' has no test.npz"):
+    with refused("no_such_member", "'good'", "no test.npz"):
         run(paths, ["good"])
-    with pytest.raises(InputError, match="named twice: good"):
+    with refused("member_twice", "good"):
         run(paths, ["good", "good"])

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import refused
+
 from src import evaluate
 from src.core.config import Config
 from src.core.settings import Competition, Experiment
-from src.core.console import InputError
 from src.core.paths import Paths
 from src.core.predictions import Predictions
 from src.core.resample import bootstrap, cross_folds
@@ -292,9 +293,9 @@ def test_missing_predictions_are_named(tmp_path):
     paths, labels, masks = world(tmp_path)
     predictions = perfect(masks, labels)
     predictions.select(predictions.ids[:10]).save(paths.oof("exp"))
-    with pytest.raises(InputError, match="5 ids have no prediction: i10, i11"):
+    with refused("predictions_ids_missing", "5 ids", "i10, i11"):
         run(settings(), paths)
-    with pytest.raises(InputError, match="unknown metric 'dise'"):
+    with refused("unknown_part", "'dise'"):
         run(settings(score={"dise": 1.0}), paths)
-    with pytest.raises(InputError, match="hd95 is a distance in pixels"):
+    with refused("invalid_value", "hd95", "distance"):
         run(settings(score={"hd95": 1.0}), paths)

@@ -82,7 +82,7 @@ def test_the_slug_of_the_config_and_a_changed_contest(server, home, run):  # noq
     assert code == 0 and "1 files are no longer part of it, and stay: b.csv" in err and set(below(home / "a-contest")) == {"a.csv", "b.csv", "c.csv"}
     assert set(json.loads((home / "a-contest" / "fetched.json").read_text())["files"]) == {"a.csv", "c.csv"}
     code, out, err = run()
-    assert code == 2 and "no contest is named" in err
+    assert code == 2 and "[no_contest_named]" in err
 
 
 def test_a_data_set(server, demo, home, run):  # noqa: F811
@@ -104,44 +104,44 @@ def test_a_single_file_that_is_no_zip(server, home, run):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "fault", "code", "message"),
+    ("endpoint", "fault", "code", "name", "word"),
     [
-        ("DownloadDataFiles", {"status": 403, "message": "You must accept this competition's rules"}, 2, "accept this competition's rules) (a-contest). Open https://www.kaggle.com/competitions/a-contest/rules"),
-        ("GetCompetition", {"status": 401}, 2, "does not accept the credentials (401) (KAGGLE_USERNAME and KAGGLE_KEY)"),
-        ("GetCompetition", {"status": 404}, 2, "there is no contest 'a-contest' at Kaggle (404)"),
-        ("ListDataFiles", {"status": 429, "headers": {"Retry-After": "900"}}, 1, "Wait 15 min 00 s, then run the same command again"),
-        ("Storage", {"status": 500}, 1, "Kaggle has trouble of its own (500"),
-        ("ListDataFiles", {"hang": 0.6}, 1, "Kaggle was silent for 0.2 s"),
+        ("DownloadDataFiles", {"status": 403, "message": "You must accept this competition's rules"}, 2, "rules_not_accepted", "(a-contest). Open https://www.kaggle.com/competitions/a-contest/rules"),
+        ("GetCompetition", {"status": 401}, 2, "bad_credentials", "(401) (KAGGLE_USERNAME and KAGGLE_KEY)"),
+        ("GetCompetition", {"status": 404}, 2, "no_such_contest", "'a-contest'"),
+        ("ListDataFiles", {"status": 429, "headers": {"Retry-After": "900"}}, 1, "too_many_requests", "15 min 00 s"),
+        ("Storage", {"status": 500}, 1, "kaggle_trouble", "(500"),
+        ("ListDataFiles", {"hang": 0.6}, 1, "kaggle_silent", "0.2 s"),
     ],
 )
-def test_refusals(server, home, run, monkeypatch, endpoint, fault, code, message):  # noqa: F811
+def test_refusals(server, home, run, monkeypatch, endpoint, fault, code, name, word):  # noqa: F811
     server.add("a-contest", {"a.csv": b"1"})
     server.fault(endpoint, **fault)
     monkeypatch.setattr(refusals, "SILENCE", (0.2, 0.2))
     ended, out, err = run("--competition", "a-contest")
     last = err.splitlines()[-1]
-    assert ended == code and last.startswith("error: ") and message in last and "Traceback" not in err
+    assert ended == code and last.startswith("error: ") and last.endswith(f" [{name}]") and word in last and "Traceback" not in err
     assert below(home) == {}
     ended, out, err = run("--competition", "a-contest", "--traceback")
     assert ended == code and "Traceback" in err  # and `run` looks for credentials in it
 
 
 def test_wrong_words(server, home, run, monkeypatch, tmp_path):  # noqa: F811
-    for words, message in ((("--competition", "https://www.kaggle.com/t/0123456789abcdef"), "an invitation is no slug"), (("--dataset", "busi"), "'busi' is no data set"),
-                           (("--dataset", "a/b", "--competition", "c"), "two downloads")):
+    for words, name in ((("--competition", "https://www.kaggle.com/t/0123456789abcdef"), "invitation"), (("--dataset", "busi"), "not_a_slug"),
+                           (("--dataset", "a/b", "--competition", "c"), "option_elsewhere")):
         code, out, err = run(*words)
-        assert code == 2 and message in err and len(err.splitlines()) == 1
+        assert code == 2 and f"[{name}]" in err and len(err.splitlines()) == 1
     enter(monkeypatch, server, tmp_path / "home", "none")
     code, out, err = run("--competition", "a-contest")
-    assert code == 2 and "there are no Kaggle credentials" in err and len(err.splitlines()) == 1 and not home.exists() and server.seen == []
+    assert code == 2 and "[no_credentials]" in err and len(err.splitlines()) == 1 and not home.exists() and server.seen == []
 
 
-@pytest.mark.parametrize(("archive", "message"), [({"../x": b"1"}, "the archive holds a path that leads out of its folder: '../x'"), ({"x": bytes(5000)}, "it unpacks to more than is allowed")])
-def test_what_must_not_be_unpacked(server, home, run, monkeypatch, archive, message):  # noqa: F811
+@pytest.mark.parametrize(("archive", "name", "word"), [({"../x": b"1"}, "archive_refused", "'../x'"), ({"x": bytes(5000)}, "archive_too_large", "")])
+def test_what_must_not_be_unpacked(server, home, run, monkeypatch, archive, name, word):  # noqa: F811
     monkeypatch.setattr(fetch, "MOST", 1000)
     server.add("a-contest", archive=make_zip(archive))
     code, out, err = run("--competition", "a-contest")
-    assert code == 2 and message in err and "archive.part" in err and below(home) == {} and not (home / "a-contest" / "fetched.json").exists()
+    assert code == 2 and f"[{name}]" in err and word in err and "archive.part" in err and below(home) == {} and not (home / "a-contest" / "fetched.json").exists()
 
 
 def test_zips_in_the_zip_through_fetch(server, home, run):  # noqa: F811
@@ -165,13 +165,13 @@ def test_the_disk_is_full(server, home, run, monkeypatch):  # noqa: F811
     real = shutil.disk_usage
     monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: real(path)._replace(free=1000))
     code, out, err = run("--competition", "a-contest")
-    assert code == 2 and f"not enough room on the disk: {fetch.size(needed)} are needed and 1.0 kB are free" in err and "--data" in err
+    assert code == 2 and "[disk_full]" in err and fetch.size(needed) in err and "1.0 kB" in err and "--data" in err
     monkeypatch.undo()
     enter(monkeypatch, server, home.parent / "home")
     for module in (fetch, archives):  # the disk fills up while it downloads, and while it unpacks
         monkeypatch.setattr(module, "open", full, raising=False)
         code, out, err = run("--competition", "a-contest")
-        assert code == 2 and err.splitlines()[-1].startswith("error: the disk is full (") and "What has arrived is kept: free some space" in err
+        assert code == 2 and err.splitlines()[-1].endswith(" [disk_full]") and "is kept" in err
         assert below(home / "a-contest") == {}
         monkeypatch.delattr(module, "open")
     assert run("--competition", "a-contest")[0] == 0 and below(home / "a-contest") == files
@@ -213,4 +213,4 @@ def test_a_folder_that_cannot_be_made(server, home, run):  # noqa: F811
     home.write_text("a file")
     server.add("a-contest", {"a.csv": b"1"})
     code, out, err = run("--competition", "a-contest")
-    assert code == 2 and "cannot be made" in err and "--data" in err
+    assert code == 2 and "[not_writable]" in err and "--data" in err

@@ -121,7 +121,8 @@ def test_near_duplicates_do_not_depend_on_the_filter(demo, tmp_path, make_config
 def test_prepare_refuses_an_unknown_filter_before_it_reads(tmp_path, make_config, capfd):
     config, data = make_config(yaml="image_size: 64\nfilter: clae\n"), folder_data(tmp_path / "data")
     assert main(["prepare", "--config", str(config.file), "--data", str(data), "--work", str(tmp_path / "work")]) == 2
-    assert "Did you mean clahe?" in capfd.readouterr().err and not Paths(tmp_path / "work", data).index.is_file()
+    err = capfd.readouterr().err
+    assert "Did you mean clahe?" in err and "[unknown_part]" in err and not Paths(tmp_path / "work", data).index.is_file()
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------ DICOM

@@ -16,7 +16,7 @@ from PIL import Image
 from test_evaluate import FEW, messy, write_table
 from test_submit import evaluated, ready, settings  # noqa: F401  fixtures
 
-from conftest import box, folder_data, picture, prepared, save, write_config
+from conftest import box, folder_data, picture, prepared, refused, save, write_config
 from src import explore, submit
 from src.core import formulas, pictures, rle, sentlog
 from src.core.console import InputError
@@ -50,7 +50,7 @@ def run(zygote, tmp_path):
     return run
 
 
-def refused(run, *texts: str, code: str = "") -> str:
+def stopped(run, *texts: str, code: str = "") -> str:
     """prepare ends at once with one line that holds all these texts."""
     answer = run("prepare")
     (line,) = answer.errors
@@ -107,7 +107,7 @@ def test_a_table_that_is_no_file_is_named(kind, name, tmp_path, run):
         folder_data(data)
         (data / name).unlink()
     NO_FILES[kind](data / name)
-    refused(run, f"is {kind}, not a file", name, code="[not_a_file]")
+    stopped(run, f"is {kind}, not a file", name, code="[not_a_file]")
     run("status")
 
 
@@ -121,11 +121,8 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, make_config, monkeypatc
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "scandir", refusing)
-        with pytest.raises(
-            InputError, match="cannot be read: Permission denied.*train/malignant"
-        ) as raised:
+        with refused("unreadable_folder", "Permission denied", "train/malignant"):
             prepared(data, tmp_path, make_config())
-    assert raised.value.code == "unreadable_folder"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
@@ -153,7 +150,7 @@ def test_links_in_a_circle_are_named(tmp_path, run):
     data = folder_data(tmp_path / "data")
     for name in ("again", "once_more"):
         (data / "train" / name).symlink_to(data)
-    refused(run, "a link leads back to a folder above it", "Remove the link", code="[link_loop]")
+    stopped(run, "a folder above it", "Remove the link", code="[link_loop]")
 
 
 def test_a_maze_of_links_is_named(tmp_path):
@@ -164,9 +161,8 @@ def test_a_maze_of_links_is_named(tmp_path):
     for floor, below in zip(floors, floors[1:]):
         for name in "xy":
             (floor / name).symlink_to(below)
-    with pytest.raises(InputError, match="more than 8 ways") as raised:
+    with refused("link_loop", "more than 8 ways"):
         data_files(floors[0])
-    assert raised.value.code == "link_loop"
 
 
 def test_a_link_to_a_folder_beside_it_is_followed(tmp_path):
@@ -185,7 +181,7 @@ def test_a_name_that_is_not_utf_8_is_named(tmp_path, run):
         Path(os.fsdecode(os.fsencode(data / "train" / "normal") + b"/bad\xff.png")).write_bytes(b"")
     except OSError:
         pytest.skip("this file system takes no such name")
-    refused(run, "train/normal/bad\\xff.png (its name is not UTF-8 text: rename it)")
+    stopped(run, "train/normal/bad\\xff.png (its name is not UTF-8 text: rename it)")
     answer = run("prepare", "--set", "data.on_error=skip")
     assert answer.code == 0 and "bad\\xff.png" in answer.err
 
@@ -362,7 +358,7 @@ def test_several_frames_are_refused(kind, tmp_path, run):
     for read in (read_image, read_mask):
         with pytest.raises(ValueError, match=f"{kind} of several frames; save one frame a file"):
             read(file)
-    refused(run, f"moving.tif ({kind} of several frames")
+    stopped(run, f"moving.tif ({kind} of several frames")
 
 
 def test_one_frame_and_a_preview_are_one_image(tmp_path):
@@ -480,7 +476,7 @@ GOOD = "id,label,rle\n0,benign,1 5\n1,malignant,1 5\n2,benign,7 9\n3,normal,\n"
 )
 def test_run_lengths_of_no_image_are_one_line(cell, tmp_path, run):
     table_data(tmp_path / "data", GOOD.replace("7 9", cell))
-    refused(run, "run length")
+    stopped(run, "run length")
 
 
 # ---------------------------------------- tables
@@ -576,7 +572,7 @@ def test_a_zip_that_unpacks_to_a_giant_is_one_line(tmp_path, run):
         "<I", 2**20
     )  # as it says itself: that alone is looked at before it is unpacked
     file.write_bytes(file.read_bytes().replace(size, struct.pack("<I", 2**31)))
-    refused(run, "sample_submission.zip", "unpacks to more than", code="[not_a_table]")
+    stopped(run, "sample_submission.zip", code="[not_a_table]")
 
 
 def test_natural_order():
@@ -595,17 +591,14 @@ def test_natural_order():
     ],
 )
 def test_giant_options_of_a_filter_are_refused(name, options):
-    with pytest.raises(
-        InputError, match=f"the filter {name} cannot be used so: {next(iter(options))} is"
-    ):
+    with refused("invalid_value", name, f"{next(iter(options))} is"):
         filters.check(Experiment(filter=name, filter_options=options))
 
 
 def test_weights_that_are_no_file_are_named(tmp_path):
     (tmp_path / "resnet18.pth").mkdir()
-    with pytest.raises(InputError, match="the encoder's weights is a folder, not a file") as raised:
+    with refused("not_a_file", "encoder's weights", "a folder", "resnet18.pth"):
         find_weights("resnet18", "imagenet", str(tmp_path))
-    assert raised.value.code == "not_a_file"
 
 
 # ---------------------------------------- rows of one class, and masks alone

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import refused
+
 from src.core.batches import Images, Plan, loader
 from src.core.settings import Loss, Train
 from src.core.console import InputError
@@ -185,7 +187,7 @@ def test_bad_steps_are_counted_in_a_row_only():
 def test_a_gpu_without_kernels_is_refused_by_name(monkeypatch):
     for name, value in (("is_available", True), ("get_device_name", "Tesla P100"), ("get_device_capability", (6, 0)), ("get_arch_list", ["sm_75", "sm_90"])):
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    with pytest.raises(InputError, match="no kernels for Tesla P100.*CUDA_VISIBLE_DEVICES=-1"):
+    with refused("gpu_not_supported", "Tesla P100", "CUDA_VISIBLE_DEVICES=-1"):
         pick_device()
 
 

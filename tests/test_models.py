@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import ROOT
+from conftest import ROOT, refused
 from src.core.config import load
 from src.core.console import InputError
 from src.core.loop import optimiser_for
@@ -37,7 +37,7 @@ def built(e: Experiment) -> models.Network:
     try:
         return models.build(e, 3, pretrained=True)
     except InputError as error:
-        if "needs a package" in str(error):
+        if error.code == "no_package":
             pytest.skip(str(error))
         raise
 
@@ -48,7 +48,7 @@ def tried(arch: str) -> models.Network:
         try:
             return built(experiment(arch, SIZES.get(arch, 32), task))
         except InputError as error:
-            if arch not in FITTED or "the answer" not in str(error):
+            if arch not in FITTED or error.code != "wrong_answer":
                 raise
     raise AssertionError(f"{arch} gives neither masks nor labels")
 
@@ -205,7 +205,7 @@ def test_encoder_and_the_rest_have_their_own_rates_and_norms_no_decay():
 
 def test_names_that_do_not_exist():
     for wrong, message in (({"arch": "unett"}, "Did you mean unet"), ({"head": "atention"}, "Did you mean attention"), ({"encoder": "resnet51"}, "Did you mean resnet")):
-        with pytest.raises(InputError, match=message):
+        with refused("unknown_part", message):
             models.check(experiment(**{"arch": "unet"} | wrong))
     models.check(experiment("dynunet", encoder="resnet51"))  # it has no encoder of that kind
 
@@ -229,12 +229,12 @@ class Own(nn.Module):
 def test_a_size_that_a_network_cannot_take_is_said_before_anything_is_downloaded(monkeypatch):
     monkeypatch.setitem(models.MODELS, "own", lambda settings, classes, weights: Own(classes, True))
     monkeypatch.setattr(models, "find_weights", lambda *a: pytest.fail("weights are sought"))
-    with pytest.raises(InputError, match=r"own cannot take images of 224 pixels: sides must be multiples of 96 \(image_size: 224\). These would do: 192, 288$"):
+    with refused("bad_image_size", "own", "224", "sides must be multiples of 96 (", "192, 288"):
         models.build(experiment("own", 224, encoder_weights="imagenet"), 3, pretrained=True)
-    with pytest.raises(InputError, match=r"strides halve down to 1/128, and image_size 64"):
+    with refused("bad_image_size", "1/128", "64"):
         models.build(experiment("dynunet", options={"strides": [1] + [2] * 7}), 3, pretrained=True)
     monkeypatch.setitem(models.MODELS, "own", lambda settings, classes, weights: Own(2, True))
-    with pytest.raises(InputError, match=r"the answer 'label' is of shape \(1, 2\) instead of \(1, 3\)"):
+    with refused("wrong_answer", "'label'", "(1, 2)", "(1, 3)"):
         models.build(experiment("own", 96), 3, pretrained=True)
 
 
@@ -295,9 +295,9 @@ def test_stages_are_the_feature_maps_in_order(arch, encoder, stages, first):
 
 
 def test_freezing_what_is_not_there():
-    with pytest.raises(InputError, match="the encoder has 5 stages .train.freeze: 6.. Use 1 to 5"):
+    with refused("invalid_value", "(train.freeze: 6)", "1 to 5"):
         built(experiment("unet", train=Train(freeze=6)))
-    with pytest.raises(InputError, match="this network has no encoder"):
+    with refused("invalid_value", "no encoder"):
         built(experiment("dynunet", train=Train(freeze="encoder")))
 
 
@@ -308,5 +308,5 @@ def test_a_view_that_the_network_cannot_take_is_refused_before_the_training():
     experiment = Experiment(image_size=64, model={"arch": "unetr", "encoder_weights": "none"})
     net = models.build(experiment, 3, pretrained=True)
     models.try_views(net, {"hflip": VIEWS["hflip"].do}, experiment.model)
-    with pytest.raises(InputError, match="unetr cannot take the view scale_1.3"):
+    with refused("bad_network", "unetr", "scale_1.3"):
         models.try_views(net, {"scale_1.3": VIEWS["scale_1.3"].do}, experiment.model)

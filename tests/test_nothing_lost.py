@@ -115,13 +115,13 @@ def test_what_a_killed_run_left_goes_with_the_next_write(tmp_path):
 @pytest.mark.parametrize(
     "number, kind, code, said",
     [
-        (errno.ENOSPC, InputError, "disk_full", "the disk is full (a). Free some space"),
-        (errno.EDQUOT, InputError, "disk_full", "the disk is full"),
+        (errno.ENOSPC, InputError, "disk_full", "(a). Free some space"),
+        (errno.EDQUOT, InputError, "disk_full", "(a)"),
         (errno.EFBIG, InputError, "file_too_large", "Raise `ulimit -f`"),
-        (errno.EACCES, InputError, "no_permission", "no permission to write or read (a)"),
+        (errno.EACCES, InputError, "no_permission", "(a)"),
         (errno.EROFS, InputError, "no_permission", "Name another folder"),
-        (errno.EMFILE, StageError, "too_many_open_files", "too many open files"),
-        (errno.EIO, StageError, "system_error", "the system says: Input/output error (a)"),
+        (errno.EMFILE, StageError, "too_many_open_files", "ulimit -n"),
+        (errno.EIO, StageError, "system_error", "Input/output error (a)"),
     ],
 )
 def test_what_the_system_refuses_is_one_line(tmp_path, monkeypatch, number, kind, code, said):

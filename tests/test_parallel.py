@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import ROOT
+from conftest import ROOT, refused
 from src import parallel
 from src.__main__ import main
 from src.core.config import load
-from src.core.console import InputError, StageError, Stopped
+from src.core.console import StageError, Stopped
 from src.core.paths import Paths
 from src.core.stages import train_job
 from test_chain import SETTINGS, SMALL
@@ -123,19 +123,35 @@ def test_lines_are_whole_and_say_whose_they_are(started, capfd):
 
 
 def test_a_fold_that_fails_is_named_and_the_others_are_trained(started, tmp_path):
-    with pytest.raises(StageError, match=r"^train small fold 0: out of memory at batch 4\. What the others trained is kept$"):
-        started("\nif job.fold == 0: sys.exit(print('error: out of memory at batch 4.', file=sys.stderr) or 1)", 4, 2)
+    with refused("out_of_memory", kind=StageError) as raised:
+        started("\nif job.fold == 0: sys.exit(print('error: out of memory at batch 4. [out_of_memory]', file=sys.stderr) or 1)", 4, 2)
+    assert str(raised.value) == "train small fold 0: out of memory at batch 4. What the others trained is kept", "its name stands once, at the end"
     assert len(began(tmp_path)) == 4, "the other slot took all that were left"
 
 
 def test_where_every_slot_has_failed_no_other_fold_is_begun(started, tmp_path):
-    with pytest.raises(InputError, match=r"train small fold .: no such loss\. Did you mean dice\?; train small fold .: .*Not begun: train small fold 2, train small fold 3\.$"):
-        started("\nsys.exit(print('error: no such loss. Did you mean dice?', file=sys.stderr) or 2)", 4, 2)
+    ends = "\nsys.exit(print('error: no such loss. Did you mean dice? [unknown_part]', file=sys.stderr) or 2)"
+    with refused("unknown_part", "Not begun: train small fold 2, train small fold 3") as raised:
+        started(ends, 4, 2)
+    said = str(raised.value)
+    assert said.count("Did you mean dice?; train small fold") == 1 and "[" not in said
     assert len(began(tmp_path)) == 2
 
 
+def test_folds_that_fail_in_different_ways_are_several(started):
+    ends = "\nsys.exit(print('error: no [' + ('a' if job.fold else 'b') + '_name]', file=sys.stderr) or 2)"
+    with refused("several", "fold 0: no", "fold 1: no") as raised:
+        started(ends, 2, 2)
+    assert "_name" not in str(raised.value)
+
+
+def test_a_fold_without_a_name_of_its_error(started):
+    with refused("fold_failed", "KeyError: 1", kind=StageError):
+        started("\nsys.exit(print('error: KeyError: 1', file=sys.stderr) or 1)", 2, 1)
+
+
 def test_a_killed_fold_is_named(started):
-    with pytest.raises(StageError, match="train small fold 1: it was killed .SIGKILL.; the system does so when memory runs out"):
+    with refused("process_killed", "train small fold 1", "SIGKILL", "memory", kind=StageError):
         started("\nif job.fold == 1: os.kill(os.getpid(), signal.SIGKILL)", 2, 2)
 
 
@@ -144,7 +160,7 @@ def test_a_wrong_input_of_the_real_training_comes_through(tmp_path):
     (tmp_path / "competition.yaml").write_bytes((ROOT / "configs" / "competition.yaml").read_bytes())
     file.write_text(SMALL)
     config, paths = load(file), Paths(tmp_path, tmp_path)
-    with pytest.raises(InputError, match="train small fold 3: there is no index of the images yet"):
+    with refused("no_index", "train small fold 3"):
         parallel.run([train_job(config, paths, 3)], config, 1)
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import ROOT
+from conftest import ROOT, refused
 from src.core.settings import Experiment, Model
-from src.core.console import InputError
 from src.core.pretrained import load_encoder
 from src.parts import models
 from src.parts.tta import VIEWS
@@ -65,12 +64,12 @@ def test_weights_load_under_any_prefix_with_their_statistics(tmp_path, prefix, c
 def test_weights_of_another_encoder_are_refused(tmp_path):
     half = dict(list(encoder().state_dict().items())[:60])
     torch.save(half, tmp_path / "e.pth")
-    with pytest.raises(InputError, match="only .* of the encoder's"):
+    with refused("weights_of_another", "e.pth"):
         load_encoder(encoder(), tmp_path / "e.pth")
     (tmp_path / "broken.pth").write_bytes(b"no weights")
-    with pytest.raises(InputError, match="not readable as weights"):
+    with refused("weights_unreadable", "broken.pth"):
         load_encoder(encoder(), tmp_path / "broken.pth")
-    with pytest.raises(InputError, match="no such weights file"):
+    with refused("no_weights", "absent.pth"):
         models.build(with_model(encoder="mobilenet_v2", encoder_weights=str(tmp_path / "absent.pth")), 3, pretrained=True)
 
 
@@ -152,7 +151,7 @@ def test_a_failed_download_names_every_way_out(monkeypatch):
         return models.SmpNetwork(settings, classes)
 
     monkeypatch.setitem(models.MODELS, "unet", offline)
-    with pytest.raises(InputError) as error:
+    with refused("no_download", "mobilenet_v2") as error:
         models.build(with_model(arch="unet", encoder="mobilenet_v2", weights_dir=str(ROOT / "src")), 3, pretrained=True)
     for way in ("connect to the network", "mobilenet_v2.pth", "model.weights_dir=", "model.encoder_weights=FILE", "model.encoder_weights=none"):
         assert way in str(error.value)

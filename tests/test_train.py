@@ -164,7 +164,7 @@ def test_predict_does_not_use_what_is_half_trained(demo, work, capfd, monkeypatc
     monkeypatch.undo()
     assert main(words("predict", demo, work)) == 2
     err = capfd.readouterr().err
-    assert "rests on train demo fold 0, and that is not finished" in err and "./run.sh train" in err and "--fold 0" in err
+    assert "[not_finished]" in err and "train demo fold 0" in err and "./run.sh train" in err and "--fold 0" in err
 
 
 def test_another_setting_sets_the_old_result_aside(demo, uninterrupted, tmp_path, capfd):
@@ -188,7 +188,7 @@ def test_a_loss_that_stays_not_finite_stops_with_advice_and_keeps_the_checkpoint
     monkeypatch.setattr("src.train.BAD_IN_A_ROW", 3)
     assert main(words("train", demo, work, "--fold", "0")) == 1
     err = capfd.readouterr().err
-    assert "3 steps in a row" in err and "train.lr=" in err and "Traceback" not in err and "last good checkpoint is kept" in err
+    assert "3 steps in a row" in err and "train.lr=" in err and "Traceback" not in err and "[diverged]" in err
     kept = torch.load(Paths(work, work).checkpoint("demo", 0, "last"), weights_only=True)
     assert kept["epoch"] == 1 and all(torch.isfinite(v).all() for v in kept["net"].values())
 
@@ -199,7 +199,8 @@ def test_out_of_memory_names_the_settings_that_halve_it(demo, work, capfd, monke
 
     monkeypatch.setattr("src.core.loop.Loop.backward", full)
     assert main(words("train", demo, work, "--fold", "0")) == 1
-    assert "--set train.batch_size=2 --set train.accumulate=2" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert "--set train.batch_size=2 --set train.accumulate=2" in err and "[out_of_memory]" in err
 
 
 def test_early_stopping_and_the_best_checkpoint(demo, work, capfd, monkeypatch):
