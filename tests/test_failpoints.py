@@ -5,7 +5,7 @@
 
 At each call of src/core/disk.py's hook the process is killed, the machine loses power, the disk is
 full, broken, or refuses. Then the same command, given once more, must end with the same bytes, and
-nothing may be left behind. The suite runs a part of it: one case of two dozen.
+nothing may be left behind. The suite runs a part of it: one case of thirty-two.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def swept(tmp_path_factory):
 @pytest.mark.parametrize("name", STEPS)
 def test_whatever_fails_the_same_command_ends_with_the_same_bytes(swept, name, kind):
     chain, calls = swept
-    share = int(os.environ.get("FAILPOINTS_SHARE", "24"))  # of the places: one in so many
+    share = int(os.environ.get("FAILPOINTS_SHARE", "32"))  # of the places: one in so many
     begin = 5 * list(STEPS).index(name) + KINDS.index(kind)
     for at in range(1 + begin % share, len(calls[name]) + 1, share):
         wrong = chain.suffer(name, kind, at)

@@ -19,7 +19,7 @@ from typing import Any, Iterator
 from pydantic import BaseModel
 
 from src.core.console import InputError, StageError, command, short
-from src.core.disk import move, new_folder, read_json, remove, write_json
+from src.core.disk import move, new_folder, read_json, remove, remove_leftovers, write_json
 from src.core.locks import Lock
 from src.core.paths import ROOT, Paths
 from src.core.settings import Competition, Ensemble, Experiment
@@ -258,6 +258,7 @@ class Fingerprints:
         self.file, self.dirty = file, False
         self.read: set[tuple[str, int, int]] = set()  # what this run has read in full
         self.known: dict[str, list] = {}
+        remove_leftovers(file)  # it may not be written again for long
         with suppress(OSError, InputError):  # only a memory: what is not understood is read again
             self.known = {k: v for k, v in read_json(file).items() if _is_mark(v)}
 
