@@ -17,15 +17,15 @@ case $home in */*) cd -- "${home%/*}/" ;; esac
 stamp=.venv/requirements.installed
 
 install() {  # into .venv; beside a system-wide torch (Kaggle, Colab) that one is used, not a second copy
-  [ ! -e bundle.json ] || fail "$1 lacks packages of requirements.txt. packages.txt in this bundle says how to bring them without network"
-  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "Python 3.10 or newer is needed ($1). Name another one with PYTHON=/path/to/python"
+  [ ! -e bundle.json ] || fail "$1 lacks packages of requirements.txt. packages.txt in this bundle says how to bring them without network [no_package]"
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "Python 3.10 or newer is needed ($1). Name another one with PYTHON=/path/to/python [python_too_old]"
   site=$("$1" -c 'import importlib.util as u; print("--system-site-packages" if u.find_spec("torch") else "")')
   echo "installing what requirements.txt names into .venv, once${site:-; torch with its GPU libraries is about 6 GB}" | sed 's/--system-site-packages/ (beside the torch that is there)/'
   if ! "$1" -m venv --clear $site .venv >/dev/null 2>&1; then  # Debian and Colab without ensurepip
-    "$1" -m venv --clear --without-pip $site .venv || fail "cannot make .venv with $1. On Debian: apt install python3-venv"
-    "$1" -m pip --python .venv/bin/python install -q -r requirements.txt || fail "pip could not install requirements.txt. Is the network on? Run the same command again to go on"
+    "$1" -m venv --clear --without-pip $site .venv || fail "cannot make .venv with $1. On Debian: apt install python3-venv [no_venv]"
+    "$1" -m pip --python .venv/bin/python install -q -r requirements.txt || fail "pip could not install requirements.txt. Is the network on? Run the same command again to go on [no_install]"
   else
-    .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt || fail "pip could not install requirements.txt. Is the network on? Run the same command again to go on"
+    .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt || fail "pip could not install requirements.txt. Is the network on? Run the same command again to go on [no_install]"
   fi
   cp requirements.txt "$stamp"
 }
@@ -36,7 +36,7 @@ if [ -z "$active" ] && cmp -s requirements.txt "$stamp"; then
   python=.venv/bin/python
 else
   python=${active:-$(command -v python3 || command -v python || true)}
-  [ -n "$python" ] && command -v "$python" >/dev/null || fail "no Python found (${python:-python3}). Install Python 3.10 or newer, or name one with PYTHON=/path/to/python"
+  [ -n "$python" ] && command -v "$python" >/dev/null || fail "no Python found (${python:-python3}). Install Python 3.10 or newer, or name one with PYTHON=/path/to/python [no_python]"
   code=0
   said=$("$python" - < src/core/environment.py 2>&1) || code=$?
   case $code in  # does it have what requirements.txt names? 0: yes, 10: no, else it does not run

@@ -164,7 +164,7 @@ def test_run_sh_works_from_anywhere_and_resolves_the_users_paths(demo, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "prepare" in done.stdout and f"next: '{project}/run.sh' --config 'a project/configs/cpu.yaml' --data 'my images' --work out" in done.stdout
     missing = subprocess.run(["bash", str(project / "run.sh"), "status"], env=env | {"PYTHON": "/no/python"}, capture_output=True, text=True, timeout=60)
-    assert missing.returncode == 2 and missing.stderr.startswith("error: no Python found")
+    assert missing.returncode == 2 and missing.stderr.endswith(" [no_python]\n")
 
 
 def test_help_and_status_import_nothing_heavy(demo, tmp_path):

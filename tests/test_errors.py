@@ -123,7 +123,7 @@ def is_super(node: ast.AST) -> bool:
 
 
 def raised() -> list[tuple[str, int, str, str]]:
-    """(name, exit code, sentence, file:line) of every error that src/ can raise."""
+    """(name, exit code, sentence, file:line) of every error that src/ and run.sh can end with."""
     found = []
     for file in files():
         within = makers(parsed(file))
@@ -138,7 +138,23 @@ def raised() -> list[tuple[str, int, str, str]]:
                 continue
             for code, exit_code, text in expanded(kind, call, Scope(function)):
                 found.append((code, exit_code, text, where))
-    return [row for row in found if row[0] != PASSED_ON] + of_data()
+    return [row for row in found if row[0] != PASSED_ON] + of_data() + of_shell()
+
+
+def of_shell() -> list[tuple[str, int, str, str]]:
+    """What run.sh says before there is a Python to say it."""
+    found = []
+    for number, line in enumerate((ROOT / "run.sh").read_text(encoding="utf-8").splitlines(), 1):
+        if text := re.search(r'\bfail "(.*?)(?: \[(\w+)\])?"', line):
+            plain = re.sub(r"\$(\{\w+[^}]*\}|\w+)", shell_word, text[1])
+            found.append((text[2] or "", 2, plain, f"run.sh:{number}"))
+    return found
+
+
+def shell_word(variable: re.Match) -> str:
+    """{word} for what a shell variable holds; $1 is the Python that it tries."""
+    name = re.search(r"\w+", variable[1])[0]
+    return "{python}" if name.isdigit() else "{" + name + "}"
 
 
 def of_data() -> list[tuple[str, int, str, str]]:

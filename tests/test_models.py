@@ -231,7 +231,7 @@ def test_a_size_that_a_network_cannot_take_is_said_before_anything_is_downloaded
     monkeypatch.setattr(models, "find_weights", lambda *a: pytest.fail("weights are sought"))
     with refused("bad_image_size", "own", "224", "sides must be multiples of 96 (", "192, 288"):
         models.build(experiment("own", 224, encoder_weights="imagenet"), 3, pretrained=True)
-    with refused("bad_image_size", "1/128", "64"):
+    with refused("bad_network", "1/128", "image_size 64"):
         models.build(experiment("dynunet", options={"strides": [1] + [2] * 7}), 3, pretrained=True)
     monkeypatch.setitem(models.MODELS, "own", lambda settings, classes, weights: Own(2, True))
     with refused("wrong_answer", "'label'", "(1, 2)", "(1, 3)"):
