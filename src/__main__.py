@@ -16,7 +16,16 @@ from pathlib import Path
 from src.core import console
 from src.core.cli import DEMO_SETTINGS, TOOLS, bare, parse
 from src.core.config import Config, load
-from src.core.console import InputError, StageError, Stopped, command, duration, error_line, say, short
+from src.core.console import (
+    InputError,
+    StageError,
+    Stopped,
+    command,
+    duration,
+    error_line,
+    say,
+    short,
+)
 from src.core.disk import explained, make_folder
 from src.core.freshness import Fingerprints, Job
 from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder

@@ -128,7 +128,7 @@ def one_line(capfd, words: list[str]) -> str:
             "invalid_value",
         ),
         ("train.amp=no", "put the word in quotes", "invalid_value"),
-        ("model.options={a: &a [*a]}", "anchor", "invalid_yaml"),
+        ("model.options={a: &a [*a]}", "anchor", "yaml_holds_itself"),
         ("model.options=" + "[" * 5000, "40 levels", "config_too_large"),
         ("model.options={a: 1, a: 2}", "'a'", "duplicate_key"),
         ("slug=\x1b[31m", "U+001B", "control_character"),
@@ -182,8 +182,8 @@ def test_a_section_of_a_config_that_is_none_is_said_and_not_a_fault(tmp_path):
     "text, said, code",
     [
         (BOMB, "20000 values", "config_too_large"),
-        ("a: &a [*a]\n", "anchor", "invalid_yaml"),
-        ("a: &a\n  <<: *a\n", "anchor", "invalid_yaml"),
+        ("a: &a [*a]\n", "anchor", "yaml_holds_itself"),
+        ("a: &a\n  <<: *a\n", "anchor", "yaml_holds_itself"),
         ("a: " + "[" * 50_000, "40 levels", "config_too_large"),
         (
             "image_size: 64\ntask: mask\nimage_size: 96\n",
@@ -219,7 +219,7 @@ def test_a_section_of_a_config_that_is_none_is_said_and_not_a_fault(tmp_path):
     ids=range(18),
 )
 def test_a_hostile_file_is_one_line(text, said, code, tmp_path, capfd):
-    err = refused(
+    err = one_line(
         capfd, ["status", "--config", str(folder(tmp_path, text)), "--data", str(tmp_path)]
     )
     what, _, line = said.partition(" (*")

@@ -88,7 +88,7 @@ NO_FILES = {
 def test_what_is_called_like_an_image_and_is_none_is_named(kind, tmp_path, run):
     data = folder_data(tmp_path / "data")
     NO_FILES[kind](data / "train" / "benign" / "odd.png")
-    line = refused(run, f"train/benign/odd.png ({kind}, not a file)", "data.on_error=skip")
+    line = stopped(run, f"train/benign/odd.png ({kind}, not a file)", "data.on_error=skip")
     assert "1 unreadable file" in line
     run("status")
     answer = run("prepare", "--set", "data.on_error=skip")
@@ -415,7 +415,7 @@ def bomb(path: Path, side: int) -> Path:
 def test_a_giant_in_a_small_file_is_refused(tmp_path, run):
     data = folder_data(tmp_path / "data")
     bomb(data / "train" / "normal" / "bomb.png", 50_000)
-    line = refused(run, "bomb.png (50000x50000 pixels, more than 134,217,728: make it smaller)")
+    line = stopped(run, "bomb.png (50000x50000 pixels, more than 134,217,728: make it smaller)")
     assert "Decompression" not in line
     answer = run("prepare", "--set", "data.on_error=skip")
     assert answer.code == 0 and answer.err.count("\n") < 4, answer.err
@@ -513,7 +513,7 @@ TABLES = {
 def test_a_train_table_that_is_none_is_one_line(kind, tmp_path, run):
     content, text = TABLES[kind]
     table_data(tmp_path / "data", content)
-    assert len(refused(run, "train.csv" if kind != "an open quote" else "", text)) < 2500
+    assert len(stopped(run, "train.csv" if kind != "an open quote" else "", text)) < 2500
 
 
 SAMPLE = "id,label,rle\nt1,normal,-1\nt0,normal,-1\n"
@@ -542,7 +542,7 @@ def test_a_sample_that_is_none_is_one_line(kind, tmp_path, run):
     if not text:
         assert run("prepare").code == 0
     else:
-        assert len(refused(run, "sample_submission.csv", text)) < 2500
+        assert len(stopped(run, "sample_submission.csv", text)) < 2500
 
 
 def test_oddities_of_tables_that_are_understood(tmp_path, run):

@@ -143,7 +143,7 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) ->
     """
     if node in known:
         if known[node] is None:
-            raise Unreadable("an anchor holds itself", _line(node), code="invalid_yaml")
+            raise Unreadable("an anchor holds itself", _line(node), code="yaml_holds_itself")
         return known[node]
     known[node] = None
     children: list[yaml.Node] = []

@@ -182,7 +182,8 @@ def try_out(net: Network, classes: int) -> None:
         if net.task in ("both", {"mask": "mask", "label": "class"}[name]) and (name not in output or output[name].shape != shape):
             given = f"of shape {tuple(output[name].shape)} instead of {shape}" if name in output else f"not there, the network gives {', '.join(output) or 'nothing'}"
             raise InputError(f"the answer '{name}' is {given}", f"task: {net.task}",
-                             "Change the network, or the task to mask or class", code="wrong_answer")
+                             "Change the network, or the task to mask or class",
+                             code="wrong_answer")
 
 
 def try_views(net: Network, views: dict[str, Callable[[torch.Tensor], torch.Tensor]], settings: Model) -> None:
