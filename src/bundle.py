@@ -31,7 +31,7 @@ from packaging.requirements import Requirement
 from src.core.checkpoint import load_weights, save, shipped
 from src.core.config import Config, load
 from src.core.console import InputError, StageError, command, duration, header, listing, progress, say, short
-from src.core.disk import read_json, replacing, replacing_folder, write_json
+from src.core.disk import copy, point, read_json, replacing, replacing_folder, write_json
 from src.core.freshness import Fingerprints, fingerprint
 from src.core.images import read_image
 from src.core.locks import Lock
@@ -96,10 +96,9 @@ def fill(folder: Path, used: list[Config], folds: dict[str, list[int]], config: 
     with progress(sum(map(len, folds.values())), "weights") as bar:
         for one in used:
             write_weights(one, folds[one.name], paths, inner, bar.update)
-    inner.decision(name).parent.mkdir(parents=True)
-    shutil.copyfile(paths.decision(name), inner.decision(name))
+    copy(paths.decision(name), inner.decision(name))
     if config.ensemble:
-        shutil.copyfile(paths.weights(name), inner.weights(name))
+        copy(paths.weights(name), inner.weights(name))
     write_json(inner.report, {"runs": read_runs(paths)})
     about = manifest(config, used, folds, paths, inner)
     write_json(inner.manifest, about)
@@ -140,10 +139,8 @@ def finished(config: Config, paths: Paths) -> list[Config]:
 
 def write_code(folder: Path) -> None:
     for file in sorted(ROOT.glob("src/**/*.py")):
-        copy = folder / file.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
-    shutil.copy(ROOT / "run.sh", folder)
+        copy(file, folder / file.relative_to(ROOT))
+    copy(ROOT / "run.sh", folder / "run.sh")
 
 
 def write_configs(config: Config, folder: Path) -> None:
@@ -190,6 +187,7 @@ def tried(folder: Path, config: Config, paths: Paths) -> dict[str, str]:
     """Load every experiment by the bundle's own code in a process of its own; returns what that has imported: distribution -> version."""
     image = paths.data / read_index(paths).image.iloc[-1]  # its kind may need a package of its own
     words = [sys.executable, "-m", "src.bundle", str(folder), str(folder / "configs" / f"{config.name}.yaml"), str(image)]
+    point("start", folder)
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": "-1"}, encoding="utf-8")
     if done.returncode:
         raise StageError("the bundle does not load: "
@@ -244,8 +242,7 @@ def take_wheels(old: Path, folder: Path, lacking: dict[str, str]) -> list[str]:
     for wheel in sorted((old / "wheels").glob("*.whl")):
         name, version = wheel.name.split("-")[:2]
         if lacking.get(_plain(name)) == version:
-            (folder / "wheels").mkdir(exist_ok=True)
-            shutil.copyfile(wheel, folder / "wheels" / wheel.name)
+            copy(wheel, folder / "wheels" / wheel.name)
             have.append(_plain(name))
     return have
 

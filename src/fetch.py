@@ -22,7 +22,7 @@ from src.core import console
 from src.core.archives import MOST, Damaged, Unpacked, crc_of, own, unpack
 from src.core.config import Config
 from src.core.console import InputError, StageError, command, duration, header, listing, progress, say, short, warn
-from src.core.disk import read_json, write_json
+from src.core.disk import make_folder, read_json, remove, remove_folder, write_json
 from src.core.kaggle import Arriving, Kaggle, Lost, plain_dataset, slug_of, url
 from src.core.locks import Lock
 from src.core.paths import Paths, contest_folder
@@ -76,7 +76,7 @@ def bring(kaggle: Kaggle, of: str, paths: Paths, force: bool) -> dict[str, dict]
         part.drop()
         say(f"  {len(before['files'])} files, up to date since {before['when']}; --force fetches them anew")
         return before["files"]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if offered:
         say(f"  {len(offered)} files, {size(sum(f.bytes or 0 for f in offered))}; the download is {size(arriving.mark['bytes'])}")
     needed = (arriving.mark["bytes"] or 0) - part.size + sum(f.bytes or 0 for f in offered if not (folder / f.name).is_file())
@@ -138,7 +138,7 @@ class Part:
 
     def begin(self, mark: dict[str, Any]) -> None:
         self.drop()
-        self.home.mkdir(parents=True)
+        make_folder(self.home)
         with own(self.file):
             pass
         write_json(self.note, {"of": self.of, "mark": mark})
@@ -147,9 +147,9 @@ class Part:
     def drop(self) -> None:
         self.mark = None
         if self.home.is_symlink() or self.home.is_file():
-            self.home.unlink()
-        elif self.home.is_dir():
-            shutil.rmtree(self.home)
+            remove(self.home)
+        else:
+            remove_folder(self.home)
 
 
 def transfer(kaggle: Kaggle, of: str, part: Part, arriving: Arriving) -> None:

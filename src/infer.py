@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,7 @@ from src.core.dataset import Item, Problems
 from src.core.device import amp_dtype, pick_device
 from src.core.form import infer as infer_form
 from src.core.sample import sample_file
-from src.core.disk import write_json
+from src.core.disk import remove_folder, write_json
 from src.core.freshness import LIBRARIES, fingerprint, folder_fingerprint
 from src.core.images import read_image
 from src.core.inference import enough_memory, infer, mean_of_folds, whole
@@ -113,7 +112,7 @@ def answer(given: argparse.Namespace, config: Config, paths: Paths, clock: Calla
     target = paths.archive(name) if form.masks else paths.submission(name)
     counts = answers.write(target, form, predictions, {i.id: size for i, size in zip(items, sizes)}, decision, work.classes, competition.data.empty_class)
     draw(work, predictions, decision, paths.submission(name).with_suffix(".png"))
-    shutil.rmtree(scratch.artifacts)
+    remove_folder(scratch.artifacts)
     for folder in (scratch.artifacts.parent, paths.artifacts):  # a notebook's output shows every folder
         if not any(folder.iterdir()):
             folder.rmdir()
@@ -177,7 +176,7 @@ def go_on(scratch: Paths, stamp: Path, home: Paths, items: list[Item], settings:
     """Empty `scratch`, unless it is from a run of the same bundle and settings on the same images and device, with all the time it needed."""
     now = {"settings": settings, "in_full": not afresh, "device": str(pick_device()), "bundle": fingerprint(home.manifest, home), "images": folder_fingerprint([i.image for i in items], scratch.data, home), "ids": [i.id for i in items]}
     if scratch.artifacts.exists() and (afresh or _stamped(stamp) != json.loads(json.dumps(now))):
-        shutil.rmtree(scratch.artifacts)
+        remove_folder(scratch.artifacts)
     write_json(stamp, now)
 
 

@@ -19,7 +19,7 @@ from src.core.checkpoint import load_weights, shipped
 from src.core.config import Config
 from src.core.console import InputError, header, progress, say, short
 from src.core.device import amp_dtype, pick_device
-from src.core.disk import read_json, write_json
+from src.core.disk import move, read_json, remove, write_json
 from src.core.freshness import Job
 from src.core.inference import enough_memory, infer, mean_of_folds, whole
 from src.core.paths import Paths, filter_text
@@ -83,7 +83,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         facts["weights"] = {k: rounding(paths.rounding(name, k)) or e.predict.weights for k in folds}
         facts["pace"] = spent / seen if seen else None  # seconds per image and view: infer plans by it
         for part in job.details["extras"]:
-            part.unlink(missing_ok=True)
+            remove(part)
 
 
 def rounding(file: Path) -> str:
@@ -129,12 +129,12 @@ def rounded(part: Path, net, ask, held_out, paths: Paths, config: Config) -> tup
         before, after = (scoring.measure(Predictions.load(f, classes), labels, truths, Decision(), classes, None) for f in (part, other))
         moved = max(abs(after[s] - before[s]) for s in SCORES if s in before and np.isfinite(before[s]))
         if moved <= STEADY:
-            other.replace(part)
+            move(other, part)
             return "float16", moved
         net.load_state_dict(exact)
         return "float32", moved
     finally:
-        other.unlink(missing_ok=True)
+        remove(other)
 
 
 def join_folds(parts: list[Path], target: Path, ids: np.ndarray, classes: list[str]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Callable
 
 from src.core.console import InputError, StageError, short
+from src.core.disk import point
 
 MOST = 50 * 10**9  # bytes, unpacked
 MOST_FILES = 10**6
@@ -184,6 +185,7 @@ def own(file: Path) -> BinaryIO:
     """A new file, to be written. What is there goes first, and no link that somebody puts in its
     place is followed."""
     file.unlink(missing_ok=True)
+    point("make", file)
     return open(file, "xb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
 
 
@@ -200,6 +202,7 @@ def _write(source: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, done: U
                 done.take(len(piece), archive)
                 file.write(piece)
                 tick(len(piece))
+        point("rename", target)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -150,6 +150,15 @@ def remove_folder(path: Path) -> None:
             shutil.rmtree(path)
 
 
+def copy(path: Path, target: Path) -> None:
+    """The content and the permissions, to a name whose folder is made. Raises like `replacing`."""
+    make_folder(target.parent)
+    with explaining(target):
+        point("make", target)
+        shutil.copy(path, target)
+        point("write", target)
+
+
 def move(path: Path, target: Path) -> None:
     """Into another place, whose folder is made. Raises like `replacing`."""
     make_folder(target.parent)
