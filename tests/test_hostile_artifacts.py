@@ -199,7 +199,8 @@ def test_a_stage_declares_every_setting_that_it_reads(copy, which, monkeypatch):
     jobs = [j for j in stages.plan(config, paths) if j.stage == stage]
     job = next((j for j in jobs if j.name == name), jobs[0])
     with watched(config) as read:
-        module.run(job, config, paths, True)
+        job.redo()
+        module.run(job, config, paths)
     declared = set().union(*(j.keys for j in (jobs if stage == "prepare" else [job])))
     covered = declared | NEUTRAL | EXCUSED[stage].keys()
     covered |= {f"{k}[0]" for k in covered}
