@@ -27,7 +27,7 @@ from src.core.console import (
     short,
 )
 from src.core.disk import explained, make_folder
-from src.core.freshness import Fingerprints, Job
+from src.core.freshness import Fingerprints, Job, index_ids
 from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder
 from src.core.records import read_manifest
 from src.core.sample import no_sample
@@ -46,6 +46,7 @@ def main(words: list[str]) -> int:
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *words[1:], *where])
     signal.signal(signal.SIGTERM, partial(_terminated, os.getpid()))
     show = "--traceback" in words
+    console.FORCED.clear()
     try:
         here()
         return work(parse(words))
@@ -171,14 +172,19 @@ def run_stages(config: Config, paths: Paths, stage: str | None, given: argparse.
                 _check_inputs(todo[0], everything)
             for job in todo:
                 job.redo()
+            console.FORCED.append(True)
             force = False
             continue
+        if maker := _at_work(todo[0], everything):
+            with maker.lock.held():
+                continue  # the other run has made it meanwhile
         with _alone(todo, everything) as (job, waited):
             if waited:  # the other run may have done it
                 continue
             if job.stage != "prepare":  # that one looks for its files itself, and says what it looked for
                 _check_inputs(job, everything)
-            if not all(maker.verify([p for p in job.inputs.values() if isinstance(p, Path)]) for maker in job.makers(everything)):
+            read = [p for p in (*job.inputs.values(), *job.details.get("reads", [])) if isinstance(p, Path)]
+            if not all(maker.verify(read) for maker in job.makers(everything)):
                 continue  # bytes that changed on the disk: the plan has it now
             state = job.state()
             if state.kind in ("stale", "damaged"):
@@ -213,6 +219,12 @@ def _alone(todo: list[Job], everything: list[Job]) -> Iterator[tuple[Job, bool]]
             return
     with todo[0].lock.held() as waited:
         yield todo[0], waited
+
+
+def _at_work(job: Job, everything: list[Job]) -> Job | None:
+    """A job that another run is at, and that this one cannot do without."""
+    makers = [m for m in _above(job, everything) if m.stage != job.stage]
+    return next((m for m in makers if m.lock.is_busy() and not m.state().done), None)
 
 
 def _is_ready(job: Job, everything: list[Job]) -> bool:
@@ -251,6 +263,8 @@ def status(config: Config, paths: Paths) -> int:
             extra = f"{epochs} of {job.keys['train.epochs']} epochs"
         if job.stage == "submit" and kind != "done" and (wrong := _sample_wrong(config, paths)):
             extra = wrong
+        if kind != "done" and job.lock.is_busy():
+            kind, extra = "running", "; ".join(filter(None, (extra, job.lock.holder())))
         took = duration(record["seconds"]) if kind == "done" and "seconds" in record else ""
         say(f"  {job.title:<34} {kind:<8} {took:>12}  {extra}".rstrip())
     Fingerprints.of(paths).save()
@@ -297,17 +311,28 @@ def _remember(given: argparse.Namespace, file: Path, demo: bool) -> None:
 
 def _check_inputs(job: Job, jobs: list[Job]) -> None:
     """Everything that this job reads is there, and finished; else an InputError that names the command which makes it."""
-    if name := job.missing_input():
-        value, made_by = job.inputs[name], job.made_by.get(name)
-        todo = f"Make it with {command(*made_by.split())}" if made_by else "Put it there"
-        raise InputError(f"{job.title} lacks {name}",
-                         short(value) if isinstance(value, Path) else "", todo, code="lacks_input")
-    above: list[Job] = []  # everything that it rests on, not only what it reads: new folds make old predictions false
+    if names := job.missing_inputs():
+        value = job.inputs[names[0]]
+        makers = list(dict.fromkeys(job.made_by.get(n, "") for n in names))
+        words = makers[0].split()
+        if len(makers) > 1 and words[:1] == ["train"]:  # several folds
+            words = ["train"]
+        todo = f"Make it with {command(*words)}" if words else "Put it there"
+        where = short(value) if isinstance(value, Path) else ""
+        what = f"{job.title} lacks {names[0]}"
+        raise InputError(what, where, todo, code="lacks_input")
+    for maker in reversed(_above(job, jobs)):
+        maker.require(job.title)
+
+
+def _above(job: Job, jobs: list[Job]) -> list[Job]:
+    """Everything that it rests on, the nearest first, not only what it reads: new folds make old
+    predictions false."""
+    above: list[Job] = []
     for maker in reversed(jobs):
         if any(maker in j.makers(jobs) for j in (job, *above)):
             above.append(maker)
-    for maker in reversed(above):
-        maker.require(job.title)
+    return above
 
 
 def _no_jobs(config: Config, paths: Paths, stage: str, fold: int | None) -> InputError:
@@ -327,6 +352,10 @@ def _no_jobs(config: Config, paths: Paths, stage: str, fold: int | None) -> Inpu
                           "An ensemble names its members: see configs/ensemble.yaml",
                           code="other_kind_of_config")
     folds = sorted({j.fold for j in plan(config, paths) if j.stage == "train"})
+    if not folds:  # by folds.csv, which says why
+        from src.core.tables import read_folds
+
+        read_folds(paths, index_ids(paths.index, "train"))
     return InputError(f"there is no fold {fold}", "--fold",
                       f"The folds are {', '.join(map(str, folds))}", code="no_such_fold")
 
@@ -336,6 +365,11 @@ def _check_members(config: Config, paths: Paths) -> None:
     for member in config.ensemble.members if config.ensemble else []:
         folder = member_folder(config, paths, member)
         if not any(c.name == member for c in config.members) and not all((folder / p.name).is_file() for p in (paths.oof(member), *([paths.test(member)] if has_test(paths) else []))):
+            own = config.file.parent / f"{member}.yaml"
+            if own.is_file():
+                what = f"the ensemble '{member}' is a member, and its predictions are not there yet"
+                todo = f"Make them with {command('--config', short(own))}"
+                raise InputError(what, short(config.file), todo, code="lacks_input")
             raise InputError(f"member '{member}' has neither a config nor predictions",
                              short(config.file),
                              f"Expected {short(config.file.parent / (member + '.yaml'))}, or a "

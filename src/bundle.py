@@ -159,7 +159,7 @@ def write_weights(config: Config, folds: list[int], paths: Paths, inner: Paths, 
     e = config.experiment
     net = models.build(e, len(config.competition.data.classes), pretrained=False)
     for k in folds:
-        load_weights(paths.checkpoint(config.name, k, e.predict.checkpoint), net)
+        load_weights(paths.checkpoint(config.name, k, e.predict.checkpoint), net, fold=k)
         weights = shipped(net.state_dict(), net, weights_used(config, paths, k))
         save(inner.checkpoint(config.name, k, e.predict.checkpoint), {"ema": weights})
         advance(1)

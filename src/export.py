@@ -25,7 +25,7 @@ import torch
 from src.core.checkpoint import load_weights
 from src.core.config import Config
 from src.core.console import InputError, StageError, duration, header, listing, say, short
-from src.core.disk import replacing
+from src.core.disk import explained, replacing, system_error
 from src.core.paths import Paths, filter_text
 from src.core.stages import folds as folds_to_use
 from src.core.stages import train_job, weights_used
@@ -85,7 +85,7 @@ def export(config: Config, checkpoint: Path, images: np.ndarray, target: Path, f
 
     e, classes = config.experiment, config.competition.data.classes
     net = models.build(e, len(classes), pretrained=False)
-    load_weights(checkpoint, net, facts.get("weights", "float32"))
+    load_weights(checkpoint, net, facts.get("weights", "float32"), facts.get("fold"))
     served = Served(net).eval()
     inputs = torch.from_numpy(np.ascontiguousarray(images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)))
     with torch.inference_mode():
@@ -96,6 +96,9 @@ def export(config: Config, checkpoint: Path, images: np.ndarray, target: Path, f
                 torch.onnx.export(served, (inputs[:2],), temporary, input_names=["images"], output_names=served.answers, dynamo=True, external_data=False,
                                   dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
         except Exception as error:  # the exporter wraps whatever went wrong in each of its steps
+            refused = system_error(error)
+            if refused is not None:
+                raise explained(refused, target) from error
             why = str(error.__cause__ or error).strip().splitlines()[0]
             raise StageError(f"{models.title(e.model)} of {config.name} cannot be written as "
                              f"ONNX: {why}", code="no_onnx") from error

@@ -65,7 +65,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
                     if kind == "auto" or not is_whole(part, classes):
                         if net is None:
                             net = models.build(e, len(classes), pretrained=False)
-                            load_weights(paths.checkpoint(name, k, e.predict.checkpoint), net, "float16" if kind == "float16" else "float32")
+                            load_weights(paths.checkpoint(name, k, e.predict.checkpoint), net, "float16" if kind == "float16" else "float32", k)
                             net = net.to(device, memory_format=torch.channels_last)
                         ask = partial(one_part, net=net, images=images, rows=rows[k][of], table=tables[of], views=views, config=config, device=device, dtype=dtype, batch=batch)
                         started = time.perf_counter()

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from src.core.batches import Images, Plan, loader
-from src.core.checkpoint import load_checkpoint, restore, save_checkpoint, save_weights
+from src.core.checkpoint import is_whole, load_checkpoint, restore, save_checkpoint, save_weights
 from src.core.config import Config
 from src.core.console import InputError, StageError, Stopped, header, say, short, warn
 from src.core.device import amp_dtype, memory_advice, out_of_memory, pick_device, worker_count
@@ -69,8 +69,8 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     # the network and everything that moves with it
     torch.manual_seed(t.seed * 1000 + fold)
     saved = load_checkpoint(last)
-    if saved and saved["history"] and not best.is_file():
-        warn(f"{short(best)} is gone: this fold starts over")
+    if saved and saved["history"] and not is_whole(best):
+        warn(f"{short(best)} is {'damaged' if best.is_file() else 'gone'}: this fold starts over")
         saved = None
     net = models.build(e, len(classes), pretrained=saved is None).to(device, memory_format=torch.channels_last)
     if saved is None:
@@ -87,7 +87,7 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     say(f"  {len(of.seen)} images to train on, {len(of.held_out)} to validate on; {models.title(e.model)}, "
         f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters; {device.type}, {str(dtype).removeprefix('torch.')}")
     if saved:
-        state |= restore(saved, net, ema, optimiser, scaler, last)
+        state |= restore(saved, net, ema, optimiser, scaler, last, fold)
         say(f"  goes on from epoch {state['epoch']}, step {state['step']} of {plan.steps}")
 
     bad = BadSteps(device, state["bad"], BAD_IN_A_ROW)

@@ -213,4 +213,4 @@ def test_a_folder_that_cannot_be_made(server, home, run):  # noqa: F811
     home.write_text("a file")
     server.add("a-contest", {"a.csv": b"1"})
     code, out, err = run("--competition", "a-contest")
-    assert code == 2 and "[not_writable]" in err and "--data" in err
+    assert code == 2 and "[file_or_folder]" in err and "--data" in err

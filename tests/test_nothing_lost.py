@@ -119,7 +119,7 @@ def test_what_a_killed_run_left_goes_with_the_next_write(tmp_path):
         (errno.EDQUOT, InputError, "disk_full", "(a)"),
         (errno.EFBIG, InputError, "file_too_large", "Raise `ulimit -f`"),
         (errno.EACCES, InputError, "no_permission", "(a)"),
-        (errno.EROFS, InputError, "no_permission", "Name another folder"),
+        (errno.EROFS, InputError, "no_permission", "name another folder"),
         (errno.EMFILE, StageError, "too_many_open_files", "ulimit -n"),
         (errno.EIO, StageError, "system_error", "Input/output error (a)"),
     ],
@@ -277,6 +277,38 @@ def test_damaged_records_are_as_good_as_none(home):
     assert states(home)["train small fold 0"] == "done"
 
 
+def test_what_is_suggested_for_a_flipped_bit_mends_it(home, capfd):
+    """The memory of fingerprints is of before the flip, and another command wrote it."""
+    paths = paths_of(home)
+    assert main(line(home, "status")) == 0
+    for file, words, mending in (
+        (paths.checkpoint("small", 1, "last"), ["bundle"], ["train", "--fold", "1"]),
+        (paths.images(32, "stretch"), ["train", "--set", "train.lr=0.1"], ["prepare"]),
+        (paths.oof("small"), ["evaluate", "--force"], ["predict"]),
+    ):
+        flip(file)
+        for damaged in (True, True):
+            forget()
+            capfd.readouterr()
+            assert main(line(home, *words)) == 2
+            err = capfd.readouterr().err
+            assert "not as it was written" in err and " ".join(mending) in err
+        forget()
+        assert main(line(home, *mending)) == 0
+        assert "up to date" not in capfd.readouterr().out
+        assert main(line(home)) == 0
+
+
+def test_a_damaged_best_checkpoint_is_found_when_a_fold_goes_on(home, capfd):
+    paths = paths_of(home)
+    record = json.loads(paths.record("train", "small", 0).read_text())
+    write_json(paths.record("train", "small", 0), record | {"ended": None})
+    flip(paths.checkpoint("small", 0, "best"))
+    assert main(line(home, "train", "--fold", "0")) == 0
+    told = capfd.readouterr()
+    assert "best.pt is damaged: this fold starts over" in told.err and "epoch   1/2" in told.out
+
+
 # ----------------------------------------------------------------------------- hours are kept
 
 
@@ -303,6 +335,36 @@ def test_force_is_remembered_and_not_suggested(home, capfd, monkeypatch):
     assert "goes on from epoch 0, step 1" in out and "[submit]" in out
     assert paths.record("train", "small", 0).stat().st_mtime_ns == first
     assert set(states(home).values()) == {"done"}
+
+
+def test_force_stopped_before_it_is_noted_is_suggested_again(home, capfd, monkeypatch):
+    def stop(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("src.parts.check.check", stop)
+    assert main(line(home, "train", "--force")) == 130
+    assert "go on with: ./run.sh train --force" in capfd.readouterr().err
+
+
+def test_force_stopped_before_anything_is_written_is_not_forgotten(home, capfd, monkeypatch):
+    oof = paths_of(home).oof("small").stat().st_mtime_ns
+    with monkeypatch.context() as patched:
+        patched.setattr("src.predict.one_part", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(line(home, "predict", "--force")) == 130
+    assert paths_of(home).oof("small").stat().st_mtime_ns == oof, "the old one is back"
+    assert states(home)["predict small"] == "stale" and "--force" not in capfd.readouterr().err
+    assert main(line(home, "predict")) == 0
+    assert paths_of(home).oof("small").stat().st_mtime_ns > oof
+
+
+def test_a_full_disk_under_force_does_not_suggest_force(home, capfd, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("src.core.checkpoint.torch.save", full)
+    assert main(line(home, "train", "--fold", "0", "--force")) == 2
+    assert "then run the same command again, without --force [disk_full]" in capfd.readouterr().err
+    assert states(home)["train small fold 0"] == "stale", "and the wish stands"
 
 
 def test_what_force_asked_for_is_said_by_status(home, capfd):

@@ -129,6 +129,43 @@ def test_a_killed_run_leaves_no_lock_to_wait_for(pair, home):
     assert "waiting for" not in again.out and time.time() - began < 20
 
 
+def test_force_leaves_alone_what_another_run_is_at(pair, home):
+    for word in ("prepare", "split"):
+        assert pair[0].run(line(home, word), home).code == 0
+    first: list[Answer] = []
+    words = line(home, "train", "--fold", "0", epochs=30)
+    thread = threading.Thread(target=lambda: first.append(pair[0].run(words, home)))
+    thread.start()
+    paths = Paths(home, home / "data")
+    while not paths.log("small", 0).is_file():  # after its first epoch
+        time.sleep(0.05)
+    status = pair[1].run(line(home, "status", epochs=30), home)
+    forced = pair[1].run(line(home, "train", "--fold", "0", "--force", epochs=30), home)
+    thread.join()
+    assert first[0].code == forced.code == 0, first[0].err + forced.err
+    assert "train small fold 0" in status.out and "running" in status.out
+    assert "at it since" in status.out
+    assert "waiting for process" in forced.out and "epoch " not in forced.out
+
+
+def test_a_fold_waits_for_the_images_that_another_run_prepares(home):
+    lock = Paths(home, home / "data").lock("prepare")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(lock)], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        waiter = subprocess.Popen(
+            [sys.executable, "-u", "-m", "src", *line(home, "train", "--fold", "1")], cwd=ROOT,
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        assert f"waiting for process {holder.pid} on " in waiter.stdout.readline()
+        holder.stdin.close()
+        holder.wait()
+        assert waiter.wait(timeout=120) == 2, "nobody has prepared anything"
+        assert "[lacks_input]" in waiter.stderr.read()
+
+
 def test_a_folder_in_the_place_of_a_lock_is_one_line(pair, home):
     Paths(home, home / "data").lock("prepare").mkdir(parents=True)
     answer = pair[0].run(line(home, "prepare"), home)

@@ -48,7 +48,7 @@ def read(path: Path) -> dict:
     except ValueError:
         raise
     except Exception as error:  # zipfile, zlib and torch each raise their own for a damaged file
-        raise ValueError(f"damaged ({type(error).__name__})") from None
+        raise ValueError(f"it cannot be read in full ({type(error).__name__})") from None
     if not isinstance(found, dict):
         raise ValueError("it is no checkpoint")
     return found
@@ -70,7 +70,9 @@ def load_checkpoint(path: Path) -> dict | None:
     return saved if PARTS <= saved.keys() else None
 
 
-def restore(saved: dict, net: nn.Module, ema: nn.Module, optimiser, scaler, path: Path) -> dict:
+def restore(
+    saved: dict, net: nn.Module, ema: nn.Module, optimiser, scaler, path: Path, fold: int
+) -> dict:
     """Put everything back; returns the state (epoch, step, history, best, sums, bad). Raises
     InputError where `saved`, from `path`, is of another network or holds other things."""
     try:
@@ -86,7 +88,7 @@ def restore(saved: dict, net: nn.Module, ema: nn.Module, optimiser, scaler, path
         if not _is_state(state):
             raise ValueError("epoch, step or history are none")
     except Exception as error:  # torch raises RuntimeError, TypeError, KeyError, AttributeError, …
-        raise _foreign(path, error) from None
+        raise _foreign(path, error, fold) from None
     return state
 
 
@@ -97,10 +99,20 @@ def _is_state(state: dict) -> bool:
     return numbers and listed and len(rows) == state["epoch"] and isinstance(state["sums"], dict)
 
 
-def _foreign(path: Path, error: Exception) -> InputError:
+def is_whole(path: Path) -> bool:
+    """Can this checkpoint be read, with its checksums as they were written?"""
+    try:
+        return bool(read(path))
+    except ValueError:
+        return False
+
+
+def _foreign(path: Path, error: Exception, fold: int | None) -> InputError:
     reason = str(error).strip().splitlines()[0].rstrip(".:") if str(error).strip() else ""
     what = f"not usable as a checkpoint of this network: {reason or type(error).__name__}"
-    todo = f"Train this fold again with {command('train', '--force')}"
+    todo = "Make the bundle again, and upload all of it"
+    if fold is not None:
+        todo = f"Train it again with {command('train', '--fold', str(fold), '--force')}"
     return InputError(what, short(path), todo, code="foreign_checkpoint")
 
 
@@ -114,12 +126,15 @@ def shipped(state: dict[str, torch.Tensor], net: nn.Module, weights: str) -> dic
     return state | {k: h for k, h in halves.items() if (h.float() - state[k]).abs().max() <= 1e-3 * state[k].abs().max()}
 
 
-def load_weights(path: Path, net: nn.Module, weights: str = "float32") -> None:
-    """The weights that predict uses (predict.weights), from last.pt or best.pt. Raises InputError for a damaged file or one of another network."""
+def load_weights(
+    path: Path, net: nn.Module, weights: str = "float32", fold: int | None = None
+) -> None:
+    """The weights that predict uses (predict.weights), from last.pt or best.pt; `fold`: whose they
+    are, None in a bundle. Raises InputError for a damaged file or one of another network."""
     try:
         found = read(path)
         if not isinstance(found.get("ema"), dict):
             raise ValueError("it holds no weights")
         net.load_state_dict(shipped(found["ema"], net, weights))  # which makes float32 of what is float16
     except (ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
-        raise _foreign(path, error) from None
+        raise _foreign(path, error, fold) from None

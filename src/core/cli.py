@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from src.core.console import InputError, listing, nearest
+from src.core.console import FORCED, InputError, listing, nearest
 from src.core.stages import STAGES
 
 TOOLS = ["fetch", "submissions", "bundle", "infer", "export"]  # what is no stage: each src/<word>.py has run(given, config, paths) -> exit code
@@ -96,10 +96,10 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def bare(words: list[str]) -> list[str]:
-    """The command line less what `console.command` repeats by itself, and less --force: what is
-    to be done anew stands in the records, and with it the next run would begin again."""
+    """The command line less what `console.command` repeats by itself; and less --force as soon as
+    what is to be done anew stands in the records: with it, the next run would begin again."""
     kept, skip = [], False
-    left_out = {"--tiny"} if "--send" in words else {"--tiny", "--force"}
+    left_out = {"--tiny", "--force"} if FORCED and "--send" not in words else {"--tiny"}
     for word in words:
         if word in left_out:
             continue

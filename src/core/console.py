@@ -109,4 +109,13 @@ REPEATED: list[str] = []  # filled once by __main__ from the command line: --con
 
 OF_CONTEST: list[str] = []  # likewise: --competition SLUG, for the commands that have to do with Kaggle
 
+FORCED: list[bool] = []  # filled by the driver when --force stands in the records
+
+
+def again() -> str:
+    """What to type after something was mended: --force would begin from the beginning."""
+    same = "run the same command again"
+    return f"{same}, without --force" if FORCED else same
+
+
 STARTED = time.time()

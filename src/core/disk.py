@@ -18,11 +18,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from src.core.console import InputError, StageError, short
+from src.core.console import InputError, StageError, again, short
 from src.core.shortage import shortage
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
+IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+OF_THE_SYSTEM = {"disk_full", "file_too_large", "no_permission", "system_error"}  # see `explained`
 HOST = socket.gethostname().split(".")[0].replace("-", "_") or "host"
 FOREIGN = 24 * 3600  # seconds after which another host's temporary file is taken for left behind
 
@@ -129,7 +131,7 @@ def make_folder(path: Path) -> None:
         point("make", path)
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno in FULL | {errno.EIO}:
+        if error.errno in FULL | IN_THE_WAY | {errno.EIO}:
             raise explained(error, path) from error
         what, todo = f"this folder cannot be made: {error.strerror}", "Name another with --work or --data"
         raise InputError(what, short(path), todo, code="not_writable") from error
@@ -248,7 +250,7 @@ def explaining(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        found = _system_error(error)
+        found = system_error(error)
         if found is None or isinstance(found, (FileExistsError, FileNotFoundError)):
             raise
         raise explained(found, path) from error
@@ -260,35 +262,37 @@ def explained(error: OSError, path: Path | None = None) -> InputError | StageErr
     if named and not str(named).endswith(".part"):  # else it is on its way to be `path`
         path = Path(named)
     where = short(path) if path is not None else ""
-    again = "then run the same command again"
+    then = f"then {again()}"
     if error.errno in FULL:
-        todo = f"Free some space or point --work elsewhere, {again}"
+        todo = f"Free some space or point --work elsewhere, {then}"
         return InputError("the disk is full", where, todo, code="disk_full")
     if error.errno == errno.EFBIG:
-        what, todo = "the file is larger than allowed here", f"Raise `ulimit -f`, {again}"
+        what, todo = "the file is larger than allowed here", f"Raise `ulimit -f`, {then}"
         return InputError(what, where, todo, code="file_too_large")
     if error.errno in REFUSED:
-        todo = "Name another folder with --work or --data"
+        todo = "Give yourself the right to it, or name another folder with --work or --data"
         return InputError("no permission to write or read", where, todo, code="no_permission")
     if error.errno == errno.ENOENT:
-        todo = "Was it moved or removed just now? Run the same command again"
+        todo = f"Was it moved or removed just now? Then {again()}"
         return InputError("no such file or folder", where, todo, code="gone")
-    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+    if error.errno in IN_THE_WAY:
         what = "a file is where a folder is needed, or a folder where a file is"
         todo = "Move it away, or name another folder with --work"
         return InputError(what, where, todo, code="file_or_folder")
-    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-        what = "the name is too long" if error.errno == errno.ENAMETOOLONG else "links that go round"
-        return InputError(what, where, "Rename it", code="bad_path")
+    if error.errno == errno.ENAMETOOLONG:
+        return InputError("the name is too long", where, "Shorten it", code="bad_path")
+    if error.errno == errno.ELOOP:
+        what = "a link stands where a file is needed, or leads in a circle"
+        return InputError(what, where, "Remove the link", code="bad_path")
     lacking = shortage(error)
     if lacking is not None:
         return lacking
     place = f" ({where})" if where else ""
-    text = f"the system says: {error.strerror or error}{place}. Look after that disk, {again}"
+    text = f"the system says: {error.strerror or error}{place}. Look after that disk, {then}"
     return StageError(text, code="system_error")
 
 
-def _system_error(error: BaseException | None) -> OSError | None:
+def system_error(error: BaseException | None) -> OSError | None:
     """The OSError in an exception or in what led to it; a library's own words count for nothing."""
     seen = 0
     while error is not None and seen < 20:

@@ -18,8 +18,8 @@ from typing import Any, Iterator
 
 from pydantic import BaseModel
 
-from src.core.console import InputError, StageError, command, short
-from src.core.disk import move, new_folder, read_json, remove, remove_leftovers, write_json
+from src.core.console import InputError, StageError, Stopped, command, listing, short
+from src.core.disk import OF_THE_SYSTEM, move, new_folder, read_json, remove, remove_leftovers, write_json
 from src.core.locks import Lock
 from src.core.paths import ROOT, Paths
 from src.core.settings import Competition, Ensemble, Experiment
@@ -123,7 +123,10 @@ class Job:
         digests = (self.record() or {}).get("digests", {})
         known = Fingerprints.of(self.paths)
         read = [p for p in paths if p in self.outputs and p not in self.editable and p.is_file()]
-        return all(known.verified(p) == digests.get(p.name, known.get(p)) for p in read)
+        whole = all(known.verified(p) == digests.get(p.name, known.get(p)) for p in read)
+        if not whole:
+            known.save()  # so that the next command, which is to mend it, knows it too
+        return whole
 
     def changed(self, record: dict) -> str:
         """Which key or input differs from the record, in words; '' where none does. A key that the
@@ -143,9 +146,9 @@ class Job:
         value = self.inputs.get(name, "")
         return fingerprint(value, self.paths) if isinstance(value, Path) else value
 
-    def missing_input(self) -> str:
-        """The name of the first input that is not there; '' where all are."""
-        return next((n for n, v in self.inputs.items() if not (v.is_file() if isinstance(v, Path) else v)), "")
+    def missing_inputs(self) -> list[str]:
+        """The names of the inputs that are not there."""
+        return [n for n, v in self.inputs.items() if not (v.is_file() if isinstance(v, Path) else v)]
 
     def makers(self, jobs: list["Job"]) -> list["Job"]:
         """Those of `jobs` whose outputs this one reads; a digest in place of a file is of the index."""
@@ -163,10 +166,15 @@ class Job:
 
     def redo(self) -> None:
         """--force: note in the record that this is to be done anew, so that a run that is stopped
-        goes on with what is left, without --force."""
-        record = self.record()
-        if record is not None:
-            write_json(self.record_file, record | {"redo": True})
+        goes on with what is left, without --force. What another run is at is just being done."""
+        if not self.lock.acquire():
+            return
+        try:
+            record = self.record()
+            if record is not None:
+                write_json(self.record_file, record | {"redo": True})
+        finally:
+            self.lock.release()
 
     @contextmanager
     def running(self, facts: dict[str, Any]) -> Iterator[None]:
@@ -180,8 +188,8 @@ class Job:
             started = time.time()
             try:
                 yield
-            except BaseException:
-                self._put_back(moved)
+            except BaseException as error:
+                self._put_back(moved, may_be_repeated(error))
                 raise
             known = Fingerprints.of(self.paths)
             outputs = {path.name: path.stat().st_size for path in self.outputs}
@@ -202,14 +210,15 @@ class Job:
                     retire(path, self.paths)
         return {}
 
-    def _put_back(self, moved: dict[Path, Path]) -> None:
-        """Nothing came of it: a typo must not cost hours of training."""
+    def _put_back(self, moved: dict[Path, Path], keep_wish: bool) -> None:
+        """Nothing came of it: a typo must not cost hours of training. `keep_wish`: what --force
+        asked for is still to be done."""
         if moved and not any(path.exists() for path in (*self.outputs, *self.details.get("extras", []))):
             with suppress(OSError, InputError, StageError):  # why it failed is said, whatever becomes of this
                 for path, kept in moved.items():
                     move(kept, path)
                 record = self.record()
-                if record is not None and record.pop("redo", None):
+                if record is not None and not keep_wish and record.pop("redo", None):
                     write_json(self.record_file, record)
 
     def set_aside(self) -> dict[Path, Path]:
@@ -224,6 +233,12 @@ class Job:
         for path, target in moved.items():
             move(path, target)
         return moved
+
+
+def may_be_repeated(error: BaseException) -> bool:
+    """Was the work stopped, or refused by the machine, rather than wrong?"""
+    stopped = not isinstance(error, Exception) or isinstance(error, Stopped)
+    return stopped or isinstance(error, OSError) or getattr(error, "code", "") in OF_THE_SYSTEM
 
 
 @functools.cache
@@ -308,8 +323,18 @@ def folder_fingerprint(files: list[Path], home: Path, paths: Paths) -> str:
     """A digest of the names and contents of files below `home`; '' for none."""
     if not files:
         return ""
-    known = Fingerprints.of(paths)
-    return _digest("\n".join(f"{os.path.relpath(f, home)} {known.get(f)}" for f in sorted(files)).encode(errors="surrogateescape"))
+    known, lines, unreadable = Fingerprints.of(paths), [], []
+    for file in sorted(files):
+        name = os.path.relpath(file, home)
+        try:
+            lines.append(f"{name} {known.get(file)}")
+        except PermissionError:
+            unreadable.append(name)
+    if unreadable:
+        todo = f"Give yourself the right to read them: chmod -R u+rX {short(home)}"
+        what = f"no permission to read {listing(unreadable)}"
+        raise InputError(what, short(home), todo, code="unreadable_file")
+    return _digest("\n".join(lines).encode(errors="surrogateescape"))
 
 
 def rows_fingerprint(index: Path, part: str) -> str:

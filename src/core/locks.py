@@ -8,9 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.core.console import InputError, say, short
 from src.core.disk import HOST, explaining, is_alive, make_folder, point
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 POLL = 0.1  # seconds between two tries
 
@@ -25,10 +29,8 @@ class Lock:
     _known: dict[Path, Lock] = {}
 
     def __init__(self, path: Path, what: str):
-        from filelock import FileLock  # 30 ms, which `status` need not spend
-
         self.path, self.what, self.depth, self.process = path, what, 0, os.getpid()
-        self._lock = FileLock(path, timeout=0)
+        self._lock: FileLock | None = None
 
     @classmethod
     def of(cls, path: Path, what: str) -> Lock:
@@ -45,24 +47,27 @@ class Lock:
         """In a new process, which inherits open files: a lock in a loader process would outlive
         its run by seconds."""
         for lock in cls._known.values():
-            descriptor = getattr(lock._lock._context, "lock_file_fd", None)
+            context = lock._lock._context if lock._lock is not None else None
+            descriptor = getattr(context, "lock_file_fd", None)
             if descriptor is not None:  # filelock before version 4 leaves it open
                 with suppress(OSError):
                     os.close(descriptor)
-                lock._lock._context.lock_file_fd = None
+                context.lock_file_fd = None
         cls._known.clear()
 
     def acquire(self) -> bool:
         """False where another process holds it. Raises InputError where there can be no lock."""
-        from filelock import Timeout
+        from filelock import FileLock, Timeout  # 30 ms, which `status` need not spend
 
         if self.depth:
             self.depth += 1
             return True
         make_folder(self.path.parent)
-        if self.path.is_dir() and not self.path.is_symlink():
-            what, todo = "a folder is where a lock is needed", "Move it away"
+        if self.path.exists() and not self.path.is_file():
+            what, todo = "something else is where a lock is needed", "Move it away"
             raise InputError(what, short(self.path), todo, code="file_or_folder")
+        if self._lock is None:
+            self._lock = FileLock(self.path, timeout=0)
         try:
             with explaining(self.path):
                 point("lock", self.path)

@@ -127,6 +127,7 @@ def train_job(config: Config, paths: Paths, fold: int) -> Job:
     job = Training("train", config.name, paths, paths.record("train", config.name, fold), keys | judged_by, inputs, outputs, fold=fold, sources=sources,
                    made_by={"the train images": "prepare", "folds.csv": "split", "the pixels": "prepare", "the masks": "prepare"})
     job.details |= {"extras": [paths.curves(config.name, fold), paths.onnx(config.name, fold)], "judged_by": set(judged_by)}
+    job.details["reads"] = [paths.truth]  # prepared with the index: no input of its own
     job.details["judged"] = e.predict.checkpoint == "best" or e.train.patience > 0
     return job
 
