@@ -277,7 +277,7 @@ def explained(error: OSError, path: Path | None = None) -> InputError | StageErr
         return InputError("no such file or folder", where, todo, code="gone")
     if error.errno in IN_THE_WAY:
         what = "a file is where a folder is needed, or a folder where a file is"
-        todo = "Move it away, or name another folder with --work"
+        todo = "Move it away, or name another folder with --work or --data"
         return InputError(what, where, todo, code="file_or_folder")
     if error.errno == errno.ENAMETOOLONG:
         return InputError("the name is too long", where, "Shorten it", code="bad_path")
