@@ -6,6 +6,7 @@ Each is answered in one line, or is harmless.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -458,6 +459,14 @@ def test_weights_of_zero_bytes_are_said_to_be_empty(name, tmp_path):
     (tmp_path / name).touch()
     with refused("weights_unreadable", "empty", name):
         load_encoder(nn.Conv2d(3, 4, 1), tmp_path / name)
+
+
+@pytest.mark.parametrize("held", [os.system, nn.Linear(2, 2)])
+def test_weights_that_hold_code_are_refused_without_advice_to_run_it(held, tmp_path):
+    torch.save({"a": held}, tmp_path / "e.pth")
+    with refused("weights_with_code", "not loaded", ".safetensors") as raised:
+        load_encoder(nn.Linear(2, 2), tmp_path / "e.pth")
+    assert "weights_only" not in str(raised.value) and "arbitrary" not in str(raised.value)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
