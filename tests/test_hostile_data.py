@@ -153,6 +153,17 @@ def test_links_in_a_circle_are_named(tmp_path, run):
     stopped(run, "a folder above it", "Remove the link", code="[link_loop]")
 
 
+@pytest.mark.parametrize("name", ["train/malignant", "train/benign/notes", "test/more"])
+@pytest.mark.parametrize("kind", ["a broken link", "a link to itself"])
+def test_a_link_that_may_have_been_a_folder_of_images_is_named(kind, name, tmp_path, run):
+    data = folder_data(tmp_path / "data")
+    if (data / name).exists():
+        (data / name).rename(tmp_path / "unplugged")
+    NO_FILES[kind](data / name)
+    stopped(run, f"this is {kind}", f"data/{name}", "remove the link", code="[broken_link]")
+    run("status")
+
+
 def test_a_maze_of_links_is_named(tmp_path):
     """Twenty floors, and from each two links to the next: a million ways."""
     floors = [tmp_path / f"{i:02d}" for i in range(20)]
