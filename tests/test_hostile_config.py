@@ -133,6 +133,13 @@ def one_line(capfd, words: list[str]) -> str:
         ("model.options=" + "[" * 5000, "40 levels", "config_too_large"),
         ("model.options={a: 1, a: 2}", "'a'", "duplicate_key"),
         ("slug=\x1b[31m", "U+001B", "control_character"),
+        ("train.lr=1:30", "should be a number, not '1:30'", "invalid_value"),
+        ("train.lr=1_0", "should be a number, not '1_0'", "invalid_value"),
+        ("train.epochs=1_0", "should be a number, not '1_0'", "invalid_value"),
+        ("train.epochs=0o17", "not '0o17'", "invalid_value"),
+        ("evaluate.threshold=[0_0.5]", "should be a number", "invalid_value"),
+        ("members=[cpu]", "'members' is an ensemble's, and cpu.yaml is", "other_kind_of_config"),
+        ("rounds=3", "'rounds' is an ensemble's", "other_kind_of_config"),
         ("evaluate.smooth=[" + ", ".join(["0.1"] * 400) + "]", "", ""),
     ],
 )
@@ -233,6 +240,27 @@ def test_a_file_of_100_mb_is_not_read(tmp_path, capfd):
         stream.truncate(100 << 20)
     err = one_line(capfd, ["status", "--config", str(file), "--data", str(tmp_path)])
     assert "100 kB" in err and "[config_too_large]" in err
+
+
+def test_what_only_yaml_1_1_takes_for_a_number_is_a_word(tmp_path):
+    text = "[1:30, 1_0, 0b11, 017, 08, 190:20:30.15, 1_0.5, 0x10, 1.5, -3, 1.0e-3, .5]"
+    words = ["1:30", "1_0", "0b11", "017", "08", "190:20:30.15", "1_0.5"]
+    assert plain_yaml.parse(text) == [*words, 16, 1.5, -3, 0.001, 0.5]
+    for number in ("1:30", "1_0"):
+        with refused("invalid_value", "train.lr", number):
+            load(folder(tmp_path, f"train: {{lr: {number}}}\n"))
+    labels = load(CPU, ["submission.labels={benign: 017, malignant: 1:30, normal: 1_0}"])
+    assert list(labels.competition.submission.labels.values()) == ["017", "1:30", "1_0"]
+    assert load(CPU, ["train.lr=1e-3"]).experiment.train.lr == 0.001
+
+
+@pytest.mark.parametrize("name", ["loop.yaml", "cpu.yaml"])
+@pytest.mark.parametrize("target, kind", [(None, "a link to itself"), ("gone", "a broken link")])
+def test_a_config_that_is_a_link_to_nothing_is_said_to_be_one(name, target, kind, tmp_path):
+    (tmp_path / name).symlink_to(target or name)
+    with refused("config_unreadable", f"this config is {kind}") as raised:
+        load(tmp_path / name)
+    assert "Did you mean" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """YAML as configs use it: mappings, lists, words and numbers, each key once, in bounds.
 
 What YAML has besides is refused with its line: anchors that multiply or hold themselves, tags of
-other types, several documents. A date is a word like any other.
+other types, several documents. A date is a word like any other, and so is what only YAML 1.1 takes
+for a number: 1:30 (90 there), 1_0, 0b11, 017 (15 there).
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -62,8 +64,15 @@ NOT_RESOLVED = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")  # dat
 Loader.yaml_constructors = {
     k: v for k, v in yaml.SafeLoader.yaml_constructors.items() if k is None or k in TYPES
 }
+NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"([-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)"
+        r"|\.(nan|NaN|NAN))$"
+    ),
+}
 Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag not in NOT_RESOLVED]
+    first: [(tag, NUMBERS.get(tag, pattern)) for tag, pattern in known if tag not in NOT_RESOLVED]
     for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 

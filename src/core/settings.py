@@ -35,20 +35,25 @@ PathText = Annotated[str, AfterValidator(_short_enough)]
 # What is beyond an upper bound can only be a mistake, and would hang, overflow or fill the memory.
 
 
+def _is_grouped(value: object) -> bool:
+    return isinstance(value, str) and "_" in value and any(c.isdigit() for c in value)
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True,
                               allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_bool_for_a_number(cls, value, info):
-        """pydantic would take true for 1."""
+    def _numbers_as_they_look(cls, value, info):
+        """pydantic would take true for 1, and 1_0 for 10."""
         annotation = cls.model_fields[info.field_name].annotation
         kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
         kind = re.sub(r"'.*?'", "", kind)  # without literal words
         if ("int" in kind or "float" in kind) and "bool" not in kind:
             held = list(value.values()) if isinstance(value, dict) else value
-            if any(isinstance(v, bool) for v in (held if isinstance(held, list) else [held])):
+            held = held if isinstance(held, list) else [held]
+            if any(isinstance(v, bool) or _is_grouped(v) for v in held):
                 raise PydanticCustomError("number", "should be a number")
         return value
 
