@@ -280,6 +280,10 @@ def part(value: ast.AST, scope: Scope, depth: int) -> str:
     inner = value.value
     if isinstance(inner, ast.Name) and (inner.id in scope.given or inner.id in constants()):
         return spelled(inner, scope, depth)
+    if isinstance(inner, ast.Name):
+        texts = scope.texts(inner.id, inner.lineno)[:1]
+        if texts and isinstance(texts[0], ast.Call) and called(texts[0]) == "counted":
+            return filled(texts[0])
     return filled(inner)
 
 
@@ -288,6 +292,8 @@ def filled(node: ast.AST) -> str:
     if isinstance(node, ast.Call) and called(node) == "command":  # the command line itself
         words = [a.value if isinstance(a, ast.Constant) else filled(a) for a in node.args]
         return " ".join(["./run.sh", *words])
+    if isinstance(node, ast.Call) and called(node) == "counted":
+        return "{count} " + spelled(node.args[2], Scope())
     if isinstance(node, ast.Call) and called(node) == "nearest":
         return "Did you mean {nearest}?"
     word = told(node)

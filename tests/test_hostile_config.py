@@ -138,6 +138,14 @@ def one_line(capfd, words: list[str]) -> str:
         ("train.epochs=1_0", "should be a number, not '1_0'", "invalid_value"),
         ("train.epochs=0o17", "not '0o17'", "invalid_value"),
         ("evaluate.threshold=[0_0.5]", "should be a number", "invalid_value"),
+        ('submission.empty="a\\nb"', "submission.empty: text of one line", "invalid_value"),
+        ('submission.labels={benign: "a\\tb"}', "text of one line", "invalid_value"),
+        (
+            "model.options={decoder_channels: [0, 0, 0, 0]}",
+            "decoder_channels are whole numbers from 1",
+            "invalid_value",
+        ),
+        ("model.options={decoder_channels: [1_0, 8, 8, 8]}", "whole numbers", "invalid_value"),
         ("members=[cpu]", "'members' is an ensemble's, and cpu.yaml is", "other_kind_of_config"),
         ("rounds=3", "'rounds' is an ensemble's", "other_kind_of_config"),
         ("evaluate.smooth=[" + ", ".join(["0.1"] * 400) + "]", "", ""),
@@ -200,7 +208,7 @@ def test_a_section_of_a_config_that_is_none_is_said_and_not_a_fault(tmp_path):
         ),
         (
             "train:\n  lr: 1\n  lr: 2\n",
-            "the key 'lr' is there twice, first in line 2 (*line 3)",
+            "the key 'lr' is there twice, first in line 2: keep one of them (*line 3)",
             "duplicate_key",
         ),
         ("train: {epochs: !!int abc}\n", "'abc'", "invalid_yaml_value"),
@@ -209,7 +217,7 @@ def test_a_section_of_a_config_that_is_none_is_said_and_not_a_fault(tmp_path):
             "'2024-13-45'",
             "invalid_value",
         ),
-        ("image_size: 64\n\0\n", "U+0000 (*line 2)", "control_character"),
+        ("image_size: 64\n\0\n", "U+0000: take it out (*line 2)", "control_character"),
         (b"image_size: 64\n# \xff\n", " (*line 2)", "not_utf8"),
         ("image_size: 64".encode("utf-16"), "", "not_utf8"),
         (

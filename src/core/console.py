@@ -100,6 +100,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(known[:40])}{', …' if len(known) > 40 else ''}."
 
 
+def counted(count: int, one: str, several: str) -> str:
+    """'1 id is', '2 ids are'."""
+    return f"{count} {one if count == 1 else several}"
+
+
 def listing(names: Iterable[object], most: int = 8) -> str:
     """'a, b, c and 4 more': file names or ids in a message."""
     names = [str(n) for n in names]

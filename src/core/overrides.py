@@ -28,7 +28,10 @@ def parse_override(text: str) -> tuple[str, Any]:
     shown = f"{text[:120]}…" if len(text) > 120 else text
     if found := plain_yaml.strange(text):
         raise InputError(
-            f"it holds the character {found}", f"--set {shown!a}", code="control_character"
+            f"it holds the character {found}",
+            f"--set {shown!a}",
+            "Take it out",
+            code="control_character",
         )
     if not equals or not key.strip():
         raise InputError(

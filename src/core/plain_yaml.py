@@ -94,7 +94,9 @@ def parse(text: str) -> Any:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise Unreadable(
-            f"it holds the character {_named(chr(error.character))}", line, code="control_character"
+            f"it holds the character {_named(chr(error.character))}: take it out",
+            line,
+            code="control_character",
         ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
@@ -167,7 +169,8 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) ->
             first = lines.setdefault((key.tag, key.value), _line(key))
             if len(lines) < len(children) // 2:
                 raise Unreadable(
-                    f"the key '{key.value[:60]}' is there twice, first in line {first}",
+                    f"the key '{key.value[:60]}' is there twice, first in line {first}: "
+                    "keep one of them",
                     _line(key),
                     code="duplicate_key",
                 )
@@ -191,7 +194,8 @@ def _check(value: Any) -> None:
             _check(key)
             if isinstance(key, str) and (found := next((c for c in "\n\r\t" if c in key), "")):
                 raise Unreadable(
-                    f"a key holds the character {_named(found)}", code="control_character"
+                    f"a key holds the character {_named(found)}: take it out",
+                    code="control_character",
                 )
             _check(inner)
     elif isinstance(value, list):
@@ -203,6 +207,8 @@ def _check(value: Any) -> None:
                 f"a text of {len(value)} characters, more than {LONGEST}", code="config_too_large"
             )
         if found := strange(value):
-            raise Unreadable(f"a text holds the character {found}", code="control_character")
+            raise Unreadable(
+                f"a text holds the character {found}: take it out", code="control_character"
+            )
     elif isinstance(value, int) and value.bit_length() > MOST_BITS:
         raise Unreadable("a whole number is too large for anything", code="config_too_large")
