@@ -24,10 +24,10 @@ A command that cannot do its work says so in one line on stderr,
 
     error: WHAT (WHERE). WHAT TO DO [name]
 
-and ends with exit code 2 where the input or the command is wrong, 1 where a stage failed. The name
-stays the same when the words change. Braces stand for what the line fills in, `…` for what is put
-together elsewhere, and `/` stands between words of which one is said. `--traceback` shows where in
-the code it came up.
+and ends with exit code 2 for what you can mend (wrong input, a wrong command, a full disk), 1 where
+a stage, the machine or a service failed. The name stays the same when the words change. Braces
+stand for what the line fills in, `…` for what is put together elsewhere, and `/` stands between
+words of which one is said. `--traceback` shows where in the code it came up.
 
 Folds that train side by side have one error between them: its name is the one that all of them
 have, else `several`; `process_killed` where the system ended them, `fold_failed` where they had
@@ -330,7 +330,14 @@ def told_by_method(node: ast.Call, method: ast.Attribute) -> str:
 def sentence(texts: list[str]) -> str:
     what, where, todo = texts
     where = f" ({where})" if where else ""
-    return f"{what}{where}. {todo}".strip()
+    return without_trifles(f"{what}{where}. {todo}".strip())
+
+
+def without_trifles(text: str) -> str:
+    """Without what is filled in right behind a word, a few words more or none, and without the same
+    piece twice in a row."""
+    text = re.sub(r"(?<=[A-Za-z0-9)\]}])\{\w+\}", "", text)
+    return re.sub(r"(\{\w+\})( \1)+", r"\1", text)
 
 
 def page() -> str:
