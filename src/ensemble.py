@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from src.core.config import Config
-from src.core.console import InputError, command, header, listing, say, short
+from src.core.console import InputError, command, counted, header, listing, say, short
 from src.core.disk import write_json
 from src.core.freshness import Job
 from src.core.paths import Paths
@@ -43,8 +43,10 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         members = load(config, paths, "oof")
         known = dict(zip(index.id, range(len(index))))
         if foreign := [i for i in members[names[0]].ids if i not in known]:
-            raise InputError(f"{len(foreign)} ids are no train images: {listing(foreign)}",
-                             f"member {names[0]}", code="predictions_ids_differ")
+            what = counted(len(foreign), "id is no train image", "ids are no train images")
+            raise InputError(f"{what}: {listing(foreign)}", f"member {names[0]}",
+                             "Take the member out, or have it predicted for these images",
+                             code="predictions_ids_differ")
         rows = np.array([known[i] for i in members[names[0]].ids])
         parts = read_folds(paths, index.id)[rows]
         parts[parts >= 0], by_folds = cross_folds(parts[parts >= 0], index.group.to_numpy()[rows][parts >= 0])

@@ -18,7 +18,7 @@ import pandas as pd
 from src.core import page, pictures
 from src.core.config import Config
 from src.core.settings import Competition
-from src.core.console import InputError, command, header, listing, say, short, warn
+from src.core.console import InputError, command, counted, header, listing, say, short, warn
 from src.core.disk import replacing, write_json
 from src.core.freshness import Job
 from src.core.images import read_image, resize
@@ -99,7 +99,8 @@ def load(name: str, competition: Competition, paths: Paths) -> Validated:
     index, folds = index[folds >= 0].reset_index(drop=True), folds[folds >= 0]
     predictions = Predictions.load(paths.oof(name), classes).select(index.id)
     if lost := [i for i in index.id if i not in truth.row]:
-        raise InputError(f"{len(lost)} images have no true mask: {listing(lost)}",
+        what = counted(len(lost), "image has no true mask", "images have no true mask")
+        raise InputError(f"{what}: {listing(lost)}",
                          short(paths.truth), f"Make it again with {command('prepare', '--force')}",
                          code="no_true_mask")
     labels = read_labels(paths, index, classes)

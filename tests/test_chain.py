@@ -131,7 +131,7 @@ def test_a_second_run_does_nothing(home, capfd):
         ("evaluate.bootstrap=200", {"evaluate"}),
         ("score={dice: 1}", {"evaluate"}),  # and no training: predict uses the last checkpoint
         ("predict.weights=float16", {"predict"}),
-        ("submission.empty=", {"submit"}),
+        ("submission.empty=none", {"submit"}),
         ("submission.id=id", {"prepare", "submit"}),
     ],
 )

@@ -24,10 +24,10 @@ A command that cannot do its work says so in one line on stderr,
 
     error: WHAT (WHERE). WHAT TO DO [name]
 
-and ends with exit code 2 where the input or the command is wrong, 1 where a stage failed. The name
-stays the same when the words change. Braces stand for what the line fills in, `…` for what is put
-together elsewhere, and `/` stands between words of which one is said. `--traceback` shows where in
-the code it came up.
+and ends with exit code 2 for what you can mend (wrong input, a wrong command, a full disk), 1 where
+a stage, the machine or a service failed. The name stays the same when the words change. Braces
+stand for what the line fills in, `…` for what is put together elsewhere, and `/` stands between
+words of which one is said. `--traceback` shows where in the code it came up.
 
 Folds that train side by side have one error between them: its name is the one that all of them
 have, else `several`; `process_killed` where the system ended them, `fold_failed` where they had
@@ -280,6 +280,10 @@ def part(value: ast.AST, scope: Scope, depth: int) -> str:
     inner = value.value
     if isinstance(inner, ast.Name) and (inner.id in scope.given or inner.id in constants()):
         return spelled(inner, scope, depth)
+    if isinstance(inner, ast.Name):
+        texts = scope.texts(inner.id, inner.lineno)[:1]
+        if texts and isinstance(texts[0], ast.Call) and called(texts[0]) == "counted":
+            return filled(texts[0])
     return filled(inner)
 
 
@@ -288,6 +292,8 @@ def filled(node: ast.AST) -> str:
     if isinstance(node, ast.Call) and called(node) == "command":  # the command line itself
         words = [a.value if isinstance(a, ast.Constant) else filled(a) for a in node.args]
         return " ".join(["./run.sh", *words])
+    if isinstance(node, ast.Call) and called(node) == "counted":
+        return "{count} " + spelled(node.args[2], Scope())
     if isinstance(node, ast.Call) and called(node) == "nearest":
         return "Did you mean {nearest}?"
     word = told(node)
@@ -324,7 +330,14 @@ def told_by_method(node: ast.Call, method: ast.Attribute) -> str:
 def sentence(texts: list[str]) -> str:
     what, where, todo = texts
     where = f" ({where})" if where else ""
-    return f"{what}{where}. {todo}".strip()
+    return without_trifles(f"{what}{where}. {todo}".strip())
+
+
+def without_trifles(text: str) -> str:
+    """Without what is filled in right behind a word, a few words more or none, and without the same
+    piece twice in a row."""
+    text = re.sub(r"(?<=[A-Za-z0-9)\]}])\{\w+\}", "", text)
+    return re.sub(r"(\{\w+\})( \1)+", r"\1", text)
 
 
 def page() -> str:

@@ -6,6 +6,7 @@ Each is answered in one line, or is harmless.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -132,6 +133,21 @@ def one_line(capfd, words: list[str]) -> str:
         ("model.options=" + "[" * 5000, "40 levels", "config_too_large"),
         ("model.options={a: 1, a: 2}", "'a'", "duplicate_key"),
         ("slug=\x1b[31m", "U+001B", "control_character"),
+        ("train.lr=1:30", "should be a number, not '1:30'", "invalid_value"),
+        ("train.lr=1_0", "should be a number, not '1_0'", "invalid_value"),
+        ("train.epochs=1_0", "should be a number, not '1_0'", "invalid_value"),
+        ("train.epochs=0o17", "not '0o17'", "invalid_value"),
+        ("evaluate.threshold=[0_0.5]", "should be a number", "invalid_value"),
+        ('submission.empty="a\\nb"', "submission.empty: text of one line", "invalid_value"),
+        ('submission.labels={benign: "a\\tb"}', "text of one line", "invalid_value"),
+        (
+            "model.options={decoder_channels: [0, 0, 0, 0]}",
+            "decoder_channels are whole numbers from 1",
+            "invalid_value",
+        ),
+        ("model.options={decoder_channels: [1_0, 8, 8, 8]}", "whole numbers", "invalid_value"),
+        ("members=[cpu]", "'members' is an ensemble's, and cpu.yaml is", "other_kind_of_config"),
+        ("rounds=3", "'rounds' is an ensemble's", "other_kind_of_config"),
         ("evaluate.smooth=[" + ", ".join(["0.1"] * 400) + "]", "", ""),
     ],
 )
@@ -192,7 +208,7 @@ def test_a_section_of_a_config_that_is_none_is_said_and_not_a_fault(tmp_path):
         ),
         (
             "train:\n  lr: 1\n  lr: 2\n",
-            "the key 'lr' is there twice, first in line 2 (*line 3)",
+            "the key 'lr' is there twice, first in line 2: keep one of them (*line 3)",
             "duplicate_key",
         ),
         ("train: {epochs: !!int abc}\n", "'abc'", "invalid_yaml_value"),
@@ -201,7 +217,7 @@ def test_a_section_of_a_config_that_is_none_is_said_and_not_a_fault(tmp_path):
             "'2024-13-45'",
             "invalid_value",
         ),
-        ("image_size: 64\n\0\n", "U+0000 (*line 2)", "control_character"),
+        ("image_size: 64\n\0\n", "U+0000: take it out (*line 2)", "control_character"),
         (b"image_size: 64\n# \xff\n", " (*line 2)", "not_utf8"),
         ("image_size: 64".encode("utf-16"), "", "not_utf8"),
         (
@@ -232,6 +248,27 @@ def test_a_file_of_100_mb_is_not_read(tmp_path, capfd):
         stream.truncate(100 << 20)
     err = one_line(capfd, ["status", "--config", str(file), "--data", str(tmp_path)])
     assert "100 kB" in err and "[config_too_large]" in err
+
+
+def test_what_only_yaml_1_1_takes_for_a_number_is_a_word(tmp_path):
+    text = "[1:30, 1_0, 0b11, 017, 08, 190:20:30.15, 1_0.5, 0x10, 1.5, -3, 1.0e-3, .5]"
+    words = ["1:30", "1_0", "0b11", "017", "08", "190:20:30.15", "1_0.5"]
+    assert plain_yaml.parse(text) == [*words, 16, 1.5, -3, 0.001, 0.5]
+    for number in ("1:30", "1_0"):
+        with refused("invalid_value", "train.lr", number):
+            load(folder(tmp_path, f"train: {{lr: {number}}}\n"))
+    labels = load(CPU, ["submission.labels={benign: 017, malignant: 1:30, normal: 1_0}"])
+    assert list(labels.competition.submission.labels.values()) == ["017", "1:30", "1_0"]
+    assert load(CPU, ["train.lr=1e-3"]).experiment.train.lr == 0.001
+
+
+@pytest.mark.parametrize("name", ["loop.yaml", "cpu.yaml"])
+@pytest.mark.parametrize("target, kind", [(None, "a link to itself"), ("gone", "a broken link")])
+def test_a_config_that_is_a_link_to_nothing_is_said_to_be_one(name, target, kind, tmp_path):
+    (tmp_path / name).symlink_to(target or name)
+    with refused("config_unreadable", f"this config is {kind}") as raised:
+        load(tmp_path / name)
+    assert "Did you mean" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -458,6 +495,14 @@ def test_weights_of_zero_bytes_are_said_to_be_empty(name, tmp_path):
     (tmp_path / name).touch()
     with refused("weights_unreadable", "empty", name):
         load_encoder(nn.Conv2d(3, 4, 1), tmp_path / name)
+
+
+@pytest.mark.parametrize("held", [os.system, nn.Linear(2, 2)])
+def test_weights_that_hold_code_are_refused_without_advice_to_run_it(held, tmp_path):
+    torch.save({"a": held}, tmp_path / "e.pth")
+    with refused("weights_with_code", "not loaded", ".safetensors") as raised:
+        load_encoder(nn.Linear(2, 2), tmp_path / "e.pth")
+    assert "weights_only" not in str(raised.value) and "arbitrary" not in str(raised.value)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):

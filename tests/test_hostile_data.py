@@ -153,6 +153,26 @@ def test_links_in_a_circle_are_named(tmp_path, run):
     stopped(run, "a folder above it", "Remove the link", code="[link_loop]")
 
 
+@pytest.mark.parametrize("name", ["train/malignant", "train/benign/notes", "test/more"])
+@pytest.mark.parametrize("kind", ["a broken link", "a link to itself"])
+def test_a_link_that_may_have_been_a_folder_of_images_is_named(kind, name, tmp_path, run):
+    data = folder_data(tmp_path / "data")
+    if (data / name).exists():
+        (data / name).rename(tmp_path / "unplugged")
+    NO_FILES[kind](data / name)
+    stopped(run, f"this is {kind}", f"data/{name}", "remove the link", code="[broken_link]")
+    run("status")
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_a_test_image_of_a_kind_that_is_not_read_is_named(suffix, tmp_path, run):
+    data = folder_data(tmp_path / "data")
+    (data / "test" / "t1.png").rename(data / "test" / f"t1.{suffix}")
+    stopped(run, f"t1 (t1.{suffix} is not read: save it as png)", code="[data_sample_only]")
+    (data / "test" / "t0.png").rename(data / "test" / f"t0.{suffix}")
+    stopped(run, f"t1.{suffix}", "not read", "Save them as png", code="[no_test_images]")
+
+
 def test_a_maze_of_links_is_named(tmp_path):
     """Twenty floors, and from each two links to the next: a million ways."""
     floors = [tmp_path / f"{i:02d}" for i in range(20)]
@@ -545,6 +565,31 @@ def test_a_sample_that_is_none_is_one_line(kind, tmp_path, run):
         assert len(stopped(run, "sample_submission.csv", text)) < 2500
 
 
+@pytest.mark.parametrize(
+    "setting, said",
+    [
+        ("empty==1+1", "'=1+1', which a spreadsheet takes for a formula"),
+        ("empty=", "'', which is no text"),
+        ("empty=' '", "a space at its end"),
+        ("labels={benign: =A1, malignant: m, normal: n}", "'=A1', which a spreadsheet"),
+        ("labels={benign: '', malignant: m, normal: n}", "which is no text"),
+    ],
+)
+def test_a_cell_that_would_be_taken_for_something_else_is_refused(setting, said, tmp_path, run):
+    folder_data(tmp_path / "data")
+    answer = run("prepare", "--set", f"submission.{setting}")
+    (line,) = answer.errors
+    assert answer.code == 2 and said in line and line.endswith("[odd_cell]"), line
+
+
+def test_a_cell_that_the_sample_has_is_taken(tmp_path, run):
+    data = folder_data(tmp_path / "data")
+    (data / "sample_submission.csv").write_text("id,label,rle\nt1,normal,\nt0,normal,=0\n")
+    for empty in ("", "=0", "-"):
+        answer = run("prepare", "--set", f"submission.empty={empty}")
+        assert answer.code == 0, answer.err
+
+
 def test_oddities_of_tables_that_are_understood(tmp_path, run):
     rows = GOOD.replace(",", ";").replace("benign", '"benign"').replace("\n", "\r\n")
     long = (
@@ -629,3 +674,17 @@ def test_masks_alone_answer_rows_of_one_class(ready, form):  # noqa: F811
     submit.run(submit_job(config, ready), config, ready)
     rows = ready.submission("exp").read_text().splitlines()[1:]
     assert len(rows) == 6 and any(not row.endswith(",-1") for row in rows)
+
+
+def test_one_is_not_several(demo_prepared, tmp_path):
+    from src.core.console import counted
+    from src.core.tables import read_folds
+
+    assert [counted(n, "id is", "ids are") for n in (0, 1, 2)] == ["0 ids are", "1 id is", "2 ids are"]
+    paths = type(demo_prepared)(tmp_path, tmp_path / "data")
+    paths.folds.parent.mkdir(parents=True)
+    paths.folds.write_text("id,fold\na,0\nb,1\nc,0\n")
+    with refused("folds_id_unknown", "1 id is no train image: c"):
+        read_folds(paths, ["a", "b"])
+    with refused("folds_id_missing", "1 train image has no fold: d"):
+        read_folds(paths, ["a", "b", "c", "d"])

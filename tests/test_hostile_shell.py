@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, folder_data, picture, save
+from src.core.console import InputError, error_line, say, warn
 from src.core.shortage import shortage
 
 RUN = str(ROOT / "run.sh")
@@ -131,3 +132,15 @@ def test_what_the_machine_lacks_is_told_from_faults():
     assert shortage(BlockingIOError(errno.EAGAIN, "fork")).code == "too_many_processes"
     assert shortage(ImportError("x.so: cannot allocate memory")).code == "out_of_memory"
     assert shortage(ValueError("wrong")) is None and shortage(KeyError("k")) is None
+
+
+ODD, SHOWN = "größe 模型 \x1b]0;pwned\x07\x00\udcff", r"größe 模型 \x1b]0;pwned\x07\x00\xff"
+
+
+def test_nothing_that_a_terminal_obeys_is_printed(capsys):
+    say(f"a\tb\n{ODD}")
+    warn(ODD)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (f"a\tb\n{SHOWN}\n", f"warning: {SHOWN}\n")
+    line = error_line(InputError(f"a\n{ODD}", "b\tc", code="odd"))
+    assert line == rf"error: a {SHOWN} (b\tc). [odd]"

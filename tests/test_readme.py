@@ -14,7 +14,7 @@ from src.core.cli import TOOLS
 from src.core.config import leaves, load
 from src.core.settings import Competition, Ensemble, Experiment
 from src.core.paths import Paths
-from src.core.stages import STAGES
+from src.core.stages import STAGES, plan
 
 README = (ROOT / "README.md").read_text()
 TREE = README.split("## What lies where")[1].split("```")[1]
@@ -38,6 +38,24 @@ def test_the_tree_of_artifacts_is_the_map_of_names():
     for folder in (paths.prepared, paths.bundle("<name>"), paths.fold("<experiment>", 0), paths.predictions("<ensemble>")):
         assert str(folder.relative_to("w")).replace("fold0", "fold<k>") in TREE
     assert all(re.search(rf"\b{stage}\b", TREE) for stage in STAGES)
+
+
+def test_one_stage_at_a_time_works_as_typed_from_top_to_bottom(demo, tmp_path):
+    """On a fresh folder each line finds what it reads, and nothing is left to do."""
+    lines = re.findall(r"^\./run\.sh ([^#\n]*)", README.split("## One stage")[1].split("## ")[0], re.M)
+    paths, done, everything = Paths(tmp_path, demo), set(), []
+    for line in lines:
+        given = parse(shlex.split(line))
+        everything = plan(load(ROOT / given.config), paths)
+        jobs = [j for j in everything if j.stage == given.stage]
+        assert jobs, line
+        for job in jobs:
+            lacking = [m.title for m in job.makers(everything) if m.title not in done]
+            assert [title for title in lacking if title not in {j.title for j in jobs}] == [], line
+        done |= {j.title for j in jobs}
+        if given.stage == "submit":
+            assert [j.title for j in everything if j.title not in done] == []
+    assert {"configs/cpu.yaml", "configs/ensemble.yaml"} == {line.split()[-1] for line in lines}
 
 
 @pytest.mark.parametrize("file, names", re.findall(r"\| `(src/parts/\w+\.py)`, (?:dict )?(`[^|]*`)", README))

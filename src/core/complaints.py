@@ -62,7 +62,8 @@ def complaint(
     where = paths[0]
     wants = dict.fromkeys(_wanted(e) for e, path in zip(found, paths) if path == where)
     wanted = " or ".join(wants).replace(" or should be ", " or ")
-    what = f"{where + ': ' if where else ''}{wanted}{_shown(first, where)}"
+    shown = _shown(first, where)
+    what = f"{where}: {wanted}{shown}" if where else wanted
     bounds = _bounds(model, first["loc"]) if first["type"] in BOUNDED else ""
     return InputError(what, _source(where, file, overrides), bounds, code="invalid_value")
 

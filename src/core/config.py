@@ -4,6 +4,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from src.core import plain_yaml
 from src.core.complaints import complaint, shortened
 from src.core.console import InputError, nearest
+from src.core.files import what_is
 from src.core.names import check_name
 from src.core.overrides import leaves, parse_override, set_in
 from src.core.paths import COMPETITION, CONFIGS
@@ -61,7 +63,7 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
     """Read an experiment, an ensemble or a study (at its tiny size) with the competition.yaml of its folder (or the folder above); raises InputError
     for anything wrong."""
     file = Path(file)
-    if not _is_file(file):  # a name alone is one of the project's
+    if not _is_file(file) and not os.path.islink(file):  # a name alone is one of the project's
         places = (file.parent, CONFIGS, CONFIGS / "studies")
         named = (f for d in places for f in (d / file.name, d / f"{file.name}.yaml"))
         file = next((f for f in named if _is_file(f)), file)
@@ -96,8 +98,14 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
             set_in(tree, kind, key, value)
         elif kind is Ensemble and top in Experiment.model_fields:
             member_overrides.append(text)
+        elif top in Ensemble.model_fields:
+            raise InputError(f"'{key[:60]}' is an ensemble's, and {file.name} is an experiment",
+                             f"--set {text[:120]}",
+                             "Name an ensemble, for example --config configs/ensemble.yaml",
+                             code="other_kind_of_config")
         else:
-            known = [*leaves(Competition), *leaves(Ensemble), *leaves(Experiment)]
+            known = [*leaves(Competition), *leaves(kind)]
+            known += leaves(Experiment) if kind is Ensemble else []
             raise InputError(f"unknown key '{key[:60]}'", f"--set {text[:120]}",
                              nearest(key[:60], known), code="unknown_key")
     config = Config(file.stem, file, _validate(Competition, contest, home / COMPETITION, overrides))
@@ -127,7 +135,7 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
             config.members.append(load(beside, passed_on))
         elif member == file.stem:
             raise InputError("an ensemble cannot be a member of itself", file,
-                             code="bad_member")
+                             f"Take {member} out of members", code="bad_member")
     return config
 
 
@@ -258,6 +266,9 @@ def _combinations(grid: dict[str, list | dict], file: Path) -> list[tuple[str, d
 
 def read_yaml(file: Path) -> dict:
     try:
+        if file.is_symlink() and not file.exists():
+            raise InputError(f"this config is {what_is(file)}", file,
+                             "Mend the link, or name the file itself", code="config_unreadable")
         if not file.exists():
             there = [p.stem for p in sorted(file.parent.glob("*.yaml")) if p.name != COMPETITION]
             todo = nearest(file.stem, there) if there else "Try ./run.sh --config configs/cpu.yaml"

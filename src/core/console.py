@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+import unicodedata
 from pathlib import Path
 from typing import Iterable
 
@@ -33,7 +34,7 @@ class StageError(Exception):
 
 def error_line(error: InputError | StageError) -> str:
     """One line, whatever a library's own words hold; at its end the error's short name."""
-    text = " ".join(line.strip() for line in str(error).splitlines())
+    text = escaped(" ".join(line.strip() for line in str(error).splitlines()))
     return f"error: {text} [{error.code}]" if error.code else f"error: {text}"
 
 
@@ -41,11 +42,29 @@ class Stopped(Exception):
     """Ctrl+C or SIGTERM: what was done is saved; exit code 130."""
 
 
+def escaped(text: str, kept: str = "") -> str:
+    """What a terminal would obey, a name in a table among it, becomes letters: \\x1b. Control
+    characters but those `kept`, halves of characters, and ends of lines beyond ASCII's."""
+    if text.isprintable():
+        return text
+    odd = ("Cc", "Cs", "Zl", "Zp")
+    return "".join(
+        _spelled(c) if c not in kept and unicodedata.category(c) in odd else c for c in text
+    )
+
+
+def _spelled(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python spells a byte that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
 def say(text: str = "") -> None:
-    print(text, flush=True)
+    print(escaped(text, kept="\n\t"), flush=True)
 
 
 def warn(text: str) -> None:
+    text = escaped(text, kept="\n\t")
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
@@ -79,6 +98,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {close[0]}?"
     return f"Known: {', '.join(known[:40])}{', …' if len(known) > 40 else ''}."
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """'1 id is', '2 ids are'."""
+    return f"{count} {one if count == 1 else several}"
 
 
 def listing(names: Iterable[object], most: int = 8) -> str:

@@ -8,15 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
-from src.core.console import InputError, short
+from src.core.console import InputError, escaped, short
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"}
 WANTED = IMAGE_SUFFIXES | {".csv"}
 MOST_TIMES = 8  # one folder may be reached by so many links; more would be a maze
+BROKEN = ("a broken link", "a link to itself")
 KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -26,7 +26,9 @@ KINDS = {
 def data_files(data: Path) -> list[Path]:
     """Every image and table below the data folder, hidden folders left out.
 
-    Raises InputError for a folder that cannot be read, and for links that lead in a circle.
+    Raises InputError for a folder that cannot be read, for links that lead in a circle, and for
+    those that lead nowhere: what is called like an image is left to `odd_images`, and any other
+    may have been a folder of images.
     """
     return _walk(data)[0]
 
@@ -42,8 +44,8 @@ def what_is(path: Path | str) -> str:
         kind = stat.S_IFMT(os.stat(path).st_mode)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            return "a link to itself"
-        return "a broken link" if os.path.islink(path) else error.strerror or "nothing"
+            return BROKEN[1]
+        return BROKEN[0] if os.path.islink(path) else error.strerror or "nothing"
     return "" if kind == stat.S_IFREG else KINDS.get(kind, "no file")
 
 
@@ -59,14 +61,7 @@ def printable(text: object, most: int = 10_000) -> str:
     What is longer than `most` is cut."""
     text = str(text)
     text = text if len(text) <= most else text[:most] + "…"
-    odd = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines
-    return "".join(_escaped(c) if unicodedata.category(c) in odd else c for c in text)
-
-
-def _escaped(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # how Python spells a byte that is not UTF-8
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()
+    return escaped(text)
 
 
 def _walk(data: Path) -> tuple[list[Path], dict[Path, str]]:
@@ -88,6 +83,11 @@ def _walk(data: Path) -> tuple[list[Path], dict[Path, str]]:
             path = folder / name
             if os.path.splitext(name)[1].lower() not in WANTED:
                 folders += [path] if is_folder else []
+                if not is_file and not is_folder and what_is(path) in BROKEN:
+                    raise InputError(f"this is {what_is(path)}, and what it led to may be needed",
+                                     printable(short(path)),
+                                     "Bring back what it leads to, or remove the link",
+                                     code="broken_link")
             elif why := unfit or _unfit(name) or _has_spaces(name):
                 odd[path] = f"its name {why}: rename it"
             elif not is_file:

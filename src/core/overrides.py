@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import BaseModel
 
 from src.core import plain_yaml
 from src.core.console import InputError
+
+EXPONENT = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+"
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -25,7 +28,10 @@ def parse_override(text: str) -> tuple[str, Any]:
     shown = f"{text[:120]}…" if len(text) > 120 else text
     if found := plain_yaml.strange(text):
         raise InputError(
-            f"it holds the character {found}", f"--set {shown!a}", code="control_character"
+            f"it holds the character {found}",
+            f"--set {shown!a}",
+            "Take it out",
+            code="control_character",
         )
     if not equals or not key.strip():
         raise InputError(
@@ -46,11 +52,9 @@ def parse_override(text: str) -> tuple[str, Any]:
                 f"not readable as YAML: {error}", f"--set {shown}", code=error.code
             ) from None
         # a plain string that YAML cannot read, such as a path with a colon
-    if isinstance(value, str) and not quoted:
-        try:
-            value = float(value)  # YAML reads 1e-3 as a string
-        except ValueError:
-            pass
+    # YAML reads 1e-3 as a string
+    if isinstance(value, str) and not quoted and re.fullmatch(EXPONENT, value):
+        value = float(value)
     return key.strip(), value
 
 

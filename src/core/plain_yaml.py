@@ -1,11 +1,13 @@
 """YAML as configs use it: mappings, lists, words and numbers, each key once, in bounds.
 
 What YAML has besides is refused with its line: anchors that multiply or hold themselves, tags of
-other types, several documents. A date is a word like any other.
+other types, several documents. A date is a word like any other, and so is what only YAML 1.1 takes
+for a number: 1:30 (90 there), 1_0, 0b11, 017 (15 there).
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -62,8 +64,15 @@ NOT_RESOLVED = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")  # dat
 Loader.yaml_constructors = {
     k: v for k, v in yaml.SafeLoader.yaml_constructors.items() if k is None or k in TYPES
 }
+NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"([-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)"
+        r"|\.(nan|NaN|NAN))$"
+    ),
+}
 Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag not in NOT_RESOLVED]
+    first: [(tag, NUMBERS.get(tag, pattern)) for tag, pattern in known if tag not in NOT_RESOLVED]
     for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -85,7 +94,9 @@ def parse(text: str) -> Any:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise Unreadable(
-            f"it holds the character {_named(chr(error.character))}", line, code="control_character"
+            f"it holds the character {_named(chr(error.character))}: take it out",
+            line,
+            code="control_character",
         ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
@@ -158,7 +169,8 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) ->
             first = lines.setdefault((key.tag, key.value), _line(key))
             if len(lines) < len(children) // 2:
                 raise Unreadable(
-                    f"the key '{key.value[:60]}' is there twice, first in line {first}",
+                    f"the key '{key.value[:60]}' is there twice, first in line {first}: "
+                    "keep one of them",
                     _line(key),
                     code="duplicate_key",
                 )
@@ -182,7 +194,8 @@ def _check(value: Any) -> None:
             _check(key)
             if isinstance(key, str) and (found := next((c for c in "\n\r\t" if c in key), "")):
                 raise Unreadable(
-                    f"a key holds the character {_named(found)}", code="control_character"
+                    f"a key holds the character {_named(found)}: take it out",
+                    code="control_character",
                 )
             _check(inner)
     elif isinstance(value, list):
@@ -194,6 +207,8 @@ def _check(value: Any) -> None:
                 f"a text of {len(value)} characters, more than {LONGEST}", code="config_too_large"
             )
         if found := strange(value):
-            raise Unreadable(f"a text holds the character {found}", code="control_character")
+            raise Unreadable(
+                f"a text holds the character {found}: take it out", code="control_character"
+            )
     elif isinstance(value, int) and value.bit_length() > MOST_BITS:
         raise Unreadable("a whole number is too large for anything", code="config_too_large")

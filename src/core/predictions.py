@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.core.console import InputError, listing, short
+from src.core.console import InputError, counted, listing, short
 from src.core.disk import replacing
 
 
@@ -58,7 +58,9 @@ class Predictions:
             raise InputError("the same id twice", where, code="predictions_damaged")
         for name, values in (("mask", self.mask), ("label", self.label)):
             if values is not None and not (np.isfinite(values).all() and values.min(initial=0) >= 0 and values.max(initial=0) <= 1.001):
-                raise InputError(f"{name} holds values that are no probabilities", where, code="predictions_values")
+                raise InputError(f"{name} holds values that are no probabilities", where,
+                                 "Probabilities are from 0 to 1, not from 0 to 255",
+                                 code="predictions_values")
         if self.label is not None and (abs(self.label.sum(1, dtype=np.float64) - 1) > 1e-3).any():
             what = "the probabilities of an image's classes in label do not add up to 1"
             raise InputError(what, where, "Divide each row by its sum", code="predictions_values")
@@ -68,7 +70,8 @@ class Predictions:
         """The rows of these ids, in this order; raises InputError where some are missing."""
         row = {k: i for i, k in enumerate(self.ids)}
         if absent := [i for i in ids if i not in row]:
-            raise InputError(f"{len(absent)} ids have no prediction: {listing(absent)}", "", "Was the data changed after predict? Run the whole chain again", code="predictions_ids_missing")
+            what = counted(len(absent), "id has no prediction", "ids have no prediction")
+            raise InputError(f"{what}: {listing(absent)}", "", "Was the data changed after predict? Run the whole chain again", code="predictions_ids_missing")
         rows = [row[i] for i in ids]
         return Predictions(self.ids[rows], None if self.mask is None else self.mask[rows], None if self.label is None else self.label[rows], self.classes)
 

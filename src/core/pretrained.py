@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import pickle
 import textwrap
 from pathlib import Path
 from typing import Callable
@@ -57,9 +58,7 @@ def load_encoder(encoder: nn.Module, file: Path) -> tuple[list[float], list[floa
         else:
             given = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zipfile and safetensors each raise their own
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"not readable as weights: {why}", short(file),
-                         code="weights_unreadable") from None
+        raise _unreadable(error, file) from None
     if not isinstance(given, dict):
         raise InputError(f"not a table of named tensors but a {type(given).__name__}", short(file),
                          "Save the encoder's state_dict()", code="weights_unreadable")
@@ -86,6 +85,19 @@ def load_encoder(encoder: nn.Module, file: Path) -> tuple[list[float], list[floa
     lacking = [k for k in wanted if k not in matched]
     say(f"  encoder: loaded {hits} of {len(wanted)} tensors from {short(file)}, left {left} of the file's aside" + (f"; not in the file: {', '.join(lacking[:4])}{' …' if len(lacking) > 4 else ''}" if lacking else ""))
     return _statistics(file.with_suffix(".json"))
+
+
+def _unreadable(error: Exception, file: Path) -> InputError:
+    """Torch's own words on a pickle are left out: they say how to load it all the same."""
+    pickled = isinstance(error, pickle.UnpicklingError)
+    if pickled and "global" in str(error).lower():
+        return InputError("this file holds more than tensors, which may be code: it is not loaded",
+                          short(file),
+                          "Bring one of tensors alone: .safetensors, or a state_dict() that "
+                          "torch.save wrote", code="weights_with_code")
+    why = type(error).__name__ if pickled else str(error).strip() or type(error).__name__
+    return InputError(f"not readable as weights: {why.splitlines()[0]}", short(file),
+                      "Bring it again", code="weights_unreadable")
 
 
 def download_failed(encoder: str, folder: str, error: Exception) -> InputError:

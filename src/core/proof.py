@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
-from src.core.console import InputError, command, listing, short
+from src.core.console import InputError, command, counted, listing, short
 from src.core.form import Form
 from src.core.sample import DAMAGED, Row
 
@@ -62,7 +62,8 @@ def check(file: Path, form: Form, sizes: dict[str, tuple[int, int]], meant: dict
     for column in columns:
         allowed = {form.empty} if column in (form.rle, form.boxes) else set(form.labels.values()) if column == form.label else set()
         if column not in (form.id, form.key, *form.copied) and (null := [n for n, cells in zip(names, table) if cells[column].strip().lower() in NOTHING and cells[column] not in allowed]):
-            raise fault(f"{len(null)} cells of column {column} hold nothing", null,
+            raise fault(counted(len(null), f"cell of column {column} holds nothing",
+                                f"cells of column {column} hold nothing"), null,
                         code="empty_cells")
     if form.label and (strange := [n for n, cells in zip(names, table) if cells[form.label] not in form.labels.values()]):
         raise fault(f"{len(strange)} labels are none of {', '.join(form.labels.values())}", strange,
@@ -98,19 +99,23 @@ def _in_order(form: Form, lines: list[list[str]], fault: Found) -> list[Row]:
     def said(found) -> list[str]:
         return [" ".join(k) for k in found]
 
-    counted: dict[tuple, int] = {}
+    times: dict[tuple, int] = {}
     for k in there:
-        counted[k] = counted.get(k, 0) + 1
-    if missing := [k for k in wanted if k not in counted]:
-        raise fault(f"{len(missing)} of the sample's ids are missing", said(missing),
-                    code="ids_missing")
-    if foreign := [k for k in counted if k not in rows]:
-        raise fault(f"{len(foreign)} ids are not in the sample", said(foreign), code="ids_unknown")
-    if doubled := [k for k, n in counted.items() if n > 1]:
-        raise fault(f"{len(doubled)} ids occur more than once", said(doubled), code="id_twice")
+        times[k] = times.get(k, 0) + 1
+    if missing := [k for k in wanted if k not in times]:
+        raise fault(counted(len(missing), "of the sample's ids is missing",
+                            "of the sample's ids are missing"),
+                    said(missing), code="ids_missing")
+    if foreign := [k for k in times if k not in rows]:
+        raise fault(counted(len(foreign), "id is not in the sample", "ids are not in the sample"),
+                    said(foreign), code="ids_unknown")
+    if doubled := [k for k, n in times.items() if n > 1]:
+        raise fault(counted(len(doubled), "id occurs more than once", "ids occur more than once"),
+                    said(doubled), code="id_twice")
     if moved := [a for a, b in zip(there, wanted) if a != b]:
-        raise fault(f"{len(moved)} rows are not in the sample's order", said(moved),
-                    code="wrong_order")
+        raise fault(counted(len(moved), "row is not in the sample's order",
+                            "rows are not in the sample's order"),
+                    said(moved), code="wrong_order")
     return [rows[k] for k in keys]
 
 
@@ -198,10 +203,12 @@ def _check_pngs(form: Form, pngs: zipfile.ZipFile, sizes: dict[str, tuple[int, i
 
     names, wanted = set(pngs.namelist()) - {table_name(form)}, {form.masks.replace("{id}", i): i for i in form.images}
     if missing := sorted(set(wanted) - names):
-        raise fault(f"{len(missing)} masks are missing", missing, code="ids_missing")
+        raise fault(counted(len(missing), "mask is missing", "masks are missing"), missing,
+                    code="ids_missing")
     if foreign := sorted(names - set(wanted)):
-        raise fault(f"{len(foreign)} files are of no image of the sample", foreign,
-                    code="ids_unknown")
+        raise fault(counted(len(foreign), "file is of no image of the sample",
+                            "files are of no image of the sample"),
+                    foreign, code="ids_unknown")
     wrong = []
     for name, image in wanted.items():
         try:

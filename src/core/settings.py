@@ -30,9 +30,20 @@ def _plain_word(word: str) -> str:
     return word
 
 
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("text of one line, without tabs or control characters")
+    return text
+
+
+Cell = Annotated[str, AfterValidator(_one_line)]  # is written into the submission
 Word = Annotated[str, AfterValidator(_plain_word)]  # goes into a file's name
 PathText = Annotated[str, AfterValidator(_short_enough)]
 # What is beyond an upper bound can only be a mistake, and would hang, overflow or fill the memory.
+
+
+def _is_grouped(value: object) -> bool:
+    return isinstance(value, str) and "_" in value and any(c.isdigit() for c in value)
 
 
 class Strict(BaseModel):
@@ -41,14 +52,15 @@ class Strict(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_bool_for_a_number(cls, value, info):
-        """pydantic would take true for 1."""
+    def _numbers_as_they_look(cls, value, info):
+        """pydantic would take true for 1, and 1_0 for 10."""
         annotation = cls.model_fields[info.field_name].annotation
         kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
         kind = re.sub(r"'.*?'", "", kind)  # without literal words
         if ("int" in kind or "float" in kind) and "bool" not in kind:
             held = list(value.values()) if isinstance(value, dict) else value
-            if any(isinstance(v, bool) for v in (held if isinstance(held, list) else [held])):
+            held = held if isinstance(held, list) else [held]
+            if any(isinstance(v, bool) or _is_grouped(v) for v in held):
                 raise PydanticCustomError("number", "should be a number")
         return value
 
@@ -146,13 +158,13 @@ class Submission(Strict):
     name: PathText | None = None
     key: str | None = None  # the column that names the class of a row: one row per image and class
     label: str | None = None  # the column of the class
-    labels: dict[str, str] | None = None  # class -> what is written for it, here, in `key` and for {class}
+    labels: dict[str, Cell] | None = None  # class -> what is written for it, here, in `key` and for {class}
     probabilities: dict[str, str] | None = None  # class -> the column of its probability
     rle: str | None = None  # the column of run lengths
     order: Literal["column", "row"] | None = None  # column: top to bottom, then left to right
     first: Literal[0, 1] | None = None  # the number of the first pixel
     relative: bool | None = None  # starts are counted from the end of the run before
-    empty: str | None = None  # what stands for an empty mask
+    empty: Cell | None = None  # what stands for an empty mask
     # height, width that masks are handed in at; absent: each image's own
     size: tuple[Side, Side] | None = None
     several: bool | None = None  # a row for every connected part of a mask
@@ -194,14 +206,18 @@ class Model(Strict):
     @field_validator("options")
     @classmethod
     def _numbers(cls, options):
-        def numbers(value):
+        def leaves(value):
             if isinstance(value, (dict, list)):
                 inner = value.values() if isinstance(value, dict) else value
-                return [n for v in inner for n in numbers(v)]
-            return [value] if isinstance(value, (int, float)) else []
+                return [leaf for v in inner for leaf in leaves(v)]
+            return [value]
 
-        if not all(abs(n) <= 16_384 for n in numbers(options)):
+        if not all(abs(n) <= 16_384 for n in leaves(options) if isinstance(n, (int, float))):
             raise ValueError("every number is finite, and at most 16384")
+        for name, value in options.items():
+            counts = [n for n in leaves(value) if n is not None]
+            if name.endswith("channels") and not all(type(n) is int and n >= 1 for n in counts):
+                raise ValueError(f"{name} are whole numbers from 1")
         return options
 
 

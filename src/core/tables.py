@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterable
 
-from src.core.console import InputError, command, listing, short
+from src.core.console import InputError, command, counted, listing, short
 from src.core.paths import Paths
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def read_folds(paths: Paths, ids: Iterable[str]) -> np.ndarray:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"not readable as a table: {error}", file, remedy, code="folds_damaged") from None
     if wrong := [f"{id} ({fold[:20] or 'nothing'})" for id, fold in rows if not is_fold(fold)]:
-        what = f"{len(wrong)} folds are not whole numbers from -1 to {MOST_FOLDS}: {listing(wrong)}"
-        raise InputError(what, file, remedy, code="folds_damaged")
+        what = counted(len(wrong), "fold is no whole number", "folds are no whole numbers")
+        raise InputError(f"{what} from -1 to {MOST_FOLDS}: {listing(wrong)}", file, remedy, code="folds_damaged")
     fold_of = dict(rows)
     ids = [str(i) for i in ids]
     if len(fold_of) < len(rows):
@@ -114,9 +114,11 @@ def read_folds(paths: Paths, ids: Iterable[str]) -> np.ndarray:
         raise InputError(f"the same id twice: {listing(doubled)}", file, remedy, code="folds_id_twice")
     known = set(ids)
     if unknown := [id for id in fold_of if id not in known]:
-        raise InputError(f"{len(unknown)} ids are no train images: {listing(unknown)}", file, remedy, code="folds_id_unknown")
+        what = counted(len(unknown), "id is no train image", "ids are no train images")
+        raise InputError(f"{what}: {listing(unknown)}", file, remedy, code="folds_id_unknown")
     if missing := [id for id in ids if id not in fold_of]:
-        raise InputError(f"{len(missing)} train images have no fold: {listing(missing)}", file, remedy, code="folds_id_missing")
+        what = counted(len(missing), "train image has no fold", "train images have no fold")
+        raise InputError(f"{what}: {listing(missing)}", file, remedy, code="folds_id_missing")
     folds = np.array([int(fold_of[id]) for id in ids], dtype=int)
     if folds.max(initial=-1) < 0 or len(np.unique(folds)) < 2:
         what = "all images are in the same fold: nothing is left to train on or to validate with"

@@ -62,7 +62,8 @@ class Decision:
         try:
             found = read_json(path)
         except (OSError, RecursionError, InputError):
-            raise InputError("not readable as JSON", short(path), f"Correct it, or: {again}",
+            todo = "Correct it, or make it again with " + command("evaluate", "--force")
+            raise InputError("not readable as JSON", short(path), todo,
                              code="damaged_json") from None
         if not isinstance(found, dict):
             raise InputError("a decision is a list of key: value pairs", short(path), again,
