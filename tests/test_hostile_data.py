@@ -680,7 +680,7 @@ def test_one_is_not_several(demo_prepared, tmp_path):
     from src.core.console import counted
     from src.core.tables import read_folds
 
-    assert [counted(n, "id is", "ids are") for n in (0, 1, 2)] == ["0 ids are", "1 id is", "2 ids are"]
+    assert [counted(n, "id is", "ids are") for n in (1, 2)] == ["1 id is", "2 ids are"]
     paths = type(demo_prepared)(tmp_path, tmp_path / "data")
     paths.folds.parent.mkdir(parents=True)
     paths.folds.write_text("id,fold\na,0\nb,1\nc,0\n")

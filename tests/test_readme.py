@@ -42,7 +42,8 @@ def test_the_tree_of_artifacts_is_the_map_of_names():
 
 def test_one_stage_at_a_time_works_as_typed_from_top_to_bottom(demo, tmp_path):
     """On a fresh folder each line finds what it reads, and nothing is left to do."""
-    lines = re.findall(r"^\./run\.sh ([^#\n]*)", README.split("## One stage")[1].split("## ")[0], re.M)
+    typed = README.split("## One stage")[1].split("## ")[0]
+    lines = re.findall(r"^\./run\.sh ([^#\n]*)", typed, re.M)
     paths, done, everything = Paths(tmp_path, demo), set(), []
     for line in lines:
         given = parse(shlex.split(line))

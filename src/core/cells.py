@@ -8,6 +8,7 @@ from typing import Iterable
 
 from src.core.console import InputError, listing, short
 from src.core.files import must_be_file, printable
+from src.core.formulas import is_formula
 from src.core.limits import MOST_BYTES
 
 BOM = "\ufeff".encode()
@@ -88,3 +89,17 @@ def _count(line: str, delimiter: str) -> int:
 def names_of(columns: Iterable[str], most: int = 40) -> str:
     """Columns or cells in a message, however many and long they are."""
     return listing((printable(c, 60) for c in columns), most)
+
+
+def check_written(text: str, shown: set[str], setting: str, where: str) -> None:
+    """Raises InputError for a text that is to be a cell of the submission, is in no cell of the
+    sample's column (`shown`), and would be taken for something else: for nothing, or a formula."""
+    if text in shown:
+        return
+    odd = "which is no text" if not text else "with a space at its end"
+    if len(text) > 1 and is_formula(text):
+        odd = "which a spreadsheet takes for a formula"
+    elif text and text == text.strip():
+        return
+    what = f"submission.{setting} writes '{text}', {odd}, and the sample has no such cell"
+    raise InputError(what, where, "Take what the sample has, or a word", code="odd_cell")

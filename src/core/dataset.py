@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 import numpy as np
 
 from src.core import rle
 from src.core.cells import names_of
 from src.core.console import InputError, listing, nearest, short, warn
-from src.core.files import WANTED, data_files, must_be_file, odd_images, printable
+from src.core.files import data_files, must_be_file, odd_images, printable, unread_files
 from src.core.form import infer
 from src.core.formulas import is_formula
 from src.core.images import read_image, read_mask, scaled
@@ -257,13 +257,13 @@ def _test_items(data: Path, files: dict[Path, str], competition: Competition, pr
     if not stems & order.keys():
         what = f"none of the {len(order)} images of the sample is there: {names_of(order, 3)}"
         todo = f"They were looked for by {', '.join(competition.data.test)}: data.test says where"
-        if unread := _unread(data, competition.data.test, order):
+        if unread := unread_files(data, competition.data.test, order):
             raise InputError(f"the test images are of kinds that are not read: "
                              f"{names_of(unread.values(), 3)}", short(sample),
                              "Save them as png", code="no_test_images")
         raise InputError(what, short(sample), todo, code="no_test_images")
     absent = [id for id in order if id not in stems]
-    unread = _unread(data, competition.data.test, absent) if absent else {}
+    unread = unread_files(data, competition.data.test, absent) if absent else {}
     for id in absent:
         why = f" ({unread[id]} is not read: save it as png)" if id in unread else ""
         problems.add("sample_only", f"{id}{why}")
@@ -271,17 +271,6 @@ def _test_items(data: Path, files: dict[Path, str], competition: Competition, pr
         if item.id not in order:
             problems.add("test_only", item.image.relative_to(data))
     return [there[id] for id in order if id in there]
-
-
-def _unread(data: Path, patterns: list[str], ids: Iterable[str]) -> dict[str, str]:
-    """Those of the ids that a file beside the test images is named for, of a kind that is not
-    read -> its name."""
-    found, ids = {}, set(ids)
-    for folder in {(data / pattern).parent for pattern in patterns}:
-        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if file.stem in ids and file.suffix.lower() not in WANTED and file.is_file():
-                found.setdefault(file.stem, file.name)
-    return found
 
 
 Loaded = tuple[np.ndarray | None, np.ndarray | None, list[tuple[str, str]]]

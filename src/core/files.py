@@ -10,6 +10,7 @@ import os
 import stat
 from collections import Counter
 from pathlib import Path
+from typing import Iterable
 
 from src.core.console import InputError, escaped, short
 
@@ -36,6 +37,17 @@ def data_files(data: Path) -> list[Path]:
 def odd_images(data: Path) -> dict[Path, str]:
     """What is called like an image below the data folder, and cannot be read -> what it is."""
     return {f: why for f, why in _walk(data)[1].items() if f.suffix.lower() in IMAGE_SUFFIXES}
+
+
+def unread_files(data: Path, patterns: list[str], ids: Iterable[str]) -> dict[str, str]:
+    """Those of the ids that a file beside the test images is named for, of a kind that is not
+    read -> its name."""
+    found, ids = {}, set(ids)
+    for folder in {(data / pattern).parent for pattern in patterns}:
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if file.stem in ids and file.suffix.lower() not in WANTED and file.is_file():
+                found.setdefault(file.stem, file.name)
+    return found
 
 
 def what_is(path: Path | str) -> str:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable
 
-from src.core.cells import names_of
+from src.core.cells import check_written, names_of
 from src.core.console import InputError, listing, nearest, short
 from src.core.files import printable
-from src.core.formulas import is_formula
 from src.core.sample import Row, Sample, class_of, find_id, is_runs, match_rows, read_sample, role, spell
 from src.core.settings import Competition, Data, Submission
 
@@ -117,27 +116,6 @@ class _Told:
         return found if given is None else given
 
 
-def _check_written(text: str, shown: set[str], setting: str, sample: Sample) -> None:
-    """Raises InputError for a text that is to be a cell of the submission, is in no cell of the
-    sample's column, and would be taken for something else: for nothing, or for a formula."""
-    if text in shown:
-        return
-    odd = "which is no text" if not text else "with a space at its end"
-    if len(text) > 1 and is_formula(text):
-        odd = "which a spreadsheet takes for a formula"
-    elif text and text == text.strip():
-        return
-    raise InputError(f"submission.{setting} writes '{text}', {odd}, and the sample has no such cell",
-                     short(sample.file), "Take what the sample has, or a word", code="odd_cell")
-
-
-def _check_empty(given: Submission, tokens: list[str], cells: list[str], sample: Sample) -> None:
-    """The same of what stands for no mask: a cell of nothing is right where the sample has one, or
-    shows no token at all."""
-    if given.empty is not None and (given.empty or tokens):
-        _check_written(given.empty, set(cells), "empty", sample)
-
-
 def _check_settings(form: Form, given: Submission, data: Data) -> None:
     """Raises InputError for columns and classes that there are not."""
     sample = form.sample
@@ -219,7 +197,7 @@ def _labels(form: Form, told: _Told, given: Submission, data: Data) -> None:
     where = short(form.sample.file)
     shown = set(form.sample.column(form.label)) if form.label else set()
     for text in (given.labels or {}).values() if form.label or form.boxes else ():
-        _check_written(text, shown, "labels", form.sample)
+        check_written(text, shown, "labels", where)
     if form.label:
         form.labels = given.labels or spell(shown, data.classes, data.empty_class, whole=False) or {}
         if not form.labels:
@@ -258,7 +236,8 @@ def _boxes(form: Form, told: _Told, given: Submission) -> None:
                 "for none: submission.empty")
         what = f"column '{form.boxes}' holds {names_of(tokens, 4)}"
         raise InputError(what, short(sample.file), todo, code="no_boxes")
-    _check_empty(given, tokens, sample.column(form.boxes), sample)
+    if given.empty or given.empty is not None and tokens:  # a sample of none may be of empty cells
+        check_written(given.empty, set(sample.column(form.boxes)), "empty", short(sample.file))
     form.empty = told.pick("empty", given.empty, tokens[0] if tokens else "")
 
 
@@ -338,7 +317,8 @@ def _runs(form: Form, told: _Told, given: Submission, cells: list[str], found: d
         setattr(form, name, told.pick(name, getattr(given, name), value, why))
     empty = tokens[0] if tokens else found.get("empty", "")
     why = "" if tokens else "as the train table's" if "empty" in found else "assumed: the sample shows only placeholders"
-    _check_empty(given, tokens, cells, form.sample)
+    if given.empty or given.empty is not None and tokens:  # as for boxes
+        check_written(given.empty, set(cells), "empty", short(form.sample.file))
     form.empty = told.pick("empty", given.empty, empty, why)
     if not form.several and not form.keys:
         several = bool(found.get("several")) if given.several is None else given.several

@@ -71,7 +71,9 @@ class Predictions:
         row = {k: i for i, k in enumerate(self.ids)}
         if absent := [i for i in ids if i not in row]:
             what = counted(len(absent), "id has no prediction", "ids have no prediction")
-            raise InputError(f"{what}: {listing(absent)}", "", "Was the data changed after predict? Run the whole chain again", code="predictions_ids_missing")
+            raise InputError(f"{what}: {listing(absent)}", "",
+                             "Was the data changed after predict? Run the whole chain again",
+                             code="predictions_ids_missing")
         rows = [row[i] for i in ids]
         return Predictions(self.ids[rows], None if self.mask is None else self.mask[rows], None if self.label is None else self.label[rows], self.classes)
 

@@ -158,7 +158,8 @@ class Submission(Strict):
     name: PathText | None = None
     key: str | None = None  # the column that names the class of a row: one row per image and class
     label: str | None = None  # the column of the class
-    labels: dict[str, Cell] | None = None  # class -> what is written for it, here, in `key` and for {class}
+    # class -> what is written for it, here, in `key` and for {class}
+    labels: dict[str, Cell] | None = None
     probabilities: dict[str, str] | None = None  # class -> the column of its probability
     rle: str | None = None  # the column of run lengths
     order: Literal["column", "row"] | None = None  # column: top to bottom, then left to right

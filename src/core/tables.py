@@ -105,7 +105,8 @@ def read_folds(paths: Paths, ids: Iterable[str]) -> np.ndarray:
         raise InputError(f"not readable as a table: {error}", file, remedy, code="folds_damaged") from None
     if wrong := [f"{id} ({fold[:20] or 'nothing'})" for id, fold in rows if not is_fold(fold)]:
         what = counted(len(wrong), "fold is no whole number", "folds are no whole numbers")
-        raise InputError(f"{what} from -1 to {MOST_FOLDS}: {listing(wrong)}", file, remedy, code="folds_damaged")
+        raise InputError(f"{what} from -1 to {MOST_FOLDS}: {listing(wrong)}", file, remedy,
+                         code="folds_damaged")
     fold_of = dict(rows)
     ids = [str(i) for i in ids]
     if len(fold_of) < len(rows):
