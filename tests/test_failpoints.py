@@ -108,7 +108,7 @@ class Chain:
                 return f"it was to die and ended with {broken.code}: {broken.err}"
         elif not is_told(broken):
             return f"exit code {broken.code}: {broken.err}"
-        again = self.run([w for w in STEPS[name] if w != "--force"])
+        again = self.run(STEPS[name])
         if again.code != 0:
             return f"the same command again: exit code {again.code}: {again.err}"
         return difference(self.kept / f"after {name}", self.home)

@@ -73,6 +73,8 @@ class Zygote:
         `failpoint`: what tests/failpoints.py is to `arm`."""
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
+            out.touch()  # it may be killed before it says a word
+            err.touch()
             asked = {
                 "words": [str(w) for w in words], "cwd": str(cwd), "timeout": timeout,
                 "env": env or {}, "kill_after": kill_after, "limits": limits or {},
