@@ -67,7 +67,9 @@ def main(words: list[str]) -> int:
             told = explained(error)
         if told is not None:
             return _fail(error_line(told), 2 if isinstance(told, InputError) else 1, show)
-        return _fail(f"error: {type(error).__name__}: {error}. This is a fault of the program: --traceback shows where", 1, show)
+        what = f"{type(error).__name__}: {error}. This is a fault of the program: "
+        told = StageError(f"{what}--traceback shows where", code="fault_of_the_program")
+        return _fail(error_line(told), 1, show)
 
 
 def work(given: argparse.Namespace) -> int:
