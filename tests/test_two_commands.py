@@ -120,8 +120,8 @@ def test_a_killed_run_leaves_no_lock_to_wait_for(pair, home):
     """Its loader processes live on for seconds, and must not hold it."""
     for word in ("prepare", "split"):
         assert pair[0].run(line(home, word), home).code == 0
-    words = [*line(home, "train", "--fold", "0", epochs=50), "--set", "train.workers=2"]
-    killed = pair[0].run(words, home, kill_after=4)
+    words = [*line(home, "train", "--fold", "0", epochs=5000), "--set", "train.workers=2"]
+    killed = pair[0].run(words, home, kill_after=8)
     assert killed.code == -9 and "epoch " in killed.out
     began = time.time()
     again = pair[1].run([*words, "--set", "train.epochs=1"], home)
