@@ -29,7 +29,7 @@ from src.core.disk import explained, replacing, system_error
 from src.core.paths import Paths, filter_text
 from src.core.stages import folds as folds_to_use
 from src.core.stages import train_job, weights_used
-from src.core.tables import open_store, read_folds, read_index
+from src.core.tables import how_to_mend_folds, open_store, read_folds, read_index
 from src.parts import models
 from src.parts.fitted import FITTED
 
@@ -59,7 +59,8 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
         store = open_store(file, len(index), e.image_size)
         rows = np.flatnonzero(fold_of == k)
         if not len(rows):
-            raise InputError(f"fold {k} has no images", short(paths.folds), code="fold_empty")
+            raise InputError(f"fold {k} has no images", short(paths.folds),
+                             how_to_mend_folds(), code="fold_empty")
         images = np.stack([store[r] for r in np.resize(rows[:: max(1, len(rows) // max(BATCHES))], max(BATCHES))])
         facts = {"fold": k, "weights": weights_used(one, paths, k)}
         with train_job(one, paths, k).lock.held():  # it lies in the fold's folder

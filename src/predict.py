@@ -26,7 +26,7 @@ from src.core.paths import Paths, filter_text
 from src.core.predictions import Predictions
 from src.core.rle import Truth
 from src.core.stages import folds as folds_to_use
-from src.core.tables import open_store, read_folds, read_index, read_labels
+from src.core.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
 from src.parts import models, scoring
 from src.parts.postprocess import Decision
 from src.parts.tta import VIEWS
@@ -51,7 +51,8 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     stores = {of: open_store(files[of], len(tables[of]), e.image_size) for of in tables}
     rows = {k: {"oof": np.flatnonzero(fold_of == k), "test": np.arange(len(test))} for k in folds}
     if empty := [k for k in folds if not len(rows[k]["oof"])]:
-        raise InputError(f"fold {empty[0]} has no images", short(paths.folds), code="fold_empty")
+        raise InputError(f"fold {empty[0]} has no images", short(paths.folds),
+                         how_to_mend_folds(), code="fold_empty")
     batch = e.predict.batch_size or 2 * e.train.batch_size
 
     with job.running(facts := {}):

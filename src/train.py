@@ -28,7 +28,7 @@ from src.core.loop import Loop, optimiser_for, rate
 from src.core.paths import Paths, filter_text
 from src.core.rle import Truth
 from src.core.runlog import BadSteps, Clock, epoch_line, since_best, write_log
-from src.core.tables import open_store, read_folds, read_index, read_labels
+from src.core.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
 from src.parts import augment, losses, models, sampling, scoring
 from src.parts.tta import VIEWS
 
@@ -153,7 +153,7 @@ class FoldImages:
         if len(seen) < 2 or not len(held_out):
             raise InputError(f"fold {fold} leaves {len(seen)} images to train on and "
                              f"{len(held_out)} to validate on", short(paths.folds),
-                             code="fold_empty")
+                             how_to_mend_folds(), code="fold_empty")
         images, masks = paths.images(e.image_size, e.resize, "train", filter_text(e)), paths.masks(e.image_size, e.resize, filter_text(e))
         for file in (images, masks):  # read where they are needed, in other processes too: what is wrong is said here
             open_store(file, len(index), e.image_size)

@@ -84,6 +84,11 @@ def open_store(file: Path, rows: int, size: int) -> np.ndarray:
     return store
 
 
+def how_to_mend_folds() -> str:
+    """What to do about a wrong folds.csv."""
+    return f"Correct it, or make it anew with {command('split', '--force')}"
+
+
 def read_folds(paths: Paths, ids: Iterable[str]) -> np.ndarray:
     """The fold of each of these ids, (N) int; -1: trained on in every fold. Numbers may have gaps: 0, 2 and 7 are three folds.
 
@@ -91,7 +96,7 @@ def read_folds(paths: Paths, ids: Iterable[str]) -> np.ndarray:
     are no whole numbers from -1 to MOST_FOLDS."""
     import numpy as np
 
-    file, remedy = short(paths.folds), f"Correct it, or make it anew with {command('split', '--force')}"
+    file, remedy = short(paths.folds), how_to_mend_folds()
     try:
         with open(paths.folds, newline="", encoding="utf-8-sig") as lines:  # a spreadsheet may have added a byte order mark
             reader = csv.DictReader(lines)
