@@ -269,7 +269,8 @@ def test_damaged_records_are_as_good_as_none(home):
     assert set(states(home).values()) == {"done"}
     record = paths.record("evaluate", "small")
     content = json.loads(record.read_text())
-    for spoilt in ([], {"keys": 3}, content | {"outputs": [1]}, content | {"digests": "x"}):
+    other = ({"outputs": [1]}, {"digests": "x"}, {"seconds": "long"})
+    for spoilt in ([], {"keys": 3}, *(content | o for o in other)):
         record.write_text(json.dumps(spoilt))
         assert states(home)["evaluate small"] == "missing", spoilt
     paths.fingerprints.write_text(json.dumps({"x": 3, str(paths.folds): [1, 2, 3]}))

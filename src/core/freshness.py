@@ -75,6 +75,7 @@ class Job:
             return None
         parts = (record.get(name, {}) for name in ("keys", "inputs", "outputs", "digests"))
         whole = {"keys", "inputs"} <= record.keys() and all(isinstance(p, dict) for p in parts)
+        whole = whole and isinstance(record.get("seconds", 0), (int, float))
         return record if whole else None
 
     def state(self) -> State:
