@@ -1,4 +1,5 @@
 """The command line: which stages are stale, and running them in order. Imports a stage, and torch with it, only when it has work."""
+
 from __future__ import annotations
 
 import argparse
@@ -32,7 +33,16 @@ from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder
 from src.core.records import read_manifest
 from src.core.sample import no_sample
 from src.core.shortage import complain, heard, here, shortage, to_nowhere
-from src.core.stages import data_files, form_of, has_test, member_folder, plan, sample_of, submit_job, unanswered
+from src.core.stages import (
+    data_files,
+    form_of,
+    has_test,
+    member_folder,
+    plan,
+    sample_of,
+    submit_job,
+    unanswered,
+)
 
 
 def main(words: list[str]) -> int:
@@ -40,7 +50,18 @@ def main(words: list[str]) -> int:
     if words[:1] == ["test"]:
         os.chdir(ROOT)
         workers = min(4, os.cpu_count() or 1)
-        where = [] if any(Path(w.split("::")[0]).exists() for w in words[1:]) else ["tests", *(["-n", str(workers), "--dist", "loadfile"] if importlib.util.find_spec("xdist") else [])]
+        where = (
+            []
+            if any(Path(w.split("::")[0]).exists() for w in words[1:])
+            else [
+                "tests",
+                *(
+                    ["-n", str(workers), "--dist", "loadfile"]
+                    if importlib.util.find_spec("xdist")
+                    else []
+                ),
+            ]
+        )
         if "-n" in where:  # files side by side, each with its share of the cores
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *words[1:], *where])
@@ -57,7 +78,9 @@ def main(words: list[str]) -> int:
     except Stopped as stopped:
         return _fail(f"stopped: {stopped}. Go on with: {command(*bare(words))}", 130, show)
     except KeyboardInterrupt:
-        return _fail(f"\nstopped. What was finished is kept; go on with: {command(*bare(words))}", 130, show)
+        return _fail(
+            f"\nstopped. What was finished is kept; go on with: {command(*bare(words))}", 130, show
+        )
     except BrokenPipeError:  # … | head
         to_nowhere(sys.stdout)
         return 1
@@ -75,8 +98,12 @@ def main(words: list[str]) -> int:
 def work(given: argparse.Namespace) -> int:
     demo, tool = given.stage == "demo", given.stage in TOOLS
     if demo and (given.data or given.config):
-        raise InputError("demo makes its own images and has its own config", "command line",
-                         "Leave out --data and --config", code="option_elsewhere")
+        raise InputError(
+            "demo makes its own images and has its own config",
+            "command line",
+            "Leave out --data and --config",
+            code="option_elsewhere",
+        )
     if given.bundle:
         given.config = _of_bundle(given)
     file = given.config or CONFIGS / ("demo.yaml" if demo else "ensemble.yaml")
@@ -84,24 +111,45 @@ def work(given: argparse.Namespace) -> int:
         given.sets = DEMO_SETTINGS + given.sets
     config = load(file, given.sets, given.tiny)
     home = (given.work or ROOT).expanduser().resolve()
-    paths = Paths(home, given.data.expanduser().resolve() if given.data else INPUT if demo or given.stage == "fetch" else _contest_folder(given, config))
+    paths = Paths(
+        home,
+        given.data.expanduser().resolve()
+        if given.data
+        else INPUT
+        if demo or given.stage == "fetch"
+        else _contest_folder(given, config),
+    )
     if demo:
         paths = paths.demo()
     elif not paths.data.is_dir() and given.stage not in ("fetch", "submissions"):
-        todo = f"Bring it with {command('fetch', '--competition', config.competition.slug)}" if config.competition.slug and not given.data else "Put the images there, as input/README.md says, or try ./run.sh demo"
-        raise InputError("no such folder", f"--data {given.data or short(paths.data)}", todo,
-                         code="no_such_folder")
+        todo = (
+            f"Bring it with {command('fetch', '--competition', config.competition.slug)}"
+            if config.competition.slug and not given.data
+            else "Put the images there, as input/README.md says, or try ./run.sh demo"
+        )
+        raise InputError(
+            "no such folder",
+            f"--data {given.data or short(paths.data)}",
+            todo,
+            code="no_such_folder",
+        )
     _remember(given, file, demo)
     if config.study:
         paths = paths.studies(config.competition.split)
         if given.stage not in ("study", "all", "status"):
-            raise InputError(f"{given.stage} is for one experiment or ensemble, and this is a "
-                             "study of several", short(config.file),
-                             f"Run it whole: {command('study')}", code="other_kind_of_config")
+            raise InputError(
+                f"{given.stage} is for one experiment or ensemble, and this is a study of several",
+                short(config.file),
+                f"Run it whole: {command('study')}",
+                code="other_kind_of_config",
+            )
     elif given.stage == "study":
-        raise InputError("this is no study: it names no base", short(config.file),
-                         "See configs/studies/, for example --config configs/studies/lambda.yaml",
-                         code="other_kind_of_config")
+        raise InputError(
+            "this is no study: it names no base",
+            short(config.file),
+            "See configs/studies/, for example --config configs/studies/lambda.yaml",
+            code="other_kind_of_config",
+        )
     if demo:
         importlib.import_module("src.demo_data").make(paths.data)
     if given.stage == "status":
@@ -132,12 +180,19 @@ def _of_bundle(given: argparse.Namespace) -> Path:
     """The config that a bundle was made for."""
     paths = Paths(given.bundle.expanduser().resolve(), given.data)
     if given.config:
-        raise InputError("a bundle has its own config", "command line", "Leave out --config",
-                         code="option_elsewhere")
+        raise InputError(
+            "a bundle has its own config",
+            "command line",
+            "Leave out --config",
+            code="option_elsewhere",
+        )
     if not paths.manifest.is_file():
-        raise InputError("no bundle there", short(paths.manifest),
-                         "Make one with ./run.sh bundle, and name the folder that holds this file",
-                         code="no_bundle")
+        raise InputError(
+            "no bundle there",
+            short(paths.manifest),
+            "Make one with ./run.sh bundle, and name the folder that holds this file",
+            code="no_bundle",
+        )
     return paths.work / "configs" / f"{read_manifest(paths)['name']}.yaml"
 
 
@@ -158,16 +213,33 @@ def run_stages(config: Config, paths: Paths, stage: str | None, given: argparse.
                 _check_inputs(job, everything)  # what rests on something stale is not up to date
         if not todo:
             if stage and not ran:
-                say(f"{stage} is up to date ({', '.join(short(p) for p in jobs[-1].outputs[:2])}). --force redoes it")
-            if older := {j.title: changed for j in jobs if j.title not in handled and (changed := j.changed_sources())}:
+                say(
+                    f"{stage} is up to date ({', '.join(short(p) for p in jobs[-1].outputs[:2])}). --force redoes it"
+                )
+            if older := {
+                j.title: changed
+                for j in jobs
+                if j.title not in handled and (changed := j.changed_sources())
+            }:
                 files = dict.fromkeys(f for changed in older.values() for f in changed)
-                console.warn(f"{console.listing(files)} changed since {console.listing(older, 3)} {'was' if len(older) == 1 else 'were'} made; --force redoes")
+                console.warn(
+                    f"{console.listing(files)} changed since {console.listing(older, 3)} {'was' if len(older) == 1 else 'were'} made; --force redoes"
+                )
             return ran
-        if not checked and (stage is None or todo[0].stage in ("train", "predict", "ensemble", "evaluate")):
+        if not checked and (
+            stage is None or todo[0].stage in ("train", "predict", "ensemble", "evaluate")
+        ):
             importlib.import_module("src.parts.check").check(config)
             _check_members(config, paths)
-            if paths.index.is_file() and has_test(paths) and sample_of(config, paths).is_file() and stage in (None, "submit"):
-                form_of(config, paths)  # a sample that is not understood need not wait for hours of training to be refused
+            if (
+                paths.index.is_file()
+                and has_test(paths)
+                and sample_of(config, paths).is_file()
+                and stage in (None, "submit")
+            ):
+                form_of(
+                    config, paths
+                )  # a sample that is not understood need not wait for hours of training to be refused
             checked = True
         if force:  # in the records, so that a run that is stopped goes on without it
             if todo[0].stage != "prepare":
@@ -183,21 +255,36 @@ def run_stages(config: Config, paths: Paths, stage: str | None, given: argparse.
         with _alone(todo, everything) as (job, waited):
             if waited:  # the other run may have done it
                 continue
-            if job.stage != "prepare":  # that one looks for its files itself, and says what it looked for
+            if (
+                job.stage != "prepare"
+            ):  # that one looks for its files itself, and says what it looked for
                 _check_inputs(job, everything)
-            read = [p for p in (*job.inputs.values(), *job.details.get("reads", [])) if isinstance(p, Path)]
+            read = [
+                p
+                for p in (*job.inputs.values(), *job.details.get("reads", []))
+                if isinstance(p, Path)
+            ]
             if not all(maker.verify(read) for maker in job.makers(everything)):
                 continue  # bytes that changed on the disk: the plan has it now
             state = job.state()
             if state.kind in ("stale", "damaged"):
-                say(f"{job.title}: {state.why}" + ("; the old result moves to artifacts/old/" if state.kind == "stale" else ""))
+                say(
+                    f"{job.title}: {state.why}"
+                    + ("; the old result moves to artifacts/old/" if state.kind == "stale" else "")
+                )
             waiting = [j for j in todo if j.stage == "train"]
             job.details["left"] = len(waiting)
-            side_by_side = importlib.import_module("src.parallel") if job.stage == "train" and len(waiting) > 1 else None
+            side_by_side = (
+                importlib.import_module("src.parallel")
+                if job.stage == "train" and len(waiting) > 1
+                else None
+            )
             count = side_by_side.count(given.parallel) if side_by_side else 1
             if count == 1:
                 importlib.import_module(f"src.{job.stage}").run(job, config.owner(job.name), paths)
-                handled += [j.title for j in jobs if j is job or j.stage == job.stage == "prepare"]  # prepare makes everything of its own in one pass
+                handled += [
+                    j.title for j in jobs if j is job or j.stage == job.stage == "prepare"
+                ]  # prepare makes everything of its own in one pass
                 ran += 1
                 continue
         for other in waiting[1:]:  # the lock is free again: each child takes its own
@@ -244,10 +331,14 @@ def status(config: Config, paths: Paths) -> int:
     """Done, stale (and why), missing; seconds and scores; the next command."""
     say(f"{short(config.file)}   data {short(paths.data)}   artifacts {short(paths.artifacts)}")
     if not data_files(paths.data):
-        raise InputError("no images here yet", short(paths.data),
-                         "Put them there, as input/README.md says, bring a contest with ./run.sh "
-                         "fetch --competition SLUG, name another folder with --data, or try "
-                         "./run.sh demo", code="no_images")
+        raise InputError(
+            "no images here yet",
+            short(paths.data),
+            "Put them there, as input/README.md says, bring a contest with ./run.sh "
+            "fetch --competition SLUG, name another folder with --data, or try "
+            "./run.sh demo",
+            code="no_images",
+        )
     waiting: list[Job] = []
     for job in (jobs := plan(config, paths)):
         state, record = job.state(), job.record() or {}
@@ -261,7 +352,11 @@ def status(config: Config, paths: Paths) -> int:
             waiting.append(job)
         if state.kind == "partial" and job.stage == "train":
             log = paths.log(job.name, job.fold)
-            epochs = max(0, len(log.read_text(encoding="utf-8").splitlines()) - 1) if log.is_file() else 0
+            epochs = (
+                max(0, len(log.read_text(encoding="utf-8").splitlines()) - 1)
+                if log.is_file()
+                else 0
+            )
             extra = f"{epochs} of {job.keys['train.epochs']} epochs"
         if job.stage == "submit" and kind != "done" and (wrong := _sample_wrong(config, paths)):
             extra = wrong
@@ -273,7 +368,11 @@ def status(config: Config, paths: Paths) -> int:
     if not waiting:
         say("everything is up to date. " + _last_line(config, paths))
     else:
-        say(f"next: {command()}" if config.study else f"next: {command()}   (or only its first step: {command(waiting[0].stage)})")
+        say(
+            f"next: {command()}"
+            if config.study
+            else f"next: {command()}   (or only its first step: {command(waiting[0].stage)})"
+        )
     return 0
 
 
@@ -302,13 +401,24 @@ def _folds_wrong(paths: Paths) -> str:
 
 # -------------------------------------------------------------------------------------------------------------------- messages
 
+
 def _remember(given: argparse.Namespace, file: Path, demo: bool) -> None:
     """What every suggested command repeats."""
-    console.REPEATED[:] = ["demo"] if demo else ["--config", short(Path(os.path.abspath(file)))] if given.config and not given.bundle else []
+    console.REPEATED[:] = (
+        ["demo"]
+        if demo
+        else ["--config", short(Path(os.path.abspath(file)))]
+        if given.config and not given.bundle
+        else []
+    )
     console.REPEATED += ["--tiny"] if given.tiny else []
     console.OF_CONTEST[:] = ["--competition", given.competition] if given.competition else []
-    console.REPEATED += [w for k in ("data", "work") if (v := getattr(given, k)) for w in (f"--{k}", str(v))]
-    console.REPEATED += [w for s in given.sets if not (demo and s in DEMO_SETTINGS) for w in ("--set", s)]
+    console.REPEATED += [
+        w for k in ("data", "work") if (v := getattr(given, k)) for w in (f"--{k}", str(v))
+    ]
+    console.REPEATED += [
+        w for s in given.sets if not (demo and s in DEMO_SETTINGS) for w in ("--set", s)
+    ]
 
 
 def _check_inputs(job: Job, jobs: list[Job]) -> None:
@@ -338,59 +448,102 @@ def _above(job: Job, jobs: list[Job]) -> list[Job]:
 
 
 def _no_jobs(config: Config, paths: Paths, stage: str, fold: int | None) -> InputError:
-    if stage == "submit" and has_test(paths) and sample_of(config, paths).is_file() and (column := unanswered(config, paths)):
-        return InputError(f"the sample asks for '{column}', and {config.name}, of one task, does "
-                          "not answer it", short(config.file),
-                          "An ensemble with members of both tasks does", code="no_such_answer")
+    if (
+        stage == "submit"
+        and has_test(paths)
+        and sample_of(config, paths).is_file()
+        and (column := unanswered(config, paths))
+    ):
+        return InputError(
+            f"the sample asks for '{column}', and {config.name}, of one task, does not answer it",
+            short(config.file),
+            "An ensemble with members of both tasks does",
+            code="no_such_answer",
+        )
     if stage == "submit" and has_test(paths):
         return no_sample(config.competition, paths.data)
     if stage == "submit":
-        return InputError("there is no test set, so there is nothing to submit", short(paths.data),
-                          "A test/ folder (and sample_submission.csv) makes one; the scores are in "
-                          + short(paths.metrics(config.name)),
-                          code="no_test_set")
+        return InputError(
+            "there is no test set, so there is nothing to submit",
+            short(paths.data),
+            "A test/ folder (and sample_submission.csv) makes one; the scores are in "
+            + short(paths.metrics(config.name)),
+            code="no_test_set",
+        )
     if stage == "ensemble":
-        return InputError("this config is one experiment, not an ensemble", short(config.file),
-                          "An ensemble names its members: see configs/ensemble.yaml",
-                          code="other_kind_of_config")
+        return InputError(
+            "this config is one experiment, not an ensemble",
+            short(config.file),
+            "An ensemble names its members: see configs/ensemble.yaml",
+            code="other_kind_of_config",
+        )
     folds = sorted({j.fold for j in plan(config, paths) if j.stage == "train"})
     if not folds:  # by folds.csv, which says why
         from src.core.tables import read_folds
 
         read_folds(paths, index_ids(paths.index, "train"))
-    return InputError(f"there is no fold {fold}", "--fold",
-                      f"The folds are {', '.join(map(str, folds))}", code="no_such_fold")
+    return InputError(
+        f"there is no fold {fold}",
+        "--fold",
+        f"The folds are {', '.join(map(str, folds))}",
+        code="no_such_fold",
+    )
 
 
 def _check_members(config: Config, paths: Paths) -> None:
     """Before hours of training: is every member an experiment, or predictions that are already there?"""
     for member in config.ensemble.members if config.ensemble else []:
         folder = member_folder(config, paths, member)
-        if not any(c.name == member for c in config.members) and not all((folder / p.name).is_file() for p in (paths.oof(member), *([paths.test(member)] if has_test(paths) else []))):
+        if not any(c.name == member for c in config.members) and not all(
+            (folder / p.name).is_file()
+            for p in (paths.oof(member), *([paths.test(member)] if has_test(paths) else []))
+        ):
             own = config.file.parent / f"{member}.yaml"
             if own.is_file():
                 what = f"the ensemble '{member}' is a member, and its predictions are not there yet"
                 todo = f"Make them with {command('--config', short(own))}"
                 raise InputError(what, short(config.file), todo, code="lacks_input")
-            raise InputError(f"member '{member}' has neither a config nor predictions",
-                             short(config.file),
-                             f"Expected {short(config.file.parent / (member + '.yaml'))}, or a "
-                             f"folder {short(paths.predictions(member))} with oof.npz and test.npz",
-                             code="no_such_member")
+            raise InputError(
+                f"member '{member}' has neither a config nor predictions",
+                short(config.file),
+                f"Expected {short(config.file.parent / (member + '.yaml'))}, or a "
+                f"folder {short(paths.predictions(member))} with oof.npz and test.npz",
+                code="no_such_member",
+            )
 
 
 def _last_line(config: Config, paths: Paths) -> str:
     if config.study:
         return f"table: {short(paths.study(config.name, 'table.md'))}   report: {short(paths.study(config.name, 'report.html'))}"
-    html, table, sample = paths.html(config.name), submit_job(config, paths).outputs[0], sample_of(config, paths).is_file()
+    html, table, sample = (
+        paths.html(config.name),
+        submit_job(config, paths).outputs[0],
+        sample_of(config, paths).is_file(),
+    )
     found = [f"report: {short(html)}"] if html.is_file() else []
-    lacks = "no test set" if not has_test(paths) else "no sample of the submission" if not sample else f"the sample asks for '{column}'" if (column := unanswered(config, paths)) else ""
-    found += [f"{lacks}, so no submission"] if lacks else [f"submission: {short(table)}"] if table.is_file() else []
+    lacks = (
+        "no test set"
+        if not has_test(paths)
+        else "no sample of the submission"
+        if not sample
+        else f"the sample asks for '{column}'"
+        if (column := unanswered(config, paths))
+        else ""
+    )
+    found += (
+        [f"{lacks}, so no submission"]
+        if lacks
+        else [f"submission: {short(table)}"]
+        if table.is_file()
+        else []
+    )
     return "   ".join(found)
 
 
 def _terminated(main: int, *_) -> None:
-    if os.getpid() != main:  # a process that was forked off a moment ago: its parent tells of the end
+    if (
+        os.getpid() != main
+    ):  # a process that was forked off a moment ago: its parent tells of the end
         os._exit(143)
     raise KeyboardInterrupt
 

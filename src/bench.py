@@ -1,14 +1,15 @@
 """Benchmarks: `python -m src.bench WHAT …`, alternating repeats in one process, medians.
 
-    python -m src.bench train predict --config configs/cpu.yaml --set model.encoder_weights=none
-        the training loop (loader, augmentation, EMA, sums) ÷ a bare loop of the same network, loss and optimiser on one resident batch;
-        predict's loop ÷ a bare forward pass. On generated images; on the GPU where there is one.
-    python -m src.bench stages --config configs/cpu.yaml --data DIR [--work DIR]
-        seconds of prepare (all of the data, anew, in a temporary folder), and of evaluate, ensemble and submit, of the command line's answers and of an
-        up-to-date run, on what a finished run left in --work; nothing of it is changed.
-    python -m src.bench greedy --config configs/cpu.yaml --data DIR [--work DIR]
-        seconds of greedy selection over six members, made from that run's predictions by adding smooth noise.
+python -m src.bench train predict --config configs/cpu.yaml --set model.encoder_weights=none
+    the training loop (loader, augmentation, EMA, sums) ÷ a bare loop of the same network, loss and optimiser on one resident batch;
+    predict's loop ÷ a bare forward pass. On generated images; on the GPU where there is one.
+python -m src.bench stages --config configs/cpu.yaml --data DIR [--work DIR]
+    seconds of prepare (all of the data, anew, in a temporary folder), and of evaluate, ensemble and submit, of the command line's answers and of an
+    up-to-date run, on what a finished run left in --work; nothing of it is changed.
+python -m src.bench greedy --config configs/cpu.yaml --data DIR [--work DIR]
+    seconds of greedy selection over six members, made from that run's predictions by adding smooth noise.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -34,7 +35,11 @@ REPEATS = 5
 
 
 def main(words: list[str]) -> int:
-    parser = argparse.ArgumentParser("python -m src.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m src.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("what", nargs="+", choices=["train", "predict", "stages", "greedy"])
     parser.add_argument("--config", type=Path, default=CONFIGS / "cpu.yaml")
     parser.add_argument("--set", dest="sets", action="append", default=[])
@@ -46,7 +51,9 @@ def main(words: list[str]) -> int:
     try:
         config = load(given.config, given.sets)
         for what in given.what:
-            {"train": train_ratio, "predict": predict_ratio, "stages": stages, "greedy": greedy}[what](config, given)
+            {"train": train_ratio, "predict": predict_ratio, "stages": stages, "greedy": greedy}[
+                what
+            ](config, given)
     except InputError as error:
         print(error_line(error), file=sys.stderr)
         return 2
@@ -67,17 +74,58 @@ def train_ratio(config: Config, given: argparse.Namespace) -> None:
     t, device = e.train, pick_device()
     dtype = amp_dtype(t.amp, device)
     with tempfile.TemporaryDirectory() as folder:
-        images, masks, labels = generated(Path(folder), e.image_size, given.steps * t.batch_size * t.accumulate, len(classes), config.competition.data.channels)
+        images, masks, labels = generated(
+            Path(folder),
+            e.image_size,
+            given.steps * t.batch_size * t.accumulate,
+            len(classes),
+            config.competition.data.channels,
+        )
         plan = Plan(len(labels), t.batch_size, t.accumulate, 0, 0)
-        stream = loader(Images(images, masks, np.arange(len(labels)), np.eye(len(classes), dtype=np.float32)[labels], augment.build(t.augment), losses.maps(e), augment.mix(t)), plan, worker_count(t.workers, device), device)
-        net = models.build(e, len(classes), pretrained=False).to(device, memory_format=torch.channels_last)
+        stream = loader(
+            Images(
+                images,
+                masks,
+                np.arange(len(labels)),
+                np.eye(len(classes), dtype=np.float32)[labels],
+                augment.build(t.augment),
+                losses.maps(e),
+                augment.mix(t),
+            ),
+            plan,
+            worker_count(t.workers, device),
+            device,
+        )
+        net = models.build(e, len(classes), pretrained=False).to(
+            device, memory_format=torch.channels_last
+        )
         if hasattr(net.body, "fit"):
-            raise InputError(f"{e.model.arch} learns without steps to time", "model.arch",
-                             "Choose another config", code="not_by_gradients")
+            raise InputError(
+                f"{e.model.arch} learns without steps to time",
+                "model.arch",
+                "Choose another config",
+                code="not_by_gradients",
+            )
         optimiser = optimiser_for(net.parameter_groups(t.lr, t.lr, t.weight_decay), t)
         scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        loss = partial(losses.total, classes=losses.Frequencies(torch.ones(len(classes), device=device) / len(classes)), settings=e.loss)
-        loop = Loop(net, copy.deepcopy(net).eval().requires_grad_(False), optimiser, scaler, loss, plan, stream, t, device, dtype, partial(net.freeze, t))
+        loss = partial(
+            losses.total,
+            classes=losses.Frequencies(torch.ones(len(classes), device=device) / len(classes)),
+            settings=e.loss,
+        )
+        loop = Loop(
+            net,
+            copy.deepcopy(net).eval().requires_grad_(False),
+            optimiser,
+            scaler,
+            loss,
+            plan,
+            stream,
+            t,
+            device,
+            dtype,
+            partial(net.freeze, t),
+        )
         bad = BadSteps(device, 0, 10**9)
         plan.begin(0, 0)
         images, target = next(iter(stream))
@@ -97,7 +145,15 @@ def train_ratio(config: Config, given: argparse.Namespace) -> None:
                 scaler.update()
                 optimiser.zero_grad(set_to_none=True)
 
-        compare("train", whole, bare, len(labels), device, given.repeats, f"{models.title(e.model)}, {e.image_size} px, batch {t.batch_size}, {dtype}, {device.type}, augment {t.augment}")
+        compare(
+            "train",
+            whole,
+            bare,
+            len(labels),
+            device,
+            given.repeats,
+            f"{models.title(e.model)}, {e.image_size} px, batch {t.batch_size}, {dtype}, {device.type}, augment {t.augment}",
+        )
 
 
 def predict_ratio(config: Config, given: argparse.Namespace) -> None:
@@ -114,11 +170,23 @@ def predict_ratio(config: Config, given: argparse.Namespace) -> None:
     dtype = amp_dtype(e.train.amp, device)
     batch = e.predict.batch_size or 2 * e.train.batch_size
     with tempfile.TemporaryDirectory() as folder:
-        images, _, labels = generated(Path(folder), e.image_size, given.steps * batch, len(classes), config.competition.data.channels)
+        images, _, labels = generated(
+            Path(folder),
+            e.image_size,
+            given.steps * batch,
+            len(classes),
+            config.competition.data.channels,
+        )
         pixels = np.load(images, mmap_mode="r")
-        net = models.build(e, len(classes), pretrained=False).to(device, memory_format=torch.channels_last).eval()
+        net = (
+            models.build(e, len(classes), pretrained=False)
+            .to(device, memory_format=torch.channels_last)
+            .eval()
+        )
         first = np.array(pixels[:batch])
-        resident = torch.from_numpy(np.ascontiguousarray(first[:, None] if first.ndim == 3 else first.transpose(0, 3, 1, 2))).to(device)
+        resident = torch.from_numpy(
+            np.ascontiguousarray(first[:, None] if first.ndim == 3 else first.transpose(0, 3, 1, 2))
+        ).to(device)
 
         def whole() -> None:
             infer(net, pixels, range(len(labels)), [VIEWS["identity"]], device, dtype, batch)
@@ -129,10 +197,26 @@ def predict_ratio(config: Config, given: argparse.Namespace) -> None:
                 with autocast(device, dtype):
                     net(resident)
 
-        compare("predict", whole, bare, len(labels), device, given.repeats, f"{models.title(e.model)}, {e.image_size} px, batch {batch}, {dtype}, {device.type}")
+        compare(
+            "predict",
+            whole,
+            bare,
+            len(labels),
+            device,
+            given.repeats,
+            f"{models.title(e.model)}, {e.image_size} px, batch {batch}, {dtype}, {device.type}",
+        )
 
 
-def compare(name: str, whole: Callable[[], None], bare: Callable[[], None], images: int, device, repeats: int, setting: str) -> None:
+def compare(
+    name: str,
+    whole: Callable[[], None],
+    bare: Callable[[], None],
+    images: int,
+    device,
+    repeats: int,
+    setting: str,
+) -> None:
     """Both in turns, after one warm-up each; the median of the ratios of neighbours, since machines drift."""
     import torch
 
@@ -148,14 +232,20 @@ def compare(name: str, whole: Callable[[], None], bare: Callable[[], None], imag
     rate(bare), rate(whole)
     pairs = [(rate(whole), rate(bare)) for _ in range(repeats)]
     ratios = sorted(w / b for w, b in pairs)
-    say(f"{name:<8} {statistics.median(w for w, _ in pairs):8.1f} img/s   bare {statistics.median(b for _, b in pairs):8.1f} img/s   ratio {statistics.median(ratios):.3f} "
-        f"({ratios[0]:.3f} to {ratios[-1]:.3f}, {repeats} pairs)   {setting}")
+    say(
+        f"{name:<8} {statistics.median(w for w, _ in pairs):8.1f} img/s   bare {statistics.median(b for _, b in pairs):8.1f} img/s   ratio {statistics.median(ratios):.3f} "
+        f"({ratios[0]:.3f} to {ratios[-1]:.3f}, {repeats} pairs)   {setting}"
+    )
 
 
-def generated(folder: Path, size: int, count: int, classes: int, channels: int) -> tuple[Path, Path, np.ndarray]:
+def generated(
+    folder: Path, size: int, count: int, classes: int, channels: int
+) -> tuple[Path, Path, np.ndarray]:
     """A pixel store of noise: speed does not depend on what is in the pictures."""
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (count, size, size, *((3,) if channels == 3 else ())), dtype=np.uint8)
+    images = random.integers(
+        0, 256, (count, size, size, *((3,) if channels == 3 else ())), dtype=np.uint8
+    )
     masks = np.zeros((count, size, size), np.uint8)
     masks[:, size // 4 : size // 2, size // 4 : size // 2] = 1
     np.save(folder / "images.npy", images)
@@ -165,23 +255,43 @@ def generated(folder: Path, size: int, count: int, classes: int, channels: int) 
 
 def stages(config: Config, given: argparse.Namespace) -> None:
     """Whole processes, as a user starts them, on a copy of what lies in --work."""
-    common = ["--config", str(given.config), *(w for s in given.sets for w in ("--set", s)), "--data", str(given.data)]
+    common = [
+        "--config",
+        str(given.config),
+        *(w for s in given.sets for w in ("--set", s)),
+        "--data",
+        str(given.data),
+    ]
     source = Paths(given.work.resolve(), given.data.resolve())
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
         fresh, copied = Path(folder) / "fresh", Path(folder) / "copied"
         fresh.mkdir()
-        rows = [("--help", ["--help"]), ("prepare", ["prepare", *common, "--work", str(fresh), "--force"])]
+        rows = [
+            ("--help", ["--help"]),
+            ("prepare", ["prepare", *common, "--work", str(fresh), "--force"]),
+        ]
         if source.html(config.name).is_file():
-            shutil.copytree(source.artifacts, copied / "artifacts", ignore=shutil.ignore_patterns(source.old.name))
+            shutil.copytree(
+                source.artifacts,
+                copied / "artifacts",
+                ignore=shutil.ignore_patterns(source.old.name),
+            )
             if source.submissions.is_dir():
                 shutil.copytree(source.submissions, copied / "submissions")
             there = [*common, "--work", str(copied)]
             if config.ensemble:
                 rows.append(("ensemble", ["ensemble", *there, "--force"]))
-            rows += [("evaluate", ["evaluate", *there, "--force"]), ("submit", ["submit", *there, "--force"]), ("status", ["status", *there]), ("up-to-date run", there)]
+            rows += [
+                ("evaluate", ["evaluate", *there, "--force"]),
+                ("submit", ["submit", *there, "--force"]),
+                ("status", ["status", *there]),
+                ("up-to-date run", there),
+            ]
             timed(there, quiet=True)
         else:
-            say("no finished run in --work: evaluate, ensemble, submit, status and an up-to-date run are left out")
+            say(
+                "no finished run in --work: evaluate, ensemble, submit, status and an up-to-date run are left out"
+            )
         for name, words in rows:
             report(name, words, given.repeats)
 
@@ -194,37 +304,82 @@ def greedy(config: Config, given: argparse.Namespace) -> None:
 
     source, random = Paths(given.work.resolve(), given.data.resolve()), np.random.default_rng(0)
     if not source.oof(config.name).is_file():
-        raise InputError("no finished run", str(given.work),
-                         f"./run.sh --config {given.config} makes one", code="not_finished")
+        raise InputError(
+            "no finished run",
+            str(given.work),
+            f"./run.sh --config {given.config} makes one",
+            code="not_finished",
+        )
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
         home = Path(folder)
-        shutil.copytree(source.artifacts, home / source.artifacts.name, ignore=shutil.ignore_patterns("models", "predictions", source.old.name))
+        shutil.copytree(
+            source.artifacts,
+            home / source.artifacts.name,
+            ignore=shutil.ignore_patterns("models", "predictions", source.old.name),
+        )
         shutil.copy(given.config.parent / COMPETITION, home)
         for member in range(6):
             for file in (source.oof(config.name), source.test(config.name)):
                 if file.is_file():
                     found = Predictions.load(file, config.competition.data.classes)
                     size = found.mask.shape[1]
-                    noise = np.stack([cv2.resize(random.normal(0, 0.25, (12, 12)).astype(np.float32), (size, size)) for _ in found.ids])
-                    label = np.clip(found.label + random.normal(0, 0.15, found.label.shape), 1e-3, None)
+                    noise = np.stack(
+                        [
+                            cv2.resize(
+                                random.normal(0, 0.25, (12, 12)).astype(np.float32), (size, size)
+                            )
+                            for _ in found.ids
+                        ]
+                    )
+                    label = np.clip(
+                        found.label + random.normal(0, 0.15, found.label.shape), 1e-3, None
+                    )
                     mask = np.clip(found.mask.astype(np.float32) + noise, 0, 1).astype(np.float16)
-                    Predictions(found.ids, mask, (label / label.sum(1, keepdims=True)).astype(np.float32), found.classes).save(home / f"m{member}" / file.name)
-        (home / "six.yaml").write_text(f"members: [{', '.join(str(home / f'm{m}') for m in range(6))}]\nmethod: greedy\n", encoding="utf-8")
-        words = ["ensemble", "--config", str(home / "six.yaml"), "--data", str(given.data), "--work", str(home), "--force"]
+                    Predictions(
+                        found.ids,
+                        mask,
+                        (label / label.sum(1, keepdims=True)).astype(np.float32),
+                        found.classes,
+                    ).save(home / f"m{member}" / file.name)
+        (home / "six.yaml").write_text(
+            f"members: [{', '.join(str(home / f'm{m}') for m in range(6))}]\nmethod: greedy\n",
+            encoding="utf-8",
+        )
+        words = [
+            "ensemble",
+            "--config",
+            str(home / "six.yaml"),
+            "--data",
+            str(given.data),
+            "--work",
+            str(home),
+            "--force",
+        ]
         report("greedy, 6 members", words, given.repeats)
 
 
 def report(name: str, words: list[str], repeats: int) -> None:
     seconds = [timed(words, quiet=False) for _ in range(repeats)]
-    say(f"{name:<16} {statistics.median(seconds):6.2f} s   ({min(seconds):.2f} to {max(seconds):.2f}, {len(seconds)} runs)")
+    say(
+        f"{name:<16} {statistics.median(seconds):6.2f} s   ({min(seconds):.2f} to {max(seconds):.2f}, {len(seconds)} runs)"
+    )
 
 
 def timed(words: list[str], quiet: bool) -> float:
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "src", *words], cwd=ROOT, env=os.environ | {"CALLED_FROM": os.getcwd()}, capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "src", *words],
+        cwd=ROOT,
+        env=os.environ | {"CALLED_FROM": os.getcwd()},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
     if done.returncode and not quiet:
-        raise InputError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}",
-                         code="command_failed")
+        raise InputError(
+            f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}",
+            code="command_failed",
+        )
     return time.perf_counter() - began
 
 

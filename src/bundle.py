@@ -11,6 +11,7 @@ WRITES  artifacts/bundles/<name>/ and <name>.zip, both the same:
 
 The same artifacts give the same bytes. A working folder's names hold inside of it, so src/infer.py reads it with the same core/paths.py.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -30,7 +31,17 @@ from packaging.requirements import Requirement
 
 from src.core.checkpoint import load_weights, save, shipped
 from src.core.config import Config, load
-from src.core.console import InputError, StageError, command, duration, header, listing, progress, say, short
+from src.core.console import (
+    InputError,
+    StageError,
+    command,
+    duration,
+    header,
+    listing,
+    progress,
+    say,
+    short,
+)
 from src.core.disk import copy, point, read_json, replacing, replacing_folder, write_json
 from src.core.freshness import Fingerprints, fingerprint
 from src.core.images import read_image
@@ -38,14 +49,39 @@ from src.core.locks import Lock
 from src.core.paths import COMPETITION, ROOT, Paths
 from src.core.predictions import Predictions
 from src.core.records import read_metrics, read_runs, read_weights
-from src.core.stages import ensemble_job, evaluate_job, member_folder, plan, predict_job, weights_used
+from src.core.stages import (
+    ensemble_job,
+    evaluate_job,
+    member_folder,
+    plan,
+    predict_job,
+    weights_used,
+)
 from src.core.stages import folds as folds_to_use
 from src.core.tables import read_index
 from src.parts import models
 
 # What Kaggle's image has of all that inference may import, each with what it needs itself: installed_cpu_packages.txt of github.com/Kaggle/docker-python, May 2026
-KAGGLE = {"einops", "filelock", "huggingface-hub", "matplotlib", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "pydicom", "pyyaml", "safetensors",
-          "scikit-learn", "scipy", "timm", "torch", "torchvision", "tqdm"}
+KAGGLE = {
+    "einops",
+    "filelock",
+    "huggingface-hub",
+    "matplotlib",
+    "numpy",
+    "opencv-python-headless",
+    "pandas",
+    "pillow",
+    "pydantic",
+    "pydicom",
+    "pyyaml",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "timm",
+    "torch",
+    "torchvision",
+    "tqdm",
+}
 PIP = "pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux2014_x86_64"  # of Kaggle's image, whatever this machine is
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the zip
 README = """# {name}: a bundle for inference without network
@@ -69,26 +105,53 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     started, target, archive = time.time(), paths.bundle(config.name), paths.bundle_zip(config.name)
     used = finished(config, paths)
     folds = {one.name: folds_to_use(one, paths) for one in used}
-    header("bundle", config.name, [*(paths.fold(e, 0).parent for e in folds), paths.predictions(config.name)], [target, archive])
-    with Lock.of(paths.lock("bundle", config.name), f"bundle {config.name}").held(), replacing_folder(target) as folder:
+    header(
+        "bundle",
+        config.name,
+        [*(paths.fold(e, 0).parent for e in folds), paths.predictions(config.name)],
+        [target, archive],
+    )
+    with (
+        Lock.of(paths.lock("bundle", config.name), f"bundle {config.name}").held(),
+        replacing_folder(target) as folder,
+    ):
         lacking = fill(folder, used, folds, config, paths)
         have = take_wheels(target, folder, lacking)
         write_zip(folder, archive)
     Fingerprints.of(paths).save()
-    if left_out := [m for m in (config.ensemble.members if config.ensemble else []) if m not in folds]:
+    if left_out := [
+        m for m in (config.ensemble.members if config.ensemble else []) if m not in folds
+    ]:
         say(f"  left out, since they weigh nothing: {listing(left_out)}")
-    weights, kinds = sum(f.stat().st_size for f in target.rglob("*.pt")), [k for one in used for k in read_json(Paths(target, target).manifest)["networks"][one.name]["weights"].values()]
-    say(f"  {sum(map(len, folds.values()))} networks of {listing(folds)}: {weights / 1e6:.1f} MB of weights, {kinds.count('float16')} in float16 and {kinds.count('float32')} in float32")
+    weights, kinds = (
+        sum(f.stat().st_size for f in target.rglob("*.pt")),
+        [
+            k
+            for one in used
+            for k in read_json(Paths(target, target).manifest)["networks"][one.name][
+                "weights"
+            ].values()
+        ],
+    )
+    say(
+        f"  {sum(map(len, folds.values()))} networks of {listing(folds)}: {weights / 1e6:.1f} MB of weights, {kinds.count('float16')} in float16 and {kinds.count('float32')} in float32"
+    )
     if missing := [p for p in lacking if p not in have]:
         say(f"  Kaggle's image lacks {listing(missing)}. With the network on, once:")
-        say(f"    {PIP} -d {short(target / 'wheels')} -r {short(target / 'packages.txt')}\n    {command('bundle')}")
+        say(
+            f"    {PIP} -d {short(target / 'wheels')} -r {short(target / 'packages.txt')}\n    {command('bundle')}"
+        )
     elif lacking:
         say(f"  with wheels of {listing(lacking)}, which Kaggle's image lacks")
-    say(f"  {short(archive)}   {archive.stat().st_size / 1e6:.1f} MB, {duration(time.time() - started)}; {short(target / 'README.md')} says how to use it")
+    say(
+        f"  {short(archive)}   {archive.stat().st_size / 1e6:.1f} MB, {duration(time.time() - started)}; {short(target / 'README.md')} says how to use it"
+    )
     return 0
 
 
-def fill(folder: Path, used: list[Config], folds: dict[str, list[int]], config: Config, paths: Paths) -> dict[str, str]:
+def fill(
+    folder: Path, used: list[Config], folds: dict[str, list[int]], config: Config, paths: Paths
+) -> dict[str, str]:
     """Write all but the wheels into `folder`; returns the packages that Kaggle's image lacks, and their versions."""
     inner, name = Paths(folder, folder), config.name
     write_code(folder)
@@ -109,7 +172,9 @@ def fill(folder: Path, used: list[Config], folds: dict[str, list[int]], config: 
     wheels = "Kaggle's image has all packages that it needs."
     if lacking:
         wheels = f"`{PIP} -d wheels -r packages.txt` adds the wheels of {listing(lacking)}, which Kaggle's image lacks; `./run.sh bundle` once more takes them into the zip."
-    (folder / "README.md").write_text(README.format(name=name, what=what, wheels=wheels), encoding="utf-8")
+    (folder / "README.md").write_text(
+        README.format(name=name, what=what, wheels=wheels), encoding="utf-8"
+    )
     return lacking
 
 
@@ -119,17 +184,31 @@ def finished(config: Config, paths: Paths) -> list[Config]:
     if config.ensemble:
         ensemble_job(config, paths).require("a bundle")
         weights = read_weights(paths, config.name, config.ensemble.members)
-        names = {m for answer in ("mask", "label") if weights[answer] for m, times in weights[answer]["times"].items() if times}
+        names = {
+            m
+            for answer in ("mask", "label")
+            if weights[answer]
+            for m, times in weights[answer]["times"].items()
+            if times
+        }
         used = [one for one in used if one.name in names]
         if only := [m for m in config.ensemble.members if m in names - {one.name for one in used}]:
-            raise InputError(f"{listing(only)} {'is' if len(only) == 1 else 'are'} there only as "
-                             "predictions, and those of new images cannot be made",
-                             short(member_folder(config, paths, only[0])),
-                             "Leave them out of the ensemble, or put their config beside this one",
-                             code="only_predictions")
+            raise InputError(
+                f"{listing(only)} {'is' if len(only) == 1 else 'are'} there only as "
+                "predictions, and those of new images cannot be made",
+                short(member_folder(config, paths, only[0])),
+                "Leave them out of the ensemble, or put their config beside this one",
+                code="only_predictions",
+            )
     for job in plan(config, paths):
         own = job.name in (one.name for one in used)
-        if job.stage in ("prepare", "split", "ensemble") or job.stage in ("train", "predict") and own or job.stage == "evaluate" and job.name == config.name:
+        if (
+            job.stage in ("prepare", "split", "ensemble")
+            or job.stage in ("train", "predict")
+            and own
+            or job.stage == "evaluate"
+            and job.name == config.name
+        ):
             job.require("a bundle", verify=True)
     return used
 
@@ -146,13 +225,25 @@ def write_code(folder: Path) -> None:
 def write_configs(config: Config, folder: Path) -> None:
     """The config, its members and the competition as they are after --set. Raises StageError unless they load as the same."""
     folder.mkdir(parents=True)
-    for name, holder in ((COMPETITION, config.competition), *((f"{c.name}.yaml", c.experiment or c.ensemble) for c in (config, *config.members))):
-        (folder / name).write_text(yaml.safe_dump(holder.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=160), encoding="utf-8")
+    for name, holder in (
+        (COMPETITION, config.competition),
+        *((f"{c.name}.yaml", c.experiment or c.ensemble) for c in (config, *config.members)),
+    ):
+        (folder / name).write_text(
+            yaml.safe_dump(
+                holder.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=160
+            ),
+            encoding="utf-8",
+        )
     again = load(folder / f"{config.name}.yaml")
-    then, now = ([(c.name, c.competition, c.experiment, c.ensemble) for c in (whole, *whole.members)] for whole in (config, again))
+    then, now = (
+        [(c.name, c.competition, c.experiment, c.ensemble) for c in (whole, *whole.members)]
+        for whole in (config, again)
+    )
     if then != now:
-        raise StageError(f"{short(config.file)} does not read back as the same config",
-                         code="config_differs")
+        raise StageError(
+            f"{short(config.file)} does not read back as the same config", code="config_differs"
+        )
 
 
 def write_weights(config: Config, folds: list[int], paths: Paths, inner: Paths, advance) -> None:
@@ -165,7 +256,9 @@ def write_weights(config: Config, folds: list[int], paths: Paths, inner: Paths, 
         advance(1)
 
 
-def manifest(config: Config, used: list[Config], folds: dict[str, list[int]], paths: Paths, inner: Paths) -> dict:
+def manifest(
+    config: Config, used: list[Config], folds: dict[str, list[int]], paths: Paths, inner: Paths
+) -> dict:
     """bundle.json: what infer goes by, and what people may want to know."""
     honest = read_metrics(paths, config.name)["honest"]
     mask = Predictions.load(paths.oof(config.name), config.competition.data.classes).mask
@@ -173,12 +266,26 @@ def manifest(config: Config, used: list[Config], folds: dict[str, list[int]], pa
     networks = {}
     for one in used:
         record = predict_job(one, paths).record()
-        networks[one.name] = {"folds": folds[one.name], "views": one.experiment.predict.views, "image_size": one.experiment.image_size,
-                              "weights": {k: weights_used(one, paths, k) for k in folds[one.name]}, "pace": record.get("pace"), "versions": record["versions"]}
-    files = sorted(f for d in ("artifacts", "configs") for f in (inner.work / d).rglob("*") if f.is_file())
+        networks[one.name] = {
+            "folds": folds[one.name],
+            "views": one.experiment.predict.views,
+            "image_size": one.experiment.image_size,
+            "weights": {k: weights_used(one, paths, k) for k in folds[one.name]},
+            "pace": record.get("pace"),
+            "versions": record["versions"],
+        }
+    files = sorted(
+        f for d in ("artifacts", "configs") for f in (inner.work / d).rglob("*") if f.is_file()
+    )
     return {
-        "name": config.name, "version": 1, "finished": evaluate_job(config, paths).record()["ended"], "classes": config.competition.data.classes,
-        "score": honest["score"], "metrics": honest["metrics"], "mask_size": mask_size, "networks": networks,
+        "name": config.name,
+        "version": 1,
+        "finished": evaluate_job(config, paths).record()["ended"],
+        "classes": config.competition.data.classes,
+        "score": honest["score"],
+        "metrics": honest["metrics"],
+        "mask_size": mask_size,
+        "networks": networks,
         "files": {f.relative_to(inner.work).as_posix(): fingerprint(f, inner) for f in files},
     }
 
@@ -186,13 +293,29 @@ def manifest(config: Config, used: list[Config], folds: dict[str, list[int]], pa
 def tried(folder: Path, config: Config, paths: Paths) -> dict[str, str]:
     """Load every experiment by the bundle's own code in a process of its own; returns what that has imported: distribution -> version."""
     image = paths.data / read_index(paths).image.iloc[-1]  # its kind may need a package of its own
-    words = [sys.executable, "-m", "src.bundle", str(folder), str(folder / "configs" / f"{config.name}.yaml"), str(image)]
+    words = [
+        sys.executable,
+        "-m",
+        "src.bundle",
+        str(folder),
+        str(folder / "configs" / f"{config.name}.yaml"),
+        str(image),
+    ]
     point("start", folder)
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": "-1"}, encoding="utf-8")
+    done = subprocess.run(
+        words,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": "-1"},
+        encoding="utf-8",
+    )
     if done.returncode:
-        raise StageError("the bundle does not load: "
-                         + (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1],
-                         code="bundle_fails")
+        raise StageError(
+            "the bundle does not load: "
+            + (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1],
+            code="bundle_fails",
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -208,11 +331,20 @@ def trial(folder: Path, file: Path, image: Path) -> dict[str, str]:
     pictures.canvas(1, 1)
     for one in config.experiments:
         if about := read_json(home.manifest)["networks"].get(one.name):
-            net = models.build(one.experiment, len(config.competition.data.classes), pretrained=False)
-            load_weights(home.checkpoint(one.name, about["folds"][0], one.experiment.predict.checkpoint), net)
+            net = models.build(
+                one.experiment, len(config.competition.data.classes), pretrained=False
+            )
+            load_weights(
+                home.checkpoint(one.name, about["folds"][0], one.experiment.predict.checkpoint), net
+            )
             models.try_out(net, len(config.competition.data.classes))
     owners = metadata.packages_distributions()
-    names = {owner for module in list(sys.modules) if "." not in module for owner in owners.get(module, [])}
+    names = {
+        owner
+        for module in list(sys.modules)
+        if "." not in module
+        for owner in owners.get(module, [])
+    }
     return {_plain(n): metadata.version(n) for n in sorted(names, key=_plain)}
 
 
@@ -222,16 +354,30 @@ def _plain(name: str) -> str:
 
 def write_packages(folder: Path, found: dict[str, str]) -> dict[str, str]:
     """requirements.txt, with only those lines that inference needs, and packages.txt; returns what Kaggle's image lacks, and its versions."""
-    lines = [line for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines() if (need := line.partition("#")[0].strip()) and _plain(Requirement(need).name) in found]
+    lines = [
+        line
+        for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+        if (need := line.partition("#")[0].strip()) and _plain(Requirement(need).name) in found
+    ]
     (folder / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     lacking, asked = {}, [line.partition("#")[0] for line in lines]
     while asked:  # a package that the image has comes with what it needs
         need = Requirement(asked.pop())
         if (name := _plain(need.name)) in found and name not in lacking and name not in KAGGLE:
             lacking[name] = found[name]
-            asked += [r for r in metadata.requires(name) or [] if (m := Requirement(r).marker) is None or any(m.evaluate({"extra": e}) for e in ("", *need.extras))]
-    text = ["# What inference imports and Kaggle's image lacks. Wheels, with the network on:", f"#   {PIP} -d wheels -r packages.txt", "# In the notebook, with the network off:",
-            "#   pip install --no-index --no-deps --find-links wheels -r packages.txt", *(f"{n}=={v}" for n, v in sorted(lacking.items()))]
+            asked += [
+                r
+                for r in metadata.requires(name) or []
+                if (m := Requirement(r).marker) is None
+                or any(m.evaluate({"extra": e}) for e in ("", *need.extras))
+            ]
+    text = [
+        "# What inference imports and Kaggle's image lacks. Wheels, with the network on:",
+        f"#   {PIP} -d wheels -r packages.txt",
+        "# In the notebook, with the network off:",
+        "#   pip install --no-index --no-deps --find-links wheels -r packages.txt",
+        *(f"{n}=={v}" for n, v in sorted(lacking.items())),
+    ]
     (folder / "packages.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
     return lacking
 
@@ -252,7 +398,9 @@ def write_zip(folder: Path, target: Path) -> None:
     with replacing(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for file in sorted(f for f in folder.rglob("*") if f.is_file()):
             info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), EPOCH)
-            info.compress_type = zipfile.ZIP_STORED if file.suffix in (".pt", ".whl") else zipfile.ZIP_DEFLATED
+            info.compress_type = (
+                zipfile.ZIP_STORED if file.suffix in (".pt", ".whl") else zipfile.ZIP_DEFLATED
+            )
             info.external_attr = (0o755 if file.suffix == ".sh" else 0o644) << 16
             with open(file, "rb") as source, archive.open(info, "w", force_zip64=True) as copy:
                 shutil.copyfileobj(source, copy, 2**20)

@@ -7,6 +7,7 @@ method mean: all members alike. greedy: weights chosen on the score, for mask an
 measured leave-one-fold-out: weights (and the best member) are chosen without the fold that they are measured on. oof.npz is mixed in this way too, each
 fold by weights that did not see it, so that what evaluate calls honest is; test.npz is mixed by the weights chosen on all folds.
 """
+
 from __future__ import annotations
 
 from functools import partial
@@ -30,13 +31,25 @@ from src.parts import greedy, metrics
 def run(job: Job, config: Config, paths: Paths) -> None:
     names, classes = config.ensemble.members, config.competition.data.classes
     if doubled := {n for n in names if names.count(n) > 1}:
-        raise InputError(f"members named twice: {listing(sorted(doubled))}", short(config.file),
-                         "Greedy selection gives weights; the mean counts each once",
-                         code="member_twice")
+        raise InputError(
+            f"members named twice: {listing(sorted(doubled))}",
+            short(config.file),
+            "Greedy selection gives weights; the mean counts each once",
+            code="member_twice",
+        )
     metrics.check_score(config.competition.score)
     test = has_test(paths)
-    writes = [paths.oof(config.name), *([paths.test(config.name)] if test else []), paths.weights(config.name)]
-    header("ensemble", config.name, [f"{short(member_folder(config, paths, n))}/" for n in names], writes)
+    writes = [
+        paths.oof(config.name),
+        *([paths.test(config.name)] if test else []),
+        paths.weights(config.name),
+    ]
+    header(
+        "ensemble",
+        config.name,
+        [f"{short(member_folder(config, paths, n))}/" for n in names],
+        writes,
+    )
     facts: dict = {}
     with job.running(facts):
         index = read_index(paths, "train")
@@ -44,22 +57,41 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         known = dict(zip(index.id, range(len(index))))
         if foreign := [i for i in members[names[0]].ids if i not in known]:
             what = counted(len(foreign), "id is no train image", "ids are no train images")
-            raise InputError(f"{what}: {listing(foreign)}", f"member {names[0]}",
-                             "Take the member out, or have it predicted for these images",
-                             code="predictions_ids_differ")
+            raise InputError(
+                f"{what}: {listing(foreign)}",
+                f"member {names[0]}",
+                "Take the member out, or have it predicted for these images",
+                code="predictions_ids_differ",
+            )
         rows = np.array([known[i] for i in members[names[0]].ids])
         parts = read_folds(paths, index.id)[rows]
-        parts[parts >= 0], by_folds = cross_folds(parts[parts >= 0], index.group.to_numpy()[rows][parts >= 0])
+        parts[parts >= 0], by_folds = cross_folds(
+            parts[parts >= 0], index.group.to_numpy()[rows][parts >= 0]
+        )
         labels = read_labels(paths, index, classes)[rows]
-        weights = {answer: weigh(answer, members, labels, parts, config, paths) for answer in ("mask", "label")}
+        weights = {
+            answer: weigh(answer, members, labels, parts, config, paths)
+            for answer in ("mask", "label")
+        }
         combine(members, weights, classes, parts).save(paths.oof(config.name))
         if test:
-            del members  # 1.5 GB for six members of 624 masks of 448 px: gone before the next are read
+            del (
+                members
+            )  # 1.5 GB for six members of 624 masks of 448 px: gone before the next are read
             combine(load(config, paths, "test"), weights, classes).save(paths.test(config.name))
-        about = {"method": config.ensemble.method, "left_out": "folds" if by_folds else "parts of the one validation fold"}
+        about = {
+            "method": config.ensemble.method,
+            "left_out": "folds" if by_folds else "parts of the one validation fold",
+        }
         write_json(paths.weights(config.name), about | weights)
-        gains = [f"{answer} {w['honest']['gain_over_best_single']:+.4f}" for answer, w in weights.items() if w and w["honest"]]
-        facts["summary"] = f"{config.ensemble.method} of {len(names)}" + (f", over the best member {', '.join(gains)}" if gains else "")
+        gains = [
+            f"{answer} {w['honest']['gain_over_best_single']:+.4f}"
+            for answer, w in weights.items()
+            if w and w["honest"]
+        ]
+        facts["summary"] = f"{config.ensemble.method} of {len(names)}" + (
+            f", over the best member {', '.join(gains)}" if gains else ""
+        )
     tell(weights, by_folds, paths.weights(config.name))
 
 
@@ -73,51 +105,115 @@ def load(config: Config, paths: Paths, part: str) -> dict[str, Predictions]:
             todo = "Put oof.npz and test.npz there"
             if any(c.name == name for c in config.members):
                 todo = f"Make it with {command('predict', '--config', short(config.file.parent / f'{name}.yaml'))}, or put oof.npz and test.npz there"
-            raise InputError(f"member '{name}' has no {file.name}", short(folder), todo,
-                             code="no_such_member")
+            raise InputError(
+                f"member '{name}' has no {file.name}", short(folder), todo, code="no_such_member"
+            )
         found = Predictions.load(file, config.competition.data.classes)
         first = next(iter(members.values()), found)
-        only_first, only_here = sorted(set(first.ids) - set(found.ids)), sorted(set(found.ids) - set(first.ids))
+        only_first, only_here = (
+            sorted(set(first.ids) - set(found.ids)),
+            sorted(set(found.ids) - set(first.ids)),
+        )
         if only_first or only_here:
-            differ = [f"{len(ids)} only in {who}: {listing(ids, 4)}" for who, ids in ((next(iter(members)), only_first), (name, only_here)) if ids]
+            differ = [
+                f"{len(ids)} only in {who}: {listing(ids, 4)}"
+                for who, ids in ((next(iter(members)), only_first), (name, only_here))
+                if ids
+            ]
             todo = "All members must predict the same images: run predict again for the one that is behind"
-            raise InputError(f"the members' ids differ, {'; '.join(differ)}", short(file), todo,
-                             code="predictions_ids_differ")
+            raise InputError(
+                f"the members' ids differ, {'; '.join(differ)}",
+                short(file),
+                todo,
+                code="predictions_ids_differ",
+            )
         members[name] = found if np.array_equal(found.ids, first.ids) else found.select(first.ids)
-    if part == "oof" and (without := [n for n, m in members.items() if m.mask is None or m.label is None]):
-        say("  " + "; ".join(f"{n} has no {'mask' if members[n].mask is None else 'label'} and only counts for the other" for n in without))
+    if part == "oof" and (
+        without := [n for n, m in members.items() if m.mask is None or m.label is None]
+    ):
+        say(
+            "  "
+            + "; ".join(
+                f"{n} has no {'mask' if members[n].mask is None else 'label'} and only counts for the other"
+                for n in without
+            )
+        )
     greedy.same_size([m for m in members.values() if m.mask is not None])
     return members
 
 
-def weigh(answer: str, members: dict[str, Predictions], labels: np.ndarray, parts: np.ndarray, config: Config, paths: Paths) -> dict | None:
+def weigh(
+    answer: str,
+    members: dict[str, Predictions],
+    labels: np.ndarray,
+    parts: np.ndarray,
+    config: Config,
+    paths: Paths,
+) -> dict | None:
     """The members' weights for 'mask' or 'label', how each member does alone, and the honest scores; None where no member has that answer."""
     having = {n: m for n, m in members.items() if getattr(m, answer) is not None}
     if not having:
         return None
     score = config.competition.score
-    wanted = {m: w for m, w in score.items() if m in (metrics.MASK_METRICS if answer == "mask" else metrics.LABEL_METRICS)}
+    wanted = {
+        m: w
+        for m, w in score.items()
+        if m in (metrics.MASK_METRICS if answer == "mask" else metrics.LABEL_METRICS)
+    }
     if not wanted:  # nothing to choose by
-        return {"weights": {n: 1 / len(having) for n in having}, "times": dict.fromkeys(having, 1), "times_without": {}, "measured": {}, "alone": {}, "honest": {}}
-    scored = greedy.Masks(list(having.values()), Truth.load(paths.truth), score, config.competition.evaluate.threshold[0]) if answer == "mask" else greedy.Labels(list(having.values()), labels, score)
-    choose = partial(greedy.greedy, rounds=config.ensemble.rounds) if config.ensemble.method == "greedy" else greedy.mean
+        return {
+            "weights": {n: 1 / len(having) for n in having},
+            "times": dict.fromkeys(having, 1),
+            "times_without": {},
+            "measured": {},
+            "alone": {},
+            "honest": {},
+        }
+    scored = (
+        greedy.Masks(
+            list(having.values()),
+            Truth.load(paths.truth),
+            score,
+            config.competition.evaluate.threshold[0],
+        )
+        if answer == "mask"
+        else greedy.Labels(list(having.values()), labels, score)
+    )
+    choose = (
+        partial(greedy.greedy, rounds=config.ensemble.rounds)
+        if config.ensemble.method == "greedy"
+        else greedy.mean
+    )
     validated = np.flatnonzero(parts >= 0)
     mixture = choose(scored, validated)
-    ways = {"best_single": greedy.single, "mean": greedy.mean} | ({"greedy": choose} if config.ensemble.method == "greedy" else {})
+    ways = {"best_single": greedy.single, "mean": greedy.mean} | (
+        {"greedy": choose} if config.ensemble.method == "greedy" else {}
+    )
     without = {way: greedy.left_out(scored, parts, chooser) for way, chooser in ways.items()}
     honest = {way: greedy.honest(scored, parts, mixtures) for way, mixtures in without.items()}
     chosen = honest[config.ensemble.method]
     return {
         "weights": {n: times / sum(mixture) for n, times in zip(having, mixture)},
         "times": dict(zip(having, mixture)),
-        "times_without": {k: dict(zip(having, m)) for k, m in without[config.ensemble.method].items()},  # for the images of each fold
+        "times_without": {
+            k: dict(zip(having, m)) for k, m in without[config.ensemble.method].items()
+        },  # for the images of each fold
         "measured": wanted,
         "alone": {n: scored.score(tuple(int(n == m) for m in having), validated) for n in having},
-        "honest": honest | {"gain_over_best_single": chosen - honest["best_single"], "gain_over_mean": chosen - honest["mean"]},
+        "honest": honest
+        | {
+            "gain_over_best_single": chosen - honest["best_single"],
+            "gain_over_mean": chosen - honest["mean"],
+        },
     }
 
 
-def combine(members: dict[str, Predictions], weights: dict, classes: list[str], parts: np.ndarray | None = None) -> Predictions:
+def combine(
+    members: dict[str, Predictions],
+    weights: dict,
+    classes: list[str],
+    parts: np.ndarray | None = None,
+) -> Predictions:
     """One prediction of several. parts (N): mix each image by the weights chosen without its part."""
     answers: dict[str, np.ndarray | None] = {}
     for answer, found in weights.items():
@@ -125,29 +221,54 @@ def combine(members: dict[str, Predictions], weights: dict, classes: list[str], 
             answers[answer] = None
             continue
         n = len(next(iter(members.values())))
-        per_image = [found["times"] if parts is None else found["times_without"].get(int(k), found["times"]) for k in (range(n) if parts is None else parts)]
+        per_image = [
+            found["times"] if parts is None else found["times_without"].get(int(k), found["times"])
+            for k in (range(n) if parts is None else parts)
+        ]
         used = [m for m in found["times"] if any(times[m] for times in per_image)]
         if absent := [m for m in used if getattr(members[m], answer) is None]:
-            raise InputError(f"{listing(absent)}: {answer} is in oof.npz but not in test.npz",
-                             "members", "Both must hold the same answers", code="no_such_answer")
-        answers[answer] = greedy.mix([members[m] for m in used], [tuple(times[m] for m in used) for times in per_image], answer)
+            raise InputError(
+                f"{listing(absent)}: {answer} is in oof.npz but not in test.npz",
+                "members",
+                "Both must hold the same answers",
+                code="no_such_answer",
+            )
+        answers[answer] = greedy.mix(
+            [members[m] for m in used],
+            [tuple(times[m] for m in used) for times in per_image],
+            answer,
+        )
     return Predictions(next(iter(members.values())).ids, answers["mask"], answers["label"], classes)
 
 
 def tell(weights: dict, by_folds: bool, file: Path) -> None:
     """Each member alone and its weight, then what mixing them gains."""
     if not by_folds:
-        say("  one validation fold only: gains are cross-fitted over 5 parts of its duplicate groups")
+        say(
+            "  one validation fold only: gains are cross-fitted over 5 parts of its duplicate groups"
+        )
     for answer, found in weights.items():
         if found is None:
             say(f"  {answer}: no member has it")
             continue
-        measured = " + ".join(f"{w:g} · {m}" for m, w in found["measured"].items()) or "not in the score, so all alike"
-        say(f"  {answer} ({measured}{', at the predictions own resolution' if answer == 'mask' and found['measured'] else ''})")
+        measured = (
+            " + ".join(f"{w:g} · {m}" for m, w in found["measured"].items())
+            or "not in the score, so all alike"
+        )
+        say(
+            f"  {answer} ({measured}{', at the predictions own resolution' if answer == 'mask' and found['measured'] else ''})"
+        )
         for name, weight in found["weights"].items():
-            say(f"    {name:<28} weight {weight:.3f}" + (f"   alone {found['alone'][name]:.4f}" if found["alone"] else ""))
+            say(
+                f"    {name:<28} weight {weight:.3f}"
+                + (f"   alone {found['alone'][name]:.4f}" if found["alone"] else "")
+            )
         if honest := found["honest"]:
-            ways = [f"{way.replace('_', ' ')} {value:.4f}" for way, value in honest.items() if not way.startswith("gain")]
+            ways = [
+                f"{way.replace('_', ' ')} {value:.4f}"
+                for way, value in honest.items()
+                if not way.startswith("gain")
+            ]
             gains = f"gain over the best single {honest['gain_over_best_single']:+.4f}, over the mean {honest['gain_over_mean']:+.4f}"
             say(f"    leave-one-fold-out: {', '.join(ways)}; {gains}")
     say(f"  weights -> {short(file)}")

@@ -7,6 +7,7 @@ Input   images (N,C,S,S) uint8: grey (C = 1) or RGB (C = 3) as prepare stores th
 Outputs mask (N,S,S) and label (N,classes) float32, as far as the experiment's task has them: probabilities, without test-time views.
 All that one must know to feed it stands in the file's metadata_props. Nothing is written whose answers differ from torch's by more than TOLERANCE.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -40,17 +41,35 @@ TOLERANCE = 1e-3
 
 def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     if absent := [p for p in PACKAGES if importlib.util.find_spec(p) is None]:
-        raise InputError(f"export needs packages that are not installed: {listing(absent)}", "",
-                         f"pip install {' '.join(absent)}", code="no_package")
-    wanted = [(one, k) for one in config.experiments for k in folds_to_use(one, paths) if given.fold in (None, k)]
+        raise InputError(
+            f"export needs packages that are not installed: {listing(absent)}",
+            "",
+            f"pip install {' '.join(absent)}",
+            code="no_package",
+        )
+    wanted = [
+        (one, k)
+        for one in config.experiments
+        for k in folds_to_use(one, paths)
+        if given.fold in (None, k)
+    ]
     if not wanted:
-        raise InputError(f"there is no fold {given.fold}", "--fold",
-                         f"The folds are {listing(folds_to_use(config.experiments[0], paths))}"
-                         if config.experiments else "",
-                         code="no_such_fold")
+        raise InputError(
+            f"there is no fold {given.fold}",
+            "--fold",
+            f"The folds are {listing(folds_to_use(config.experiments[0], paths))}"
+            if config.experiments
+            else "",
+            code="no_such_fold",
+        )
     for one, k in wanted:
         _check(one, k, paths)
-    header("export", config.name, [paths.fold(one.name, k) for one, k in wanted], [paths.onnx(one.name, k) for one, k in wanted])
+    header(
+        "export",
+        config.name,
+        [paths.fold(one.name, k) for one, k in wanted],
+        [paths.onnx(one.name, k) for one, k in wanted],
+    )
     index = read_index(paths, "train")
     fold_of = read_folds(paths, index["id"])
     for one, k in wanted:
@@ -59,27 +78,46 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
         store = open_store(file, len(index), e.image_size)
         rows = np.flatnonzero(fold_of == k)
         if not len(rows):
-            raise InputError(f"fold {k} has no images", short(paths.folds),
-                             how_to_mend_folds(), code="fold_empty")
-        images = np.stack([store[r] for r in np.resize(rows[:: max(1, len(rows) // max(BATCHES))], max(BATCHES))])
+            raise InputError(
+                f"fold {k} has no images",
+                short(paths.folds),
+                how_to_mend_folds(),
+                code="fold_empty",
+            )
+        images = np.stack(
+            [store[r] for r in np.resize(rows[:: max(1, len(rows) // max(BATCHES))], max(BATCHES))]
+        )
         facts = {"fold": k, "weights": weights_used(one, paths, k)}
         with train_job(one, paths, k).lock.held():  # it lies in the fold's folder
-            largest = export(one, paths.checkpoint(one.name, k, e.predict.checkpoint), images, paths.onnx(one.name, k), facts)
+            largest = export(
+                one,
+                paths.checkpoint(one.name, k, e.predict.checkpoint),
+                images,
+                paths.onnx(one.name, k),
+                facts,
+            )
         megabytes = paths.onnx(one.name, k).stat().st_size / 1e6
-        say(f"  {short(paths.onnx(one.name, k))}   {megabytes:.1f} MB, {duration(time.time() - started)}; largest difference from torch {largest:.1e} at batches of {' and '.join(map(str, BATCHES))}")
+        say(
+            f"  {short(paths.onnx(one.name, k))}   {megabytes:.1f} MB, {duration(time.time() - started)}; largest difference from torch {largest:.1e} at batches of {' and '.join(map(str, BATCHES))}"
+        )
     return 0
 
 
 def _check(config: Config, fold: int, paths: Paths) -> None:
     """Raises InputError for what is not trained, and for what is no network in ONNX's sense."""
     if config.experiment.model.arch in FITTED:
-        raise InputError(f"{config.experiment.model.arch} is not trained by gradients and has no "
-                         "ONNX form", f"model.arch of {config.name}",
-                         "Export an experiment with a network", code="not_by_gradients")
+        raise InputError(
+            f"{config.experiment.model.arch} is not trained by gradients and has no ONNX form",
+            f"model.arch of {config.name}",
+            "Export an experiment with a network",
+            code="not_by_gradients",
+        )
     train_job(config, paths, fold).require("an ONNX file", verify=True)
 
 
-def export(config: Config, checkpoint: Path, images: np.ndarray, target: Path, facts: dict) -> float:
+def export(
+    config: Config, checkpoint: Path, images: np.ndarray, target: Path, facts: dict
+) -> float:
     """Write one network; images (N,S,S) or (N,S,S,3) uint8 prove it. Returns the largest difference from torch; raises StageError where that is too large
     or the network cannot be written."""
     import onnx
@@ -88,31 +126,51 @@ def export(config: Config, checkpoint: Path, images: np.ndarray, target: Path, f
     net = models.build(e, len(classes), pretrained=False)
     load_weights(checkpoint, net, facts.get("weights", "float32"), facts.get("fold"))
     served = Served(net).eval()
-    inputs = torch.from_numpy(np.ascontiguousarray(images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)))
+    inputs = torch.from_numpy(
+        np.ascontiguousarray(images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2))
+    )
     with torch.inference_mode():
         answers = dict(zip(served.answers, served(inputs)))
     with replacing(target) as temporary:
         try:
             with _quiet():
-                torch.onnx.export(served, (inputs[:2],), temporary, input_names=["images"], output_names=served.answers, dynamo=True, external_data=False,
-                                  dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
+                torch.onnx.export(
+                    served,
+                    (inputs[:2],),
+                    temporary,
+                    input_names=["images"],
+                    output_names=served.answers,
+                    dynamo=True,
+                    external_data=False,
+                    dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+                )
         except Exception as error:  # the exporter wraps whatever went wrong in each of its steps
             refused = system_error(error)
             if refused is not None:
                 raise explained(refused, target) from error
             why = str(error.__cause__ or error).strip().splitlines()[0]
-            raise StageError(f"{models.title(e.model)} of {config.name} cannot be written as "
-                             f"ONNX: {why}", code="no_onnx") from error
+            raise StageError(
+                f"{models.title(e.model)} of {config.name} cannot be written as ONNX: {why}",
+                code="no_onnx",
+            ) from error
         written = onnx.load(temporary)
         _strip(written.graph)
-        onnx.helper.set_model_props(written, {k: v if isinstance(v, str) else json.dumps(v) for k, v in (about(config, net) | facts).items()})
+        onnx.helper.set_model_props(
+            written,
+            {
+                k: v if isinstance(v, str) else json.dumps(v)
+                for k, v in (about(config, net) | facts).items()
+            },
+        )
         onnx.checker.check_model(written)
         onnx.save(written, temporary)
         largest = max(difference(temporary, inputs.numpy(), answers, n) for n in BATCHES)
         if not largest <= TOLERANCE:
-            raise StageError(f"ONNX and torch differ by {largest:.1e} for {config.name}, more "
-                             f"than {TOLERANCE:g}: {short(target)} is not written",
-                             code="onnx_differs")
+            raise StageError(
+                f"ONNX and torch differ by {largest:.1e} for {config.name}, more "
+                f"than {TOLERANCE:g}: {short(target)} is not written",
+                code="onnx_differs",
+            )
     return largest
 
 
@@ -120,12 +178,20 @@ def about(config: Config, net: models.Network) -> dict:
     """What a program that serves the network has to know."""
     e, data = config.experiment, config.competition.data
     return {
-        "experiment": config.name, "classes": data.classes, "empty_class": data.empty_class, "size": e.image_size, "channels": data.channels,
-        "resize": e.resize, "filter": e.filter, "filter_options": e.filter_options,
+        "experiment": config.name,
+        "classes": data.classes,
+        "empty_class": data.empty_class,
+        "size": e.image_size,
+        "channels": data.channels,
+        "resize": e.resize,
+        "filter": e.filter,
+        "filter_options": e.filter_options,
         "input": "uint8, 0 to 255, filtered at its original size and then resized to size x size; letterbox: centred on black",
-        "mean": [round(float(v) / 255, 6) for v in net.mean.flatten()], "std": [round(float(v) / 255, 6) for v in net.std.flatten()],
+        "mean": [round(float(v) / 255, 6) for v in net.mean.flatten()],
+        "std": [round(float(v) / 255, 6) for v in net.std.flatten()],
         "normalisation": "inside: (image / 255 - mean) / std",
-        "mask": "probability of lesion, on the resized image", "label": "class probabilities in the order of classes",
+        "mask": "probability of lesion, on the resized image",
+        "label": "class probabilities in the order of classes",
         "checkpoint": e.predict.checkpoint,
     }
 
@@ -140,7 +206,12 @@ class Served(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         found = self.net(images)
-        return tuple(torch.sigmoid(found["mask"].float())[:, 0] if name == "mask" else torch.softmax(found["label"].float(), 1) for name in self.answers)
+        return tuple(
+            torch.sigmoid(found["mask"].float())[:, 0]
+            if name == "mask"
+            else torch.softmax(found["label"].float(), 1)
+            for name in self.answers
+        )
 
 
 def difference(file: Path, images: np.ndarray, answers: dict, batch: int) -> float:
@@ -149,15 +220,28 @@ def difference(file: Path, images: np.ndarray, answers: dict, batch: int) -> flo
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        file.read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
     starts = range(0, len(images) - batch + 1, batch)
     found = [session.run(list(answers), {"images": images[s : s + batch]}) for s in starts]
-    return max(float(np.abs(part - wanted[s : s + batch].numpy()).max()) for s, parts in zip(starts, found) for part, wanted in zip(parts, answers.values()))
+    return max(
+        float(np.abs(part - wanted[s : s + batch].numpy()).max())
+        for s, parts in zip(starts, found)
+        for part, wanted in zip(parts, answers.values())
+    )
 
 
 def _strip(graph) -> None:
     """Without the exporter's notes on every node: they hold stack traces with this machine's paths."""
-    for holder in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+    for holder in (
+        graph,
+        *graph.node,
+        *graph.value_info,
+        *graph.input,
+        *graph.output,
+        *graph.initializer,
+    ):
         del holder.metadata_props[:]
         holder.doc_string = ""
 
@@ -168,7 +252,11 @@ def _quiet():
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

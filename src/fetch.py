@@ -4,6 +4,7 @@ READS   --competition SLUG (or slug: in competition.yaml), or --dataset OWNER/NA
         (BUSI itself is --dataset aryashah2k/breast-ultrasound-images-dataset)
 WRITES  input/SLUG/ (with --data DIR, DIR/SLUG/): the files, unpacked, and fetched.json: whose they are, their sizes and checksums. Until all is there, .fetch/
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,7 +22,18 @@ from typing import Any
 from src.core import console
 from src.core.archives import MOST, Damaged, Unpacked, crc_of, own, unpack
 from src.core.config import Config
-from src.core.console import InputError, StageError, command, duration, header, listing, progress, say, short, warn
+from src.core.console import (
+    InputError,
+    StageError,
+    command,
+    duration,
+    header,
+    listing,
+    progress,
+    say,
+    short,
+    warn,
+)
 from src.core.disk import make_folder, read_json, remove, remove_folder, write_json
 from src.core.kaggle import Arriving, Kaggle, Lost, plain_dataset, slug_of, url
 from src.core.locks import Lock
@@ -35,8 +47,12 @@ MB = 10**6
 
 def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     if given.dataset and given.competition:
-        raise InputError("--dataset and --competition are two downloads", "command line",
-                         "Fetch one after the other", code="option_elsewhere")
+        raise InputError(
+            "--dataset and --competition are two downloads",
+            "command line",
+            "Fetch one after the other",
+            code="option_elsewhere",
+        )
     of = plain_dataset(given.dataset) if given.dataset else slug_of(given, config, paths)
     name = of.rpartition("/")[2]
     paths = replace(paths, data=paths.data if paths.data.name == name else paths.data / name)
@@ -44,7 +60,12 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     kaggle = Kaggle()
     if not given.dataset:
         contest = kaggle.contest(of)
-        facts = [contest.title, f"until {contest.deadline:%Y-%m-%d %H:%M} UTC" if contest.deadline else "", contest.metric, f"{contest.daily} submissions a day" if contest.daily else ""]
+        facts = [
+            contest.title,
+            f"until {contest.deadline:%Y-%m-%d %H:%M} UTC" if contest.deadline else "",
+            contest.metric,
+            f"{contest.daily} submissions a day" if contest.daily else "",
+        ]
         say(f"  {'; '.join(f for f in facts if f)}")
     try:
         with Lock.of(paths.data.with_name(f".{paths.data.name}.lock"), f"fetch {of}").held():
@@ -52,11 +73,15 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     except OSError as error:
         if error.errno == 28:
             todo = "What has arrived is kept: free some space, then run the same command again, or name another folder with --data"
-            raise InputError("the disk is full", short(paths.data), todo,
-                             code="disk_full") from None
-        raise InputError(f"not writable: {error.strerror or error}",
-                         short(Path(error.filename or paths.data)),
-                         "Name another folder with --data", code="not_writable") from None
+            raise InputError(
+                "the disk is full", short(paths.data), todo, code="disk_full"
+            ) from None
+        raise InputError(
+            f"not writable: {error.strerror or error}",
+            short(Path(error.filename or paths.data)),
+            "Name another folder with --data",
+            code="not_writable",
+        ) from None
     report(files, config, paths)
     return 0
 
@@ -70,20 +95,34 @@ def bring(kaggle: Kaggle, of: str, paths: Paths, force: bool) -> dict[str, dict]
     stopped = part.whole  # while it unpacked
     arriving = kaggle.download(of, 0 if stopped else part.size, part.mark)
     named = arriving.mark["etag"] or arriving.mark["modified"]
-    intact = all((folder / n).is_file() and (folder / n).stat().st_size == f["bytes"] for n, f in before["files"].items())
+    intact = all(
+        (folder / n).is_file() and (folder / n).stat().st_size == f["bytes"]
+        for n, f in before["files"].items()
+    )
     if not force and named and before.get("archive") == arriving.mark and intact:
         arriving.response.close()
         part.drop()
-        say(f"  {len(before['files'])} files, up to date since {before['when']}; --force fetches them anew")
+        say(
+            f"  {len(before['files'])} files, up to date since {before['when']}; --force fetches them anew"
+        )
         return before["files"]
     make_folder(folder)
     if offered:
-        say(f"  {len(offered)} files, {size(sum(f.bytes or 0 for f in offered))}; the download is {size(arriving.mark['bytes'])}")
-    needed = (arriving.mark["bytes"] or 0) - part.size + sum(f.bytes or 0 for f in offered if not (folder / f.name).is_file())
+        say(
+            f"  {len(offered)} files, {size(sum(f.bytes or 0 for f in offered))}; the download is {size(arriving.mark['bytes'])}"
+        )
+    needed = (
+        (arriving.mark["bytes"] or 0)
+        - part.size
+        + sum(f.bytes or 0 for f in offered if not (folder / f.name).is_file())
+    )
     if needed > (free := shutil.disk_usage(folder).free):
-        raise InputError(f"not enough room on the disk: {size(needed)} are needed and "
-                         f"{size(free)} are free", short(folder),
-                         "Free some space, or name another folder with --data", code="disk_full")
+        raise InputError(
+            f"not enough room on the disk: {size(needed)} are needed and {size(free)} are free",
+            short(folder),
+            "Free some space, or name another folder with --data",
+            code="disk_full",
+        )
     if stopped and named and arriving.mark == part.mark:
         arriving.response.close()
     else:
@@ -92,12 +131,29 @@ def bring(kaggle: Kaggle, of: str, paths: Paths, force: bool) -> dict[str, dict]
     done = settle(part, arriving.name, folder)
     if gone := [n for n in before["files"] if n not in done.files and (folder / n).is_file()]:
         warn(f"{len(gone)} files are no longer part of it, and stay: {listing(gone)}")
-    if lacking := [f.name for f in offered if f.name not in done.files and f.name not in done.opened]:
+    if lacking := [
+        f.name for f in offered if f.name not in done.files and f.name not in done.opened
+    ]:
         warn(f"{len(lacking)} files that Kaggle lists were not in the download: {listing(lacking)}")
     whose = {"competition": None if "/" in of else of, "dataset": of if "/" in of else None}
-    write_json(paths.fetched, whose | {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "archive": arriving.mark, "files": done.files})
+    write_json(
+        paths.fetched,
+        whose
+        | {
+            "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "archive": arriving.mark,
+            "files": done.files,
+        },
+    )
     part.drop()
-    say(f"  {len(done.files)} files, {size(sum(f['bytes'] for f in done.files.values()))}" + (f"; {len(done.files) - done.new} of them were there already" if done.new < len(done.files) else ""))
+    say(
+        f"  {len(done.files)} files, {size(sum(f['bytes'] for f in done.files.values()))}"
+        + (
+            f"; {len(done.files) - done.new} of them were there already"
+            if done.new < len(done.files)
+            else ""
+        )
+    )
     return done.files
 
 
@@ -108,7 +164,15 @@ def earlier(file: Path, of: str) -> dict:
         sizes = [f["bytes"] + int(f["crc"], 16) for f in found["files"].values()]
         same = of in (found["competition"], found["dataset"]) and isinstance(found["when"], str)
         return found if same and len(sizes) == len(found["files"]) else {"files": {}}
-    except (InputError, OSError, RecursionError, KeyError, TypeError, ValueError, AttributeError):  # then there is no saying what is up to date
+    except (
+        InputError,
+        OSError,
+        RecursionError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ):  # then there is no saying what is up to date
         return {"files": {}}
 
 
@@ -122,10 +186,21 @@ class Part:
         try:
             known = read_json(self.note)
             mark, size = known["mark"], known["mark"]["bytes"]
-            whole = {"etag", "modified", "bytes"} == mark.keys() and (size is None or type(size) is int)
+            whole = {"etag", "modified", "bytes"} == mark.keys() and (
+                size is None or type(size) is int
+            )
             linked = any(p.is_symlink() for p in (self.home, self.file, self.note))
-            self.mark = mark if whole and not linked and known["of"] == of and self.file.is_file() else None
-        except (InputError, OSError, RecursionError, KeyError, TypeError, AttributeError):  # as good as nothing
+            self.mark = (
+                mark if whole and not linked and known["of"] == of and self.file.is_file() else None
+            )
+        except (
+            InputError,
+            OSError,
+            RecursionError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ):  # as good as nothing
             pass
 
     @property
@@ -175,9 +250,11 @@ def transfer(kaggle: Kaggle, of: str, part: Part, arriving: Arriving) -> None:
                 fails, most = (fails + 1, most) if part.size <= most else (0, part.size)
                 where = f"at {size(part.size)} of {size(arriving.mark['bytes'])}"
                 if fails == BREAKS:
-                    raise StageError(f"{lost.what} {where}, {BREAKS} times in a row. What has "
-                                     "arrived is kept: run the same command again to go on",
-                                     code=lost.code) from None
+                    raise StageError(
+                        f"{lost.what} {where}, {BREAKS} times in a row. What has "
+                        "arrived is kept: run the same command again to go on",
+                        code=lost.code,
+                    ) from None
                 warn(f"{lost.what} {where}; trying again in {duration(PAUSE * 2**fails)}")
             time.sleep(PAUSE * 2**fails)
             arriving = kaggle.download(of, part.size, part.mark)
@@ -205,20 +282,26 @@ def settle(part: Part, name: str, folder: Path) -> Unpacked:
         done = Unpacked(0, {name: {"bytes": part.size, "crc": f"{crc_of(part.file):08x}"}}, new=1)
         part.file.replace(folder / name)
         return done
-    there = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and part.home not in f.parents)
+    there = sum(
+        f.stat().st_size for f in folder.rglob("*") if f.is_file() and part.home not in f.parents
+    )
     try:
         with zipfile.ZipFile(part.file) as archive:
             total = sum(info.file_size for info in archive.infolist())
         with Meter("unpack", total) as meter:
-            return unpack(part.file, folder, min(MOST, shutil.disk_usage(folder).free + there), meter.add)
+            return unpack(
+                part.file, folder, min(MOST, shutil.disk_usage(folder).free + there), meter.add
+            )
     except (Damaged, zipfile.BadZipFile) as damaged:
         raise thrown_away(part, str(damaged)) from None
 
 
 def thrown_away(part: Part, why: str) -> StageError:
     part.drop()
-    return StageError(f"the download is damaged: {why}. It was thrown away: run the same command "
-                      "again", code="download_damaged")
+    return StageError(
+        f"the download is damaged: {why}. It was thrown away: run the same command again",
+        code="download_damaged",
+    )
 
 
 class Meter:
@@ -241,8 +324,16 @@ class Meter:
         now = time.monotonic()
         if now - self.said >= QUIET and not sys.stderr.isatty():
             self.said, speed = now, (self.done - self.start) / (now - self.began)
-            left = f", about {duration((self.total - self.done) / speed)} left" if self.total and speed > 0 else ""
-            share = f" of {size(self.total)} ({100 * self.done // max(1, self.total)} %)" if self.total else ""
+            left = (
+                f", about {duration((self.total - self.done) / speed)} left"
+                if self.total and speed > 0
+                else ""
+            )
+            share = (
+                f" of {size(self.total)} ({100 * self.done // max(1, self.total)} %)"
+                if self.total
+                else ""
+            )
             say(f"  {self.label}: {size(self.done)}{share}{left}")
 
 
@@ -255,20 +346,36 @@ def report(files: dict[str, dict], config: Config, paths: Paths) -> None:
     from src.core.sample import sample_file
 
     sample = sample_file(config.competition, paths.data)
-    alike = sorted(n for n in files if re.search("sample.*subm|subm.*sample", n.lower()) and n.lower().endswith((".csv", ".tsv", ".txt", ".zip")))
+    alike = sorted(
+        n
+        for n in files
+        if re.search("sample.*subm|subm.*sample", n.lower())
+        and n.lower().endswith((".csv", ".tsv", ".txt", ".zip"))
+    )
     extra: list[str] = []
     if sample.is_file():
         say(f"  the sample of the submission is {sample.relative_to(paths.data)}")
     elif alike:
         extra = ["--set", f"data.sample_submission={alike[0]}"]
-        say(f"  the sample of the submission seems to be {' or '.join(alike)}: name it by data.sample_submission in competition.yaml, or by {' '.join(extra)}")
+        say(
+            f"  the sample of the submission seems to be {' or '.join(alike)}: name it by data.sample_submission in competition.yaml, or by {' '.join(extra)}"
+        )
     else:
-        say("  there is no sample of the submission (data.sample_submission names one that is called otherwise): everything but the submission works")
+        say(
+            "  there is no sample of the submission (data.sample_submission names one that is called otherwise): everything but the submission works"
+        )
     settled = False
     try:
         items = dataset.find(paths.data, config.competition, problems := dataset.Problems())
         train = sum(i.part == "train" for i in items)
-        say(f"  the pipeline sees {train} train and {len(items) - train} test images" + ("" if train else ": data.train, or data.table, in competition.yaml says where they are"))
+        say(
+            f"  the pipeline sees {train} train and {len(items) - train} test images"
+            + (
+                ""
+                if train
+                else ": data.train, or data.table, in competition.yaml says where they are"
+            )
+        )
         for line in problems.lines():
             say(f"  {line[:300]}")
         settled = bool(train) and not problems
@@ -278,7 +385,14 @@ def report(files: dict[str, dict], config: Config, paths: Paths) -> None:
         console.REPEATED[console.REPEATED.index("--data") + 1] = short(paths.data)
     elif not _found_by_itself(config, paths):
         extra = ["--data", short(paths.data), *extra]
-    say(f"{'next' if settled else 'next, when that is settled'}: {command(*extra)}" + ("" if "--config" in console.REPEATED else "   (without a GPU: with --config configs/cpu.yaml)"))
+    say(
+        f"{'next' if settled else 'next, when that is settled'}: {command(*extra)}"
+        + (
+            ""
+            if "--config" in console.REPEATED
+            else "   (without a GPU: with --config configs/cpu.yaml)"
+        )
+    )
 
 
 def _found_by_itself(config: Config, paths: Paths) -> bool:

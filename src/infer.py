@@ -7,6 +7,7 @@ Images, batches, folds and members go the way that prepare, predict, ensemble an
 --minutes M: what does not fit is left out, test-time views first, then networks (core/budget.py). The plan is made anew after every network, from what
 they took so far; a network that would overrun in spite of it is broken off. Nothing of an earlier run is used then.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -27,7 +28,17 @@ from src.core import pictures
 from src.core.budget import Pace, Unit, fit, given_up
 from src.core.checkpoint import load_weights
 from src.core.config import Config
-from src.core.console import STARTED, InputError, duration, header, listing, progress, say, short, warn
+from src.core.console import (
+    STARTED,
+    InputError,
+    duration,
+    header,
+    listing,
+    progress,
+    say,
+    short,
+    warn,
+)
 from src.core.dataset import Item, Problems
 from src.core.device import amp_dtype, pick_device
 from src.core.form import infer as infer_form
@@ -47,7 +58,11 @@ from src.parts.tta import VIEWS
 
 SHOWN = 8  # answers in the picture
 PROBED = 8  # images that the first network is timed with, on a CPU
-LAST_SECONDS, PER_IMAGE, BYTES_PER_SECOND = 15.0, 0.05, 150e6  # time kept back for what follows the networks: averaging, masks at full size, writing
+LAST_SECONDS, PER_IMAGE, BYTES_PER_SECOND = (
+    15.0,
+    0.05,
+    150e6,
+)  # time kept back for what follows the networks: averaging, masks at full size, writing
 ANSWERS = {"both": {"mask", "label"}, "mask": {"mask"}, "class": {"label"}}  # of a task
 
 
@@ -72,52 +87,112 @@ class Work:
         return self.scratch.part(unit.member, unit.fold, "test")
 
 
-def run(given: argparse.Namespace, config: Config, paths: Paths, clock: Callable[[], float] = time.time) -> int:
+def run(
+    given: argparse.Namespace, config: Config, paths: Paths, clock: Callable[[], float] = time.time
+) -> int:
     digest = hashlib.sha256(os.fsencode(paths.submission(config.name))).hexdigest()[:16]
     lock = Path(tempfile.gettempdir()) / f"infer-{digest}.lock"  # a notebook shows all of --work
     with Lock.of(lock, f"infer {config.name}").held():
         return answer(given, config, paths, clock)
 
 
-def answer(given: argparse.Namespace, config: Config, paths: Paths, clock: Callable[[], float]) -> int:
+def answer(
+    given: argparse.Namespace, config: Config, paths: Paths, clock: Callable[[], float]
+) -> int:
     """`run`, under its lock; returns the exit code."""
-    begun, name, minutes, competition = min(STARTED, clock()), config.name, given.minutes, config.competition  # the imports count too
-    home, scratch = Paths(given.bundle.expanduser().resolve(), paths.data), replace(paths, apart=f"infer/{name}")
+    begun, name, minutes, competition = (
+        min(STARTED, clock()),
+        config.name,
+        given.minutes,
+        config.competition,
+    )  # the imports count too
+    home, scratch = (
+        Paths(given.bundle.expanduser().resolve(), paths.data),
+        replace(paths, apart=f"infer/{name}"),
+    )
     manifest = check(home)
     units = wanted(config, home, manifest)
     sample, problems = sample_file(competition, paths.data), Problems()
     if not sample.is_file():
-        raise InputError("there is no sample of the submission", short(sample),
-                         "It says which images are asked for, and how: name its folder with --data",
-                         code="no_sample")
+        raise InputError(
+            "there is no sample of the submission",
+            short(sample),
+            "It says which images are asked for, and how: name its folder with --data",
+            code="no_sample",
+        )
     items = unlabelled.find(paths.data, competition, problems)
     header("infer", name, [home.work, paths.data], [paths.submission(name)])
     try:
-        go_on(scratch, scratch.record("predict", name), home, items, [c.model_dump(mode="json") for c in (competition, *(x.experiment for x in config.experiments))], afresh=bool(minutes))
+        go_on(
+            scratch,
+            scratch.record("predict", name),
+            home,
+            items,
+            [
+                c.model_dump(mode="json")
+                for c in (competition, *(x.experiment for x in config.experiments))
+            ],
+            afresh=bool(minutes),
+        )
     except OSError as error:
-        raise InputError(f"nothing can be written there: {error.strerror}", short(paths.work),
-                         "Name another folder with --work", code="not_writable") from None
-    items, sizes = unlabelled.decode(items, {store(config, u.member, scratch): config.owner(u.member).experiment for u in units}, paths.data, competition, problems)
+        raise InputError(
+            f"nothing can be written there: {error.strerror}",
+            short(paths.work),
+            "Name another folder with --work",
+            code="not_writable",
+        ) from None
+    items, sizes = unlabelled.decode(
+        items,
+        {store(config, u.member, scratch): config.owner(u.member).experiment for u in units},
+        paths.data,
+        competition,
+        problems,
+    )
     form = infer_form(sample, competition, [i.id for i in items], train_runs(home))
     if form.unknown:
         warn(answers.unanswered(form, competition.data))
     work = Work(config, home, scratch, manifest, items, sizes, pick_device(exact=True))
-    say(f"  {len(units)} networks of {listing(dict.fromkeys(u.member for u in units))} on {len(items)} test images, {work.device}")
+    say(
+        f"  {len(units)} networks of {listing(dict.fromkeys(u.member for u in units))} on {len(items)} test images, {work.device}"
+    )
     if others := other_versions(manifest):
         warn(f"the bundle was made with {others}: the answers may differ in the last digits")
     predict(work, units, begun + 60 * minutes if minutes else None, clock)
     if lost := given_up(units, work.done):
-        warn(f"left out for want of time: {lost}. The decision was tuned with all of it, and is used as it is")
+        warn(
+            f"left out for want of time: {lost}. The decision was tuned with all of it, and is used as it is"
+        )
     predictions, decision = mix(work), Decision.load(home.decision(name))
     target = paths.archive(name) if form.masks else paths.submission(name)
-    counts = answers.write(target, form, predictions, {i.id: size for i, size in zip(items, sizes)}, decision, work.classes, competition.data.empty_class)
+    counts = answers.write(
+        target,
+        form,
+        predictions,
+        {i.id: size for i, size in zip(items, sizes)},
+        decision,
+        work.classes,
+        competition.data.empty_class,
+    )
     draw(work, predictions, decision, paths.submission(name).with_suffix(".png"))
     remove_folder(scratch.artifacts)
-    for folder in (scratch.artifacts.parent, paths.artifacts):  # a notebook's output shows every folder
+    for folder in (
+        scratch.artifacts.parent,
+        paths.artifacts,
+    ):  # a notebook's output shows every folder
         if not any(folder.iterdir()):
             folder.rmdir()
-    say(f"  {counts['rows']} rows, read back and equal; {duration(clock() - begun)}" + (f" of {minutes:g} min" if minutes else ""))
-    say(f"  {short(target)}" + (f"   CV score {manifest['score']:.4f}" + (", of all networks and views" if lost else "") if manifest.get("score") is not None else ""))
+    say(
+        f"  {counts['rows']} rows, read back and equal; {duration(clock() - begun)}"
+        + (f" of {minutes:g} min" if minutes else "")
+    )
+    say(
+        f"  {short(target)}"
+        + (
+            f"   CV score {manifest['score']:.4f}" + (", of all networks and views" if lost else "")
+            if manifest.get("score") is not None
+            else ""
+        )
+    )
     return 0
 
 
@@ -129,14 +204,25 @@ def check(home: Paths) -> dict:
     manifest, todo = read_manifest(home), "Make it again with ./run.sh bundle, and upload all of it"
     for file, digest in manifest["files"].items():
         if fingerprint(home.work / file, home) != digest:
-            raise InputError(f"the bundle is damaged: {file} is {'not as it was made' if (home.work / file).is_file() else 'gone'}", short(home.work), todo, code="bundle_damaged")
+            raise InputError(
+                f"the bundle is damaged: {file} is {'not as it was made' if (home.work / file).is_file() else 'gone'}",
+                short(home.work),
+                todo,
+                code="bundle_damaged",
+            )
     return manifest
 
 
 def other_versions(manifest: dict) -> str:
     """Which of the libraries that the answers depend on are not those that the bundle was made with."""
-    then = {name: version for name, version in manifest.get("packages", {}).items() if name in LIBRARIES}
-    return listing(f"{name} {version} (here {now})" for name, version in then.items() if (now := _version(name)) != version)
+    then = {
+        name: version for name, version in manifest.get("packages", {}).items() if name in LIBRARIES
+    }
+    return listing(
+        f"{name} {version} (here {now})"
+        for name, version in then.items()
+        if (now := _version(name)) != version
+    )
 
 
 def _version(name: str) -> str:
@@ -151,7 +237,11 @@ def shares(config: Config, home: Paths) -> dict[str, dict[str, int]]:
     if config.experiment:
         return {answer: {config.name: 1} for answer in ANSWERS[config.experiment.task]}
     weights = read_weights(home, config.name, config.ensemble.members)
-    return {answer: {m: t for m, t in weights[answer]["times"].items() if t} for answer in ("mask", "label") if weights[answer]}
+    return {
+        answer: {m: t for m, t in weights[answer]["times"].items() if t}
+        for answer in ("mask", "label")
+        if weights[answer]
+    }
 
 
 def wanted(config: Config, home: Paths, manifest: dict) -> list[Unit]:
@@ -162,9 +252,18 @@ def wanted(config: Config, home: Paths, manifest: dict) -> list[Unit]:
             weights.setdefault(member, {})[answer] = t / sum(times.values())
     if lacking := [m for m in weights if m not in manifest["networks"]]:
         todo = "Make it again with ./run.sh bundle, and upload all of it"
-        raise InputError(f"the bundle has no networks of {listing(lacking)}", short(home.manifest), todo, code="bundle_damaged")
+        raise InputError(
+            f"the bundle has no networks of {listing(lacking)}",
+            short(home.manifest),
+            todo,
+            code="bundle_damaged",
+        )
     ranked = sorted(weights, key=lambda m: -sum(weights[m].values()))
-    return [Unit(m, k, tuple(config.owner(m).experiment.predict.views), rank, frozenset(weights[m])) for rank, m in enumerate(ranked) for k in manifest["networks"][m]["folds"]]
+    return [
+        Unit(m, k, tuple(config.owner(m).experiment.predict.views), rank, frozenset(weights[m]))
+        for rank, m in enumerate(ranked)
+        for k in manifest["networks"][m]["folds"]
+    ]
 
 
 def store(config: Config, member: str, scratch: Paths) -> Path:
@@ -172,9 +271,18 @@ def store(config: Config, member: str, scratch: Paths) -> Path:
     return scratch.images(e.image_size, e.resize, "test", filter_text(e))
 
 
-def go_on(scratch: Paths, stamp: Path, home: Paths, items: list[Item], settings: list, afresh: bool) -> None:
+def go_on(
+    scratch: Paths, stamp: Path, home: Paths, items: list[Item], settings: list, afresh: bool
+) -> None:
     """Empty `scratch`, unless it is from a run of the same bundle and settings on the same images and device, with all the time it needed."""
-    now = {"settings": settings, "in_full": not afresh, "device": str(pick_device()), "bundle": fingerprint(home.manifest, home), "images": folder_fingerprint([i.image for i in items], scratch.data, home), "ids": [i.id for i in items]}
+    now = {
+        "settings": settings,
+        "in_full": not afresh,
+        "device": str(pick_device()),
+        "bundle": fingerprint(home.manifest, home),
+        "images": folder_fingerprint([i.image for i in items], scratch.data, home),
+        "ids": [i.id for i in items],
+    }
     if scratch.artifacts.exists() and (afresh or _stamped(stamp) != json.loads(json.dumps(now))):
         remove_folder(scratch.artifacts)
     write_json(stamp, now)
@@ -195,23 +303,35 @@ class Late(Exception):
     """A network that would not be done in time."""
 
 
-def predict(work: Work, units: list[Unit], deadline: float | None, clock: Callable[[], float]) -> None:
+def predict(
+    work: Work, units: list[Unit], deadline: float | None, clock: Callable[[], float]
+) -> None:
     """Every network's answers to scratch, as far as time allows; work.done says whose."""
     work.done += [u for u in units if work.part(u).is_file()]
     waiting, images, said = [u for u in units if u not in work.done], len(work.items), ""
-    pace, loaded, net = Pace({n: about.get("pace") for n, about in work.manifest["networks"].items()}), None, None
+    pace, loaded, net = (
+        Pace({n: about.get("pace") for n, about in work.manifest["networks"].items()}),
+        None,
+        None,
+    )
 
     def load(unit: Unit) -> None:
         nonlocal loaded, net
         started, e = clock(), work.config.owner(unit.member).experiment
         net = models.build(e, len(work.classes), pretrained=False)
-        load_weights(work.home.checkpoint(unit.member, unit.fold, e.predict.checkpoint), net)  # rounded already where predict did
+        load_weights(
+            work.home.checkpoint(unit.member, unit.fold, e.predict.checkpoint), net
+        )  # rounded already where predict did
         loaded, net = unit, net.to(work.device, memory_format=torch.channels_last)
         pace.loading[unit.member] = clock() - started
 
     if deadline:
-        waiting.sort(key=lambda u: u.fold)  # a fold of every member first: then it is known what each of them takes
-        written = sum(2 * images * work.config.owner(u.member).experiment.image_size ** 2 for u in units)
+        waiting.sort(
+            key=lambda u: u.fold
+        )  # a fold of every member first: then it is known what each of them takes
+        written = sum(
+            2 * images * work.config.owner(u.member).experiment.image_size ** 2 for u in units
+        )
         deadline -= LAST_SECONDS + images * PER_IMAGE + written / BYTES_PER_SECOND
         load(waiting[0])
         load(waiting[0])  # the first time imports what it needs
@@ -225,12 +345,22 @@ def predict(work: Work, units: list[Unit], deadline: float | None, clock: Callab
                 if not todo:
                     break
                 short_of = sum(u not in waiting for u in todo)
-                room = f"room for {len(todo)}, {short_of} of them with fewer views" if short_of else f"room for {len(todo)}" if len(todo) < len(waiting) else ""
+                room = (
+                    f"room for {len(todo)}, {short_of} of them with fewer views"
+                    if short_of
+                    else f"room for {len(todo)}"
+                    if len(todo) < len(waiting)
+                    else ""
+                )
                 if room != said:
-                    say(f"  {duration(max(0, left))} for {len(waiting)} networks: {room or 'room for all'}")
+                    say(
+                        f"  {duration(max(0, left))} for {len(waiting)} networks: {room or 'room for all'}"
+                    )
                 said = room
                 if not work.done and sum(pace.cost(u, images) for u in todo) > left:
-                    warn(f"that is too short even for {listing(u.title for u in todo)} with one view; it is done all the same")
+                    warn(
+                        f"that is too short even for {listing(u.title for u in todo)} with one view; it is done all the same"
+                    )
             unit = todo[0]
             waiting = [u for u in waiting if (u.member, u.fold) != (unit.member, unit.fold)]
             if not loaded or (loaded.member, loaded.fold) != (unit.member, unit.fold):
@@ -252,12 +382,31 @@ def predict(work: Work, units: list[Unit], deadline: float | None, clock: Callab
             work.done.append(unit)
 
 
-def ask(work: Work, unit: Unit, net: models.Network, advance: Callable[[int], None] = lambda n: None, first: int | None = None) -> Predictions:
+def ask(
+    work: Work,
+    unit: Unit,
+    net: models.Network,
+    advance: Callable[[int], None] = lambda n: None,
+    first: int | None = None,
+) -> Predictions:
     """What one network says of all test images, or of the first so many."""
     e = work.config.owner(unit.member).experiment
-    images, ids, views = np.load(store(work.config, unit.member, work.scratch), mmap_mode="r"), [i.id for i in work.items[:first]], [VIEWS[v] for v in unit.views]
+    images, ids, views = (
+        np.load(store(work.config, unit.member, work.scratch), mmap_mode="r"),
+        [i.id for i in work.items[:first]],
+        [VIEWS[v] for v in unit.views],
+    )
     with enough_memory(batch_size(work, unit), e.image_size):
-        mask, label = infer(net, images, np.arange(len(ids)), views, work.device, amp_dtype(e.train.amp, work.device), batch_size(work, unit), advance)
+        mask, label = infer(
+            net,
+            images,
+            np.arange(len(ids)),
+            views,
+            work.device,
+            amp_dtype(e.train.amp, work.device),
+            batch_size(work, unit),
+            advance,
+        )
     return whole(mask, label, ids, work.sizes[:first], e.resize, work.classes)
 
 
@@ -281,17 +430,31 @@ def probe(work: Work, unit: Unit, net: models.Network, clock: Callable[[], float
 def mix(work: Work) -> Predictions:
     """The mean of each member's folds, and of the members by their weights: of those that are there."""
     folds = sorted(work.done, key=lambda u: u.fold)
-    members = {m: mean_of_folds([work.part(u) for u in folds if u.member == m], work.classes) for m in dict.fromkeys(u.member for u in folds)}
+    members = {
+        m: mean_of_folds([work.part(u) for u in folds if u.member == m], work.classes)
+        for m in dict.fromkeys(u.member for u in folds)
+    }
     if work.config.experiment:
         return members[work.config.name]
     size = work.manifest["mask_size"]
     if size:  # as large as all members together had it, those too that are not here
-        greedy.same_size([*(m for m in members.values() if m.mask is not None), Predictions(np.array([]), np.empty((0, size, size), np.float16), None, work.classes)])
+        greedy.same_size(
+            [
+                *(m for m in members.values() if m.mask is not None),
+                Predictions(
+                    np.array([]), np.empty((0, size, size), np.float16), None, work.classes
+                ),
+            ]
+        )
     found: dict[str, np.ndarray | None] = {"mask": None, "label": None}
     for answer, times in shares(work.config, work.home).items():
         if used := {m: t for m, t in times.items() if m in members}:
-            found[answer] = greedy.mix([members[m] for m in used], [tuple(used.values())] * len(work.items), answer)
-    return Predictions(np.array([i.id for i in work.items]), found["mask"], found["label"], work.classes)
+            found[answer] = greedy.mix(
+                [members[m] for m in used], [tuple(used.values())] * len(work.items), answer
+            )
+    return Predictions(
+        np.array([i.id for i in work.items]), found["mask"], found["label"], work.classes
+    )
 
 
 def draw(work: Work, predictions: Predictions, decision: Decision, target: Path) -> None:
@@ -302,7 +465,12 @@ def draw(work: Work, predictions: Predictions, decision: Decision, target: Path)
         prob, probs = (None if p is None else p[i] for p in (predictions.mask, predictions.label))
         mask, label = apply(decision, prob, probs, *image.shape[:2], data.classes, data.empty_class)
         sheet.append(pictures.tile(image, None, mask))
-        captions.append(work.items[i].id[:40] + ("" if label is None else f"\n{data.classes[label]} {probs[label]:.2f}"))
+        captions.append(
+            work.items[i].id[:40]
+            + ("" if label is None else f"\n{data.classes[label]} {probs[label]:.2f}")
+        )
     figure = pictures.tiles(sheet, captions)
-    figure.suptitle(f"{pictures.plain(work.config.name)}: predicted outlines", fontsize=12, color="#444444")
+    figure.suptitle(
+        f"{pictures.plain(work.config.name)}: predicted outlines", fontsize=12, color="#444444"
+    )
     pictures.save(figure, target)

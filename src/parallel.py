@@ -5,6 +5,7 @@ WRITES  what train writes, and nothing of its own: every child is src/train.py w
 
 Imports nothing heavy: how many GPUs there are is asked before torch is there.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -47,8 +48,14 @@ def devices() -> list[str]:
             found.append(name)
         return found
     try:  # in a container it knows which GPUs are lent, where /proc may show those of the whole machine
-        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, encoding="utf-8")
-        count = sum(line.startswith("GPU ") for line in told.stdout.splitlines()) if told.returncode == 0 else 0
+        told = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, encoding="utf-8"
+        )
+        count = (
+            sum(line.startswith("GPU ") for line in told.stdout.splitlines())
+            if told.returncode == 0
+            else 0
+        )
     except (OSError, subprocess.SubprocessError):
         count = len(list(DRIVER.glob("*")))
     return [str(i) for i in range(count)]
@@ -71,7 +78,9 @@ class Child:
     slot: int
     process: subprocess.Popen
     last: str = ""
-    unfinished: dict[object, bytes] = field(default_factory=dict)  # pipe -> a line that has not ended yet
+    unfinished: dict[object, bytes] = field(
+        default_factory=dict
+    )  # pipe -> a line that has not ended yet
 
     def hear(self, pipe) -> bool:
         """Pass on what has come through one of its two pipes, in whole lines; False when the pipe is closed."""
@@ -82,7 +91,9 @@ class Child:
         for line in (raw.decode(errors="replace").rstrip() for raw in lines):
             if line:
                 self.last = line if warns else self.last
-                print(f"{self.label} | {line}", file=sys.stderr if warns else sys.stdout, flush=True)
+                print(
+                    f"{self.label} | {line}", file=sys.stderr if warns else sys.stdout, flush=True
+                )
         return bool(data)
 
     def failure(self) -> str:
@@ -91,7 +102,11 @@ class Child:
         if code == 0:
             return ""
         if code < 0:
-            why = "; the system does so when memory runs out: a smaller --parallel needs less" if code == -signal.SIGKILL else ""
+            why = (
+                "; the system does so when memory runs out: a smaller --parallel needs less"
+                if code == -signal.SIGKILL
+                else ""
+            )
             return f"it was killed ({signal.Signals(-code).name}){why}"
         said = NAME.sub("", self.last.removeprefix("error: ")).rstrip(".")
         return said or f"it ended with exit code {code}"
@@ -114,10 +129,20 @@ def run(jobs: list[Job], config: Config, slots: int) -> int:
     gpus, several = devices(), len({job.name for job in jobs}) > 1
     waiting, running, ended, free = list(jobs), [], [], list(range(min(slots, len(jobs))))
     side_by_side, asked = len(free), False
-    say(f"[train] {len(jobs)} folds, {side_by_side} at a time: " + (f"GPU {', '.join(gpus[:side_by_side])}" if gpus else f"no GPU, OMP_NUM_THREADS={_threads(side_by_side)} each"))
+    say(
+        f"[train] {len(jobs)} folds, {side_by_side} at a time: "
+        + (
+            f"GPU {', '.join(gpus[:side_by_side])}"
+            if gpus
+            else f"no GPU, OMP_NUM_THREADS={_threads(side_by_side)} each"
+        )
+    )
     for job in jobs[1:]:  # of the first one it has been said already
         if (state := job.state()).kind in ("stale", "damaged"):
-            say(f"{job.title}: {state.why}" + ("; the old result moves to artifacts/old/" if state.kind == "stale" else ""))
+            say(
+                f"{job.title}: {state.why}"
+                + ("; the old result moves to artifacts/old/" if state.kind == "stale" else "")
+            )
     selector = selectors.DefaultSelector()
     try:
         with Interrupts() as interrupts:
@@ -125,7 +150,19 @@ def run(jobs: list[Job], config: Config, slots: int) -> int:
                 while waiting and free and not interrupts.asked:
                     job, slot = waiting.pop(0), free.pop(0)
                     label = f"{job.name} fold {job.fold}" if several else f"fold {job.fold}"
-                    running.append(child := Child(job, label, slot, _start(job, config.owner(job.name), gpus[slot % len(gpus)] if gpus else None, side_by_side)))
+                    running.append(
+                        child := Child(
+                            job,
+                            label,
+                            slot,
+                            _start(
+                                job,
+                                config.owner(job.name),
+                                gpus[slot % len(gpus)] if gpus else None,
+                                side_by_side,
+                            ),
+                        )
+                    )
                     for pipe in (child.process.stdout, child.process.stderr):
                         selector.register(pipe, selectors.EVENT_READ, child)
                 if interrupts.asked and not asked:
@@ -148,7 +185,9 @@ def run(jobs: list[Job], config: Config, slots: int) -> int:
     if interrupts.asked:
         raise Stopped("; ".join(f"{c.label}: {_saved(c)}" for c in ended) or "no fold was begun")
     if failed := [c for c in ended if c.failure()]:
-        text = "; ".join(f"{c.job.title}: {c.failure()}" for c in failed) + (f". Not begun: {console.listing(j.title for j in waiting)}" if waiting else "")
+        text = "; ".join(f"{c.job.title}: {c.failure()}" for c in failed) + (
+            f". Not begun: {console.listing(j.title for j in waiting)}" if waiting else ""
+        )
         codes = {c.code for c in failed}
         code = codes.pop() if len(codes) == 1 else "several"
         if all(c.process.returncode == 2 for c in failed):
@@ -160,18 +199,33 @@ def run(jobs: list[Job], config: Config, slots: int) -> int:
 def _start(job: Job, config: Config, gpu: str | None, side_by_side: int) -> subprocess.Popen:
     """A session of its own: Ctrl+C on a terminal, and `timeout`, reach a whole group of processes, and the parent's word is enough."""
     environment = dict(os.environ)
-    config = Config(config.name, config.file, config.competition, config.experiment.model_copy(deep=True))
+    config = Config(
+        config.name, config.file, config.competition, config.experiment.model_copy(deep=True)
+    )
     if gpu is None:
         environment["OMP_NUM_THREADS"] = str(_threads(side_by_side))
     else:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
         if config.experiment.train.workers is None:
-            config.experiment.train.workers = min(8, max(1, _cores() // side_by_side))  # loader processes: of the cores too, each has its share
+            config.experiment.train.workers = min(
+                8, max(1, _cores() // side_by_side)
+            )  # loader processes: of the cores too, each has its share
     point("start", job.record_file)
-    process = subprocess.Popen(CHILD, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, start_new_session=True, preexec_fn=_with_parent if LIBC else None)
+    process = subprocess.Popen(
+        CHILD,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=_with_parent if LIBC else None,
+    )
     job = replace(job, details=job.details | {"left": 1})  # what this fold tells of time is its own
-    with suppress(BrokenPipeError), process.stdin:  # broken: it failed before it listened, and its exit code says so
+    with (
+        suppress(BrokenPipeError),
+        process.stdin,
+    ):  # broken: it failed before it listened, and its exit code says so
         process.stdin.write(pickle.dumps((os.getcwd(), console.REPEATED, job, config)))
     process.stdin = None
     return process
@@ -197,7 +251,11 @@ def _end(running: list[Child]) -> None:
 def _saved(child: Child) -> str:
     if child.process.returncode == -signal.SIGTERM:  # it had not come so far as to listen for it
         return "nothing had to be saved"
-    return child.last.removeprefix("stopped: ") if child.process.returncode == 130 else child.failure() or "finished"
+    return (
+        child.last.removeprefix("stopped: ")
+        if child.process.returncode == 130
+        else child.failure() or "finished"
+    )
 
 
 def _cores() -> int:
@@ -224,7 +282,9 @@ def child() -> int:
     try:
         home, console.REPEATED[:], job, config = pickle.load(sys.stdin.buffer)
         os.chdir(home)
-        importlib.import_module(f"src.{job.stage}").run(job, config, job.paths)  # not at the top: torch takes seconds, and the parent does without
+        importlib.import_module(f"src.{job.stage}").run(
+            job, config, job.paths
+        )  # not at the top: torch takes seconds, and the parent does without
         return 0
     except InputError as error:
         return _last(error_line(error), 2)

@@ -6,6 +6,7 @@ WRITES  predictions/<experiment>/ oof.npz test.npz stage.json (and, until it is 
 predict.weights auto: a fold's weights are rounded to float16 where that moves no score of its held-out images by more than STEADY. Scores are of the very
 weights that are used from then on, here and in a bundle; stage.json says which.
 """
+
 from __future__ import annotations
 
 import time
@@ -42,22 +43,33 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     fold_of = read_folds(paths, train["id"])
     folds = folds_to_use(config, paths)
     header("predict", name, [paths.fold(name, k) for k in folds], job.outputs)
-    say(f"  {e.predict.checkpoint} checkpoints of {len(folds)} folds; views {', '.join(e.predict.views)}; {len(train)} train and {len(test)} test images")
+    say(
+        f"  {e.predict.checkpoint} checkpoints of {len(folds)} folds; views {', '.join(e.predict.views)}; {len(train)} train and {len(test)} test images"
+    )
     device = pick_device(exact=True)
     dtype = amp_dtype(e.train.amp, device)
     views = [VIEWS[v] for v in e.predict.views]
     tables = {"oof": train} | ({"test": test} if len(test) else {})
-    files = {of: paths.images(e.image_size, e.resize, "train" if of == "oof" else "test", filter_text(e)) for of in tables}
+    files = {
+        of: paths.images(e.image_size, e.resize, "train" if of == "oof" else "test", filter_text(e))
+        for of in tables
+    }
     stores = {of: open_store(files[of], len(tables[of]), e.image_size) for of in tables}
     rows = {k: {"oof": np.flatnonzero(fold_of == k), "test": np.arange(len(test))} for k in folds}
     if empty := [k for k in folds if not len(rows[k]["oof"])]:
-        raise InputError(f"fold {empty[0]} has no images", short(paths.folds),
-                         how_to_mend_folds(), code="fold_empty")
+        raise InputError(
+            f"fold {empty[0]} has no images",
+            short(paths.folds),
+            how_to_mend_folds(),
+            code="fold_empty",
+        )
     batch = e.predict.batch_size or 2 * e.train.batch_size
 
     with job.running(facts := {}):
         seen, spent = 0, 0.0
-        with progress(sum(len(rows[k][of]) for k in folds for of in stores), f"predict {name}") as bar:
+        with progress(
+            sum(len(rows[k][of]) for k in folds for of in stores), f"predict {name}"
+        ) as bar:
             for k in folds:
                 net, chosen = None, paths.rounding(name, k)
                 kind = rounding(chosen) or e.predict.weights
@@ -66,23 +78,55 @@ def run(job: Job, config: Config, paths: Paths) -> None:
                     if kind == "auto" or not is_whole(part, classes):
                         if net is None:
                             net = models.build(e, len(classes), pretrained=False)
-                            load_weights(paths.checkpoint(name, k, e.predict.checkpoint), net, "float16" if kind == "float16" else "float32", k)
+                            load_weights(
+                                paths.checkpoint(name, k, e.predict.checkpoint),
+                                net,
+                                "float16" if kind == "float16" else "float32",
+                                k,
+                            )
                             net = net.to(device, memory_format=torch.channels_last)
-                        ask = partial(one_part, net=net, images=images, rows=rows[k][of], table=tables[of], views=views, config=config, device=device, dtype=dtype, batch=batch)
+                        ask = partial(
+                            one_part,
+                            net=net,
+                            images=images,
+                            rows=rows[k][of],
+                            table=tables[of],
+                            views=views,
+                            config=config,
+                            device=device,
+                            dtype=dtype,
+                            batch=batch,
+                        )
                         started = time.perf_counter()
                         ask(part, advance=bar.update)
-                        seen, spent = seen + len(views) * len(rows[k][of]), spent + time.perf_counter() - started
+                        seen, spent = (
+                            seen + len(views) * len(rows[k][of]),
+                            spent + time.perf_counter() - started,
+                        )
                         if kind == "auto":
-                            kind, moved = rounded(part, net, ask, train.iloc[rows[k][of]], paths, config)
+                            kind, moved = rounded(
+                                part, net, ask, train.iloc[rows[k][of]], paths, config
+                            )
                             write_json(chosen, {"weights": kind, "moved": moved})
                     else:
                         bar.update(len(rows[k][of]))
-        join_folds([paths.part(name, k, "oof") for k in folds], paths.oof(name), train["id"].to_numpy(), classes)
+        join_folds(
+            [paths.part(name, k, "oof") for k in folds],
+            paths.oof(name),
+            train["id"].to_numpy(),
+            classes,
+        )
         if len(test):
-            mean_of_folds([paths.part(name, k, "test") for k in folds], classes).save(paths.test(name))
+            mean_of_folds([paths.part(name, k, "test") for k in folds], classes).save(
+                paths.test(name)
+            )
         facts["summary"] = f"{len(folds)} folds, views {', '.join(e.predict.views)}"
-        facts["weights"] = {k: rounding(paths.rounding(name, k)) or e.predict.weights for k in folds}
-        facts["pace"] = spent / seen if seen else None  # seconds per image and view: infer plans by it
+        facts["weights"] = {
+            k: rounding(paths.rounding(name, k)) or e.predict.weights for k in folds
+        }
+        facts["pace"] = (
+            spent / seen if seen else None
+        )  # seconds per image and view: infer plans by it
         for part in job.details["extras"]:
             remove(part)
 
@@ -105,15 +149,36 @@ def is_whole(part: Path, classes: list[str]) -> bool:
         return False
 
 
-def one_part(part: Path, net, images, rows, table, views, config: Config, device, dtype, batch: int, advance=lambda n: None) -> None:
+def one_part(
+    part: Path,
+    net,
+    images,
+    rows,
+    table,
+    views,
+    config: Config,
+    device,
+    dtype,
+    batch: int,
+    advance=lambda n: None,
+) -> None:
     """One fold's answers for some rows, written to `part`: what is there when a run is stopped need not be done again."""
     with enough_memory(batch, images.shape[1]):
         mask, label = infer(net, images, rows, views, device, dtype, batch, advance)
     sizes = table[["height", "width"]].to_numpy()[rows]
-    whole(mask, label, table["id"].to_numpy()[rows], sizes, config.experiment.resize, config.competition.data.classes).save(part)
+    whole(
+        mask,
+        label,
+        table["id"].to_numpy()[rows],
+        sizes,
+        config.experiment.resize,
+        config.competition.data.classes,
+    ).save(part)
 
 
-def rounded(part: Path, net, ask, held_out, paths: Paths, config: Config) -> tuple[str, float | None]:
+def rounded(
+    part: Path, net, ask, held_out, paths: Paths, config: Config
+) -> tuple[str, float | None]:
     """('float16', how far scores moved) where they hardly do: `part` then holds these predictions, and `net` these weights; else ('float32', …), and all is as
     it was. The decision is the plainest one, so that no setting of evaluate or score changes what is predicted."""
     exact = {k: v.clone() for k, v in net.state_dict().items()}
@@ -125,10 +190,18 @@ def rounded(part: Path, net, ask, held_out, paths: Paths, config: Config) -> tup
         net.load_state_dict(halves)
         ask(other)
         classes = config.competition.data.classes
-        labels, truths = read_labels(paths, held_out, classes), Truth.load(paths.truth).subset(held_out["id"])
+        labels, truths = (
+            read_labels(paths, held_out, classes),
+            Truth.load(paths.truth).subset(held_out["id"]),
+        )
         # the plainest decision, which has no rule between mask and class: no empty class is asked for
-        before, after = (scoring.measure(Predictions.load(f, classes), labels, truths, Decision(), classes, None) for f in (part, other))
-        moved = max(abs(after[s] - before[s]) for s in SCORES if s in before and np.isfinite(before[s]))
+        before, after = (
+            scoring.measure(Predictions.load(f, classes), labels, truths, Decision(), classes, None)
+            for f in (part, other)
+        )
+        moved = max(
+            abs(after[s] - before[s]) for s in SCORES if s in before and np.isfinite(before[s])
+        )
         if moved <= STEADY:
             move(other, part)
             return "float16", moved
@@ -141,7 +214,10 @@ def rounded(part: Path, net, ask, held_out, paths: Paths, config: Config) -> tup
 def join_folds(parts: list[Path], target: Path, ids: np.ndarray, classes: list[str]) -> None:
     """The folds' held-out images together, in the index's order (a hold-out has only some of them)."""
     found = [Predictions.load(p, classes) for p in parts]
-    mask, label = (None if answers[0] is None else np.concatenate(answers) for answers in ([f.mask for f in found], [f.label for f in found]))
+    mask, label = (
+        None if answers[0] is None else np.concatenate(answers)
+        for answers in ([f.mask for f in found], [f.label for f in found])
+    )
     all_ = Predictions(np.concatenate([f.ids for f in found]), mask, label, classes)
     there = set(all_.ids)
     all_.select([i for i in ids if i in there]).save(target)

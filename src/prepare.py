@@ -9,6 +9,7 @@ WRITES  artifacts/prepared/
         masks_S.npy              (N,S,S) uint8, 0 or 1, train only
         Letterboxed or filtered images are stored apart, as in images_S_letterbox_clahe_test.npy. Near-duplicates are found in unfiltered images.
 """
+
 from __future__ import annotations
 
 import csv
@@ -30,7 +31,18 @@ import numpy as np
 
 from src.core import dataset, detect, duplicates, rle
 from src.core.config import Config
-from src.core.console import InputError, StageError, Stopped, command, header, listing, progress, say, short, warn
+from src.core.console import (
+    InputError,
+    StageError,
+    Stopped,
+    command,
+    header,
+    listing,
+    progress,
+    say,
+    short,
+    warn,
+)
 from src.core.dataset import Item, Problems
 from src.core.disk import point, replacing, write_json
 from src.core.freshness import Job
@@ -88,10 +100,18 @@ def _make(index_job: Job, stores: list[Job], config: Config, paths: Paths) -> bo
     header("prepare", "data" if new_index else "pixels", [paths.data], [paths.prepared])
     items = dataset.find(paths.data, config.competition, problems)
     if not new_index:
-        items, problems, skip = _items_of_index(items, paths), Problems(), False  # the index has already decided which images there are
+        items, problems, skip = (
+            _items_of_index(items, paths),
+            Problems(),
+            False,
+        )  # the index has already decided which images there are
     with ExitStack() as cleanup:
         finish = {job.name: cleanup.enter_context(ExitStack()) for job in stores}
-        made = [] if problems and not skip else [_open_store(job, items, config, finish[job.name]) for job in stores]
+        made = (
+            []
+            if problems and not skip
+            else [_open_store(job, items, config, finish[job.name]) for job in stores]
+        )
         runs = _run_lengths(items, config, paths)
         seen = _pass_over_files(items, made, config, paths, runs)
         for kind, name in (p for s in seen for p in s.problems):
@@ -100,17 +120,25 @@ def _make(index_job: Job, stores: list[Job], config: Config, paths: Paths) -> bo
             _complain(problems, skip, paths)
         good = [i for i, s in enumerate(seen) if not s.problems]
         if not any(items[i].part == "train" for i in good):
-            raise InputError("no train image is left", short(paths.data),
-                             "Correct the files listed above", code="no_train_images")
+            raise InputError(
+                "no train image is left",
+                short(paths.data),
+                "Correct the files listed above",
+                code="no_train_images",
+            )
         if len(good) < len(items):
             for store in made:
                 _drop_rows(store, items, set(good))
         if new_index:
             facts: dict = {}
             with index_job.running(facts):
-                facts |= _write_index([items[i] for i in good], [seen[i] for i in good], problems, config, paths, runs)
+                facts |= _write_index(
+                    [items[i] for i in good], [seen[i] for i in good], problems, config, paths, runs
+                )
                 facts["seconds"] = round(time.time() - started, 1)
-        for job in _jobs(config, paths)[1:]:  # asked for anew: a store's record names the rows of the index, which only now is there
+        for job in _jobs(config, paths)[
+            1:
+        ]:  # asked for anew: a store's record names the rows of the index, which only now is there
             if job.name in finish:
                 with job.running({"seconds": round(time.time() - started, 1)}):
                     finish[job.name].close()  # the temporary files take their names
@@ -125,8 +153,12 @@ def _items_of_index(items: list[Item], paths: Paths) -> list[Item]:
     there = {(i.part, i.id): i for i in items}
     rows = read_index(paths)
     if absent := [r.id for r in rows.itertuples() if (r.set, r.id) not in there]:
-        raise InputError(f"images of the index are gone: {listing(absent)}", short(paths.data),
-                         f"Run {command('prepare', '--force')}", code="images_gone")
+        raise InputError(
+            f"images of the index are gone: {listing(absent)}",
+            short(paths.data),
+            f"Run {command('prepare', '--force')}",
+            code="images_gone",
+        )
     return [there[r.set, r.id] for r in rows.itertuples()]
 
 
@@ -135,12 +167,21 @@ def _run_lengths(items: list[Item], config: Config, paths: Paths) -> dict[str, A
     having = [i for i in items if i.runs]
     if not having:
         return None
-    runs = detect.detect([i.runs for i in having], [i.image for i in having], config.competition.submission, any(len(i.runs) > 1 for i in having))
+    runs = detect.detect(
+        [i.runs for i in having],
+        [i.image for i in having],
+        config.competition.submission,
+        any(len(i.runs) > 1 for i in having),
+    )
     runs["empty"] = empty_token(paths.data / config.competition.data.table, config.competition)
     size = f", masks of {runs['size'][0]}x{runs['size'][1]}" if runs["size"] else ""
-    say(f"run lengths of {config.competition.data.table}: by {runs['order']}, first pixel {runs['first']}, {'relative' if runs['relative'] else 'absolute'} starts{size} ({runs['why']})")
+    say(
+        f"run lengths of {config.competition.data.table}: by {runs['order']}, first pixel {runs['first']}, {'relative' if runs['relative'] else 'absolute'} starts{size} ({runs['why']})"
+    )
     if runs["assumed"]:
-        warn(f"{listing(runs['assumed'])} of the run lengths cannot be known from the data and is assumed, as usual; submission.{runs['assumed'][0]} in competition.yaml sets it")
+        warn(
+            f"{listing(runs['assumed'])} of the run lengths cannot be known from the data and is assumed, as usual; submission.{runs['assumed'][0]} in competition.yaml sets it"
+        )
     return runs
 
 
@@ -153,27 +194,46 @@ def _open_store(job: Job, items: list[Item], config: Config, stack: ExitStack) -
     store = Store(e)
     colour = (3,) if config.competition.data.channels == 3 else ()
     count = {part: sum(i.part == part for i in items) for part in ("train", "test")}
-    wanted = {"train": job.paths.images(e.image_size, e.resize, "train", filter_text(e)), "masks": job.paths.masks(e.image_size, e.resize, filter_text(e))}
+    wanted = {
+        "train": job.paths.images(e.image_size, e.resize, "train", filter_text(e)),
+        "masks": job.paths.masks(e.image_size, e.resize, filter_text(e)),
+    }
     if count["test"]:
         wanted["test"] = job.paths.images(e.image_size, e.resize, "test", filter_text(e))
     for part, path in wanted.items():
         store.files[part] = stack.enter_context(replacing(path))
-        shape = (count["test" if part == "test" else "train"], e.image_size, e.image_size, *(colour if part != "masks" else ()))
+        shape = (
+            count["test" if part == "test" else "train"],
+            e.image_size,
+            e.image_size,
+            *(colour if part != "masks" else ()),
+        )
         np.lib.format.open_memmap(store.files[part], mode="w+", dtype=np.uint8, shape=shape)
     return store
 
 
-def _pass_over_files(items: list[Item], stores: list[Store], config: Config, paths: Paths, runs: dict[str, Any] | None) -> list[Seen]:
+def _pass_over_files(
+    items: list[Item],
+    stores: list[Store],
+    config: Config,
+    paths: Paths,
+    runs: dict[str, Any] | None,
+) -> list[Seen]:
     """Check and decode every file once, on all cores; the workers write their rows into the stores' files themselves."""
     first_test = sum(i.part == "train" for i in items)
-    rows = [number - (first_test if item.part == "test" else 0) for number, item in enumerate(items)]
+    rows = [
+        number - (first_test if item.part == "test" else 0) for number, item in enumerate(items)
+    ]
     work = partial(_work, stores=stores, config=config, data=paths.data, runs=runs)
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     seen: list[Seen | None] = [None] * len(items)
     point("start", paths.prepared)
     pool = ProcessPoolExecutor(_cores(), context, _start_worker, (os.getpid(),))
     try:
-        tasks = {pool.submit(work, items[i : i + BATCH], rows[i : i + BATCH]): i for i in range(0, len(items), BATCH)}
+        tasks = {
+            pool.submit(work, items[i : i + BATCH], rows[i : i + BATCH]): i
+            for i in range(0, len(items), BATCH)
+        }
         with progress(len(items), "prepare") as bar:
             for task in as_completed(tasks):
                 result = task.result()
@@ -182,14 +242,23 @@ def _pass_over_files(items: list[Item], stores: list[Store], config: Config, pat
     except KeyboardInterrupt:
         raise Stopped("prepare was stopped; nothing half-written is left") from None
     except BrokenProcessPool:
-        raise StageError("a process that decoded images was killed, probably for lack of memory",
-                         code="process_killed") from None
+        raise StageError(
+            "a process that decoded images was killed, probably for lack of memory",
+            code="process_killed",
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return seen
 
 
-def _work(items: list[Item], rows: list[int], stores: list[Store], config: Config, data: Path, runs: dict[str, Any] | None) -> list[Seen]:
+def _work(
+    items: list[Item],
+    rows: list[int],
+    stores: list[Store],
+    config: Config,
+    data: Path,
+    runs: dict[str, Any] | None,
+) -> list[Seen]:
     cfg, seen = config.competition.data, []
     for item, row in zip(items, rows):
         image, mask, problems = dataset.load(item, data, cfg.channels, cfg.empty_class, runs)
@@ -198,11 +267,23 @@ def _work(items: list[Item], rows: list[int], stores: list[Store], config: Confi
             continue
         for store in stores:
             e = store.experiment
-            _write_row(store.files[item.part], row, resize(filters.apply(image, e.filter, e.filter_options), e.image_size, e.resize))
+            _write_row(
+                store.files[item.part],
+                row,
+                resize(filters.apply(image, e.filter, e.filter_options), e.image_size, e.resize),
+            )
             if item.part == "train":
-                _write_row(store.files["masks"], row, resize(mask, e.image_size, e.resize, is_mask=True))
-        small_mask = resize(mask, duplicates.SIDE, is_mask=True).astype(bool) if item.part == "train" else None
-        seen.append(Seen([], *mask.shape, rle.to_runs(mask), duplicates.thumbnail(image), small_mask))
+                _write_row(
+                    store.files["masks"], row, resize(mask, e.image_size, e.resize, is_mask=True)
+                )
+        small_mask = (
+            resize(mask, duplicates.SIDE, is_mask=True).astype(bool)
+            if item.part == "train"
+            else None
+        )
+        seen.append(
+            Seen([], *mask.shape, rle.to_runs(mask), duplicates.thumbnail(image), small_mask)
+        )
     return seen
 
 
@@ -218,10 +299,20 @@ def _write_row(file: Path, row: int, pixels: np.ndarray) -> None:
 def _drop_rows(store: Store, items: list[Item], good: set[int]) -> None:
     """Leave out the rows of bad images, so that row i of the store is row i of the index again."""
     for part, file in store.files.items():
-        rows = [n for n, i in enumerate(i for i in range(len(items)) if items[i].part == ("test" if part == "test" else "train")) if i in good]
+        rows = [
+            n
+            for n, i in enumerate(
+                i
+                for i in range(len(items))
+                if items[i].part == ("test" if part == "test" else "train")
+            )
+            if i in good
+        ]
         with replacing(file) as shorter:
             full = np.load(file, mmap_mode="r")
-            kept = np.lib.format.open_memmap(shorter, mode="w+", dtype=np.uint8, shape=(len(rows), *full.shape[1:]))
+            kept = np.lib.format.open_memmap(
+                shorter, mode="w+", dtype=np.uint8, shape=(len(rows), *full.shape[1:])
+            )
             for new, old in enumerate(rows):
                 kept[new] = full[old]
             del full, kept
@@ -255,54 +346,107 @@ def _complain(problems: Problems, skip: bool, paths: Paths) -> None:
     if len(lines) == 1:
         raise InputError(lines[0], short(paths.data), remedy, code=problems.code)
     print(*(f"  {line}" for line in lines), sep="\n", file=sys.stderr, flush=True)
-    raise InputError(f"{sum(map(len, problems.found.values()))} problems of {len(lines)} kinds in "
-                     "the data, listed above", short(paths.data), remedy, code=problems.code)
+    raise InputError(
+        f"{sum(map(len, problems.found.values()))} problems of {len(lines)} kinds in "
+        "the data, listed above",
+        short(paths.data),
+        remedy,
+        code=problems.code,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------------ what is written
 
 
-def _write_index(items: list[Item], seen: list[Seen], problems: Problems, config: Config, paths: Paths, runs: dict[str, Any] | None) -> dict:
+def _write_index(
+    items: list[Item],
+    seen: list[Seen],
+    problems: Problems,
+    config: Config,
+    paths: Paths,
+    runs: dict[str, Any] | None,
+) -> dict:
     """index.csv, truth.npz and report.json; returns the report's counts."""
     cfg = config.competition.data
     n_train = sum(i.part == "train" for i in items)
-    pairs = duplicates.find_pairs(np.stack([s.thumb for s in seen]), n_train, cfg.duplicate_correlation)
+    pairs = duplicates.find_pairs(
+        np.stack([s.thumb for s in seen]), n_train, cfg.duplicate_correlation
+    )
     group = duplicates.groups(len(items), pairs)
-    with replacing(paths.index) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(paths.index) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
         for item, s, g in zip(items, seen, group):
             area = int(s.runs[:, 1].sum()) if item.part == "train" else ""
             image = item.image.relative_to(paths.data).as_posix()
-            table.writerow([item.id, item.part, item.label, image, len(item.masks) or len(item.runs), s.height, s.width, area, g])
+            table.writerow(
+                [
+                    item.id,
+                    item.part,
+                    item.label,
+                    image,
+                    len(item.masks) or len(item.runs),
+                    s.height,
+                    s.width,
+                    area,
+                    g,
+                ]
+            )
     train = seen[:n_train]
-    rle.Truth.build([i.id for i in items[:n_train]], [(s.height, s.width) for s in train], [s.runs for s in train]).save(paths.truth)
+    rle.Truth.build(
+        [i.id for i in items[:n_train]],
+        [(s.height, s.width) for s in train],
+        [s.runs for s in train],
+    ).save(paths.truth)
     report = _report(items, train, pairs, group, problems, cfg.classes) | {"runs": runs}
     write_json(paths.report, report)
     counts = report["counts"]
     classes = ", ".join(f"{n} {c}" for c, n in report["classes"].items())
-    say(f"{counts['train']} train images: {classes}; {counts['test']} test images; {counts['several_masks']} images with several masks")
-    say(f"near-duplicates (correlation over {cfg.duplicate_correlation:g}): {counts['duplicate_groups']} groups with {counts['surplus']} surplus images; "
+    say(
+        f"{counts['train']} train images: {classes}; {counts['test']} test images; {counts['several_masks']} images with several masks"
+    )
+    say(
+        f"near-duplicates (correlation over {cfg.duplicate_correlation:g}): {counts['duplicate_groups']} groups with {counts['surplus']} surplus images; "
         f"{counts['contradicting_labels']} pairs contradict each other in class, {counts['contradicting_masks']} in masks; "
-        f"{counts['test_twins']} test images have a twin in train")
+        f"{counts['test_twins']} test images have a twin in train"
+    )
     for label, n in report["classes"].items():
         if not n:
             warn(f"there is no image of the class {label}")
     return {"counts": counts}
 
 
-def _report(items: list[Item], train: list[Seen], pairs: duplicates.Pairs, group: np.ndarray, problems: Problems, classes: list[str]) -> dict:
+def _report(
+    items: list[Item],
+    train: list[Seen],
+    pairs: duplicates.Pairs,
+    group: np.ndarray,
+    problems: Problems,
+    classes: list[str],
+) -> dict:
     n_train, sizes = len(train), np.bincount(group)
     named = [(items[a].id, items[b].id) for a, b in zip(pairs.first, pairs.second)]
     both = [k for k, b in enumerate(pairs.second) if b < n_train]
     labels = [named[k] for k in both if items[pairs.first[k]].label != items[pairs.second[k]].label]
-    masks = [named[k] for k in duplicates.contradicting_masks(np.stack([s.mask_thumb for s in train]), pairs)]
+    masks = [
+        named[k]
+        for k in duplicates.contradicting_masks(np.stack([s.mask_thumb for s in train]), pairs)
+    ]
     twins = [named[k] for k, b in enumerate(pairs.second) if b >= n_train]
     return {
         "counts": {
-            "train": n_train, "test": len(items) - n_train, "several_masks": sum(max(len(i.masks), len(i.runs)) > 1 for i in items),
-            "duplicate_groups": int((sizes > 1).sum()), "surplus": int((sizes - 1).sum()), "twins": len(named),
-            "contradicting_labels": len(labels), "contradicting_masks": len(masks), "test_twins": len({b for _, b in twins}),
+            "train": n_train,
+            "test": len(items) - n_train,
+            "several_masks": sum(max(len(i.masks), len(i.runs)) > 1 for i in items),
+            "duplicate_groups": int((sizes > 1).sum()),
+            "surplus": int((sizes - 1).sum()),
+            "twins": len(named),
+            "contradicting_labels": len(labels),
+            "contradicting_masks": len(masks),
+            "test_twins": len({b for _, b in twins}),
         },
         "classes": {c: sum(i.label == c for i in items) for c in classes},
         "contradicting_labels": labels,

@@ -3,6 +3,7 @@
 READS   submissions/<name>.csv (or .zip), <name>.json: its sha256 and honest CV score, sample_submission.csv, submissions/log.csv
 WRITES  submissions/log.csv: one row more, and log.png
 """
+
 from __future__ import annotations
 
 import argparse
@@ -23,9 +24,20 @@ from src.core.kaggle import Contest, Kaggle, NotSent, Sent, slug_of
 from src.core.paths import Paths
 from src.core.sentlog import Row
 
-PAUSES = (2, 3, 5, 8, 13, 21, 34, 60)  # seconds between two looks at Kaggle's list; the last one again and again
+PAUSES = (
+    2,
+    3,
+    5,
+    8,
+    13,
+    21,
+    34,
+    60,
+)  # seconds between two looks at Kaggle's list; the last one again and again
 LISTED_WITHIN = 60  # seconds until what was accepted stands in the list
-RECOVERED_WITHIN = 10  # the same after an upload that broke off: its last message may have come through
+RECOVERED_WITHIN = (
+    10  # the same after an upload that broke off: its last message may have come through
+)
 SCORED_WITHIN = 15 * 60
 LAST = 5  # of the earlier submissions are shown
 
@@ -59,12 +71,29 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     entry = load(config, paths)
     recheck(config, paths)
     slug = slug_of(given, config, paths)
-    sentlog.read(paths.sent)  # what is wrong with it must be known before something is sent, not after
+    sentlog.read(
+        paths.sent
+    )  # what is wrong with it must be known before something is sent, not after
     if not given.yes and not (sys.stdin and sys.stdin.isatty()):
-        raise InputError("nobody is there to be asked whether to send it", "no terminal",
-                         "Add --yes", code="nobody_to_ask")
-    message = " ".join((given.message or "").split()) or ", ".join([config.name, f"CV {entry.score:.4f}", *([f"commit {entry.commit}"] if entry.commit else [])])
-    header("send", config.name, [entry.file, paths.record("submit", config.name)], [paths.sent, paths.sent_plot])
+        raise InputError(
+            "nobody is there to be asked whether to send it",
+            "no terminal",
+            "Add --yes",
+            code="nobody_to_ask",
+        )
+    message = " ".join((given.message or "").split()) or ", ".join(
+        [
+            config.name,
+            f"CV {entry.score:.4f}",
+            *([f"commit {entry.commit}"] if entry.commit else []),
+        ]
+    )
+    header(
+        "send",
+        config.name,
+        [entry.file, paths.record("submit", config.name)],
+        [paths.sent, paths.sent_plot],
+    )
     kaggle = Kaggle()
     contest = kaggle.contest(slug)
     check_open(contest)
@@ -73,9 +102,12 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     check_new(entry, [r for r in rows if r.competition == slug], given.force)
     left = kaggle.remaining(slug)
     if left is not None and left <= 0:
-        raise InputError("no submission is left today", slug,
-                         f"The count begins anew at midnight UTC, in {duration(to_midnight())}",
-                         code="none_left_today")
+        raise InputError(
+            "no submission is left today",
+            slug,
+            f"The count begins anew at midnight UTC, in {duration(to_midnight())}",
+            code="none_left_today",
+        )
     show(contest, entry, message, left, sentlog.joined(rows, slug, before))
     try:
         if not given.yes and input("Send? [y/N] ").strip().lower() not in ("y", "yes"):
@@ -86,7 +118,18 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
         return 130
 
     look = command("submissions")
-    row = Row(sentlog.now(), slug, entry.file.name, entry.sha256, message, entry.score, entry.low, entry.high, status="unconfirmed", commit=entry.commit)
+    row = Row(
+        sentlog.now(),
+        slug,
+        entry.file.name,
+        entry.sha256,
+        message,
+        entry.score,
+        entry.low,
+        entry.high,
+        status="unconfirmed",
+        commit=entry.commit,
+    )
     say(f"  sending {short(entry.file)} ({entry.file.stat().st_size / 1e3:,.0f} kB)")
     begin(paths, entry, row, given.force)
     try:
@@ -106,19 +149,29 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     try:
         sent, trouble = wait(kaggle, slug, sent)
     except KeyboardInterrupt:
-        say(f"\nstopped waiting for the score. It was sent, and the log calls it pending; {look} will fill the score in")
+        say(
+            f"\nstopped waiting for the score. It was sent, and the log calls it pending; {look} will fill the score in"
+        )
         return 130
     rows = sentlog.refresh(paths.sent, slug, [sent, *before])
     if sent.status == "pending":
-        say(f"no score yet{trouble}. It was sent, and the log ({short(paths.sent)}) calls it pending; {look} will fill the score in")
+        say(
+            f"no score yet{trouble}. It was sent, and the log ({short(paths.sent)}) calls it pending; {look} will fill the score in"
+        )
         return 0
     if sent.status == "error":
-        raise StageError(f"Kaggle took {short(entry.file)} and rejected it: "
-                         f"{sent.error or 'without saying why'} ({short(paths.sent)}, {sent.ref})",
-                         code="rejected")
+        raise StageError(
+            f"Kaggle took {short(entry.file)} and rejected it: "
+            f"{sent.error or 'without saying why'} ({short(paths.sent)}, {sent.ref})",
+            code="rejected",
+        )
     drawn = sentplot.draw(sentlog.joined(rows, slug, [sent, *before]), slug, paths.sent_plot)
     say("  " + verdict(entry, sent))
-    say(f"log: {short(paths.sent)}" + (f"   picture: {short(paths.sent_plot)}" if drawn else "") + f"   next: {look}")
+    say(
+        f"log: {short(paths.sent)}"
+        + (f"   picture: {short(paths.sent_plot)}" if drawn else "")
+        + f"   next: {look}"
+    )
     return 0
 
 
@@ -127,23 +180,35 @@ def load(config: Config, paths: Paths) -> Entry:
     again = f"{command('submit', '--force')} writes it anew"
     place = paths.record("submit", config.name)
     if not place.is_file():
-        raise InputError("there is no submission yet", short(paths.submission(config.name)),
-                         f"Make it with {command('submit')}", code="no_submission")
+        raise InputError(
+            "there is no submission yet",
+            short(paths.submission(config.name)),
+            f"Make it with {command('submit')}",
+            code="no_submission",
+        )
     record = read_json(place)
     try:
-        file = paths.submissions / Path(record.get("file") or paths.submission(config.name).name).name
+        file = (
+            paths.submissions / Path(record.get("file") or paths.submission(config.name).name).name
+        )
         low, high = map(float, record["interval"])
-        entry = Entry(file, record["sha256"], float(record["score"]), low, high, record.get("commit") or "")
+        entry = Entry(
+            file, record["sha256"], float(record["score"]), low, high, record.get("commit") or ""
+        )
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError("not readable as the record of a submission", short(place), again,
-                         code="damaged_json") from None
+        raise InputError(
+            "not readable as the record of a submission", short(place), again, code="damaged_json"
+        ) from None
     if not file.is_file():
         raise InputError("the submission is gone", short(file), again, code="no_submission")
     if hashlib.sha256(file.read_bytes()).hexdigest() != entry.sha256:
-        raise InputError("it was edited since it was written, so that neither its checks nor its "
-                         "CV score hold for it", short(file),
-                         f"{again}; a file that was changed on purpose goes in at the contest's "
-                         "web page", code="submission_edited")
+        raise InputError(
+            "it was edited since it was written, so that neither its checks nor its "
+            "CV score hold for it",
+            short(file),
+            f"{again}; a file that was changed on purpose goes in at the contest's web page",
+            code="submission_edited",
+        )
     return entry
 
 
@@ -157,39 +222,68 @@ def recheck(config: Config, paths: Paths) -> None:
 def check_open(contest: Contest) -> None:
     """Raises InputError for a contest that was not entered; one that is over may still take late submissions, and says so itself where it does not."""
     if contest.entered is False:
-        raise InputError("you have not entered this contest", contest.slug,
-                         f"Accept its rules at {contest.url}/rules, then run the same command "
-                         "again", code="rules_not_accepted")
+        raise InputError(
+            "you have not entered this contest",
+            contest.slug,
+            f"Accept its rules at {contest.url}/rules, then run the same command again",
+            code="rules_not_accepted",
+        )
 
 
 def check_new(entry: Entry, rows: list[Row], force: bool) -> None:
     """Raises InputError where these bytes went to this contest before."""
-    if not force and (earlier := next((r for r in reversed(rows) if r.sha256 == entry.sha256), None)):
-        said = {"error": "rejected", "unconfirmed": "not confirmed by Kaggle yet", "complete": "scored"}.get(earlier.status, earlier.status)
+    if not force and (
+        earlier := next((r for r in reversed(rows) if r.sha256 == entry.sha256), None)
+    ):
+        said = {
+            "error": "rejected",
+            "unconfirmed": "not confirmed by Kaggle yet",
+            "complete": "scored",
+        }.get(earlier.status, earlier.status)
         outcome = f"public {earlier.public:.4f}" if earlier.public is not None else said
-        raise InputError(f"the same bytes were sent on {earlier.time[:16].replace('T', ' ')} UTC "
-                         f"as '{earlier.message}', {outcome}", short(entry.file),
-                         "Change something first, or send them again with "
-                         f"{command('submit', '--send', '--force')}", code="sent_before")
+        raise InputError(
+            f"the same bytes were sent on {earlier.time[:16].replace('T', ' ')} UTC "
+            f"as '{earlier.message}', {outcome}",
+            short(entry.file),
+            "Change something first, or send them again with "
+            f"{command('submit', '--send', '--force')}",
+            code="sent_before",
+        )
 
 
-def show(contest: Contest, entry: Entry, message: str, left: int | None, earlier: list[Row]) -> None:
+def show(
+    contest: Contest, entry: Entry, message: str, left: int | None, earlier: list[Row]
+) -> None:
     """What would be sent, and what went before it."""
     deadline = contest.deadline and utc(contest.deadline)
     late = deadline and deadline < datetime.now(timezone.utc)
-    closes = "" if not deadline else f"; it {'closed' if late else 'closes'} at {deadline:%Y-%m-%d %H:%M} UTC" + (", so this is a late submission" if late else "")
-    say(f"  to {contest.title} ({contest.url}){f', scored by {contest.metric}' if contest.metric else ''}{closes}")
+    closes = (
+        ""
+        if not deadline
+        else f"; it {'closed' if late else 'closes'} at {deadline:%Y-%m-%d %H:%M} UTC"
+        + (", so this is a late submission" if late else "")
+    )
+    say(
+        f"  to {contest.title} ({contest.url}){f', scored by {contest.metric}' if contest.metric else ''}{closes}"
+    )
     say(f"  {short(entry.file)}   {entry.cv}")
     say(f"  message: {message}")
     many = f"{left} of {contest.daily}" if contest.daily else left
-    say("  Kaggle does not say how many submissions are left today" if left is None else f"  {many} submissions left today")
+    say(
+        "  Kaggle does not say how many submissions are left today"
+        if left is None
+        else f"  {many} submissions left today"
+    )
     if earlier:
-        say(f"  sent before{f', the last {LAST} of {len(earlier)}' if len(earlier) > LAST else ''}:")
+        say(
+            f"  sent before{f', the last {LAST} of {len(earlier)}' if len(earlier) > LAST else ''}:"
+        )
         sentlog.show(earlier, LAST)
 
 
 def begin(paths: Paths, entry: Entry, row: Row, force: bool) -> None:
     """Into the log before anything is sent: whatever happens then, the same bytes are not sent again unasked."""
+
     def change(rows: list[Row]) -> None:
         check_new(entry, [r for r in rows if r.competition == row.competition], force)
         rows.append(row)
@@ -199,8 +293,11 @@ def begin(paths: Paths, entry: Entry, row: Row, force: bool) -> None:
 
 def settle(paths: Paths, row: Row, known: Row | None) -> None:
     """In place of the row that `begin` wrote, what is known of it now; None: it was not sent."""
+
     def change(rows: list[Row]) -> None:
-        mine = [i for i, r in enumerate(rows) if (r.time, r.sha256) == (row.time, row.sha256)]  # `submissions` beside it may have found it, or dropped it
+        mine = [
+            i for i, r in enumerate(rows) if (r.time, r.sha256) == (row.time, row.sha256)
+        ]  # `submissions` beside it may have found it, or dropped it
         at = mine[-1] if mine else len(rows)
         rows[at : at + len(mine[-1:])] = [known] if known else []
 
@@ -226,10 +323,18 @@ def hand_over(kaggle: Kaggle, contest: Contest, file: Path, message: str, known:
         if mine := next((s for s in new if sentlog.is_same(s, file.name, message)), None):
             return mine
     if unheard:
-        raise Unclear(f"{what(broken) if broken else f'{short(file)} was uploaded'}; then Kaggle's list could not be had: {what(unheard)}")
-    others = f" (new in it, but not this one: {', '.join(f'{s.file} {s.message!r}' for s in new[:3])})" if new else ""
+        raise Unclear(
+            f"{what(broken) if broken else f'{short(file)} was uploaded'}; then Kaggle's list could not be had: {what(unheard)}"
+        )
+    others = (
+        f" (new in it, but not this one: {', '.join(f'{s.file} {s.message!r}' for s in new[:3])})"
+        if new
+        else ""
+    )
     came = f"{what(broken)}, and" if broken else "the upload came to an end without an error, but"
-    raise Unclear(f"{came} Kaggle's list of submissions does not show it{others}; where that stays so, it was not accepted, and the contest's page takes files too: {contest.url}")
+    raise Unclear(
+        f"{came} Kaggle's list of submissions does not show it{others}; where that stays so, it was not accepted, and the contest's page takes files too: {contest.url}"
+    )
 
 
 def wait(kaggle: Kaggle, slug: str, sent: Sent) -> tuple[Sent, str]:
@@ -240,7 +345,10 @@ def wait(kaggle: Kaggle, slug: str, sent: Sent) -> tuple[Sent, str]:
             break
         told = tell(f"  pending … {duration(seconds)}")
         try:
-            sent, trouble = next((s for s in kaggle.submissions(slug) if s.ref == sent.ref), sent), ""
+            sent, trouble = (
+                next((s for s in kaggle.submissions(slug) if s.ref == sent.ref), sent),
+                "",
+            )
         except (StageError, InputError) as error:  # a network that comes and goes
             trouble = f": {what(error)}"
             if isinstance(error, InputError):  # asking again does not help
@@ -276,15 +384,25 @@ def verdict(entry: Entry, sent: Sent) -> str:
     private = f", private {sent.private:.4f}" if sent.private is not None else ""
     if sent.public is None:
         return f"accepted; Kaggle shows no public score{private}, {entry.cv}"
-    place = "within" if entry.low <= sent.public <= entry.high else "above" if sent.public > entry.high else "below"
+    place = (
+        "within"
+        if entry.low <= sent.public <= entry.high
+        else "above"
+        if sent.public > entry.high
+        else "below"
+    )
     return f"public score {sent.public:.4f}{private}, {entry.cv}: public - CV {sent.public - entry.score:+.4f}, {place} the interval"
 
 
 def utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
+    return (
+        time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
+    )
 
 
 def to_midnight() -> float:
     """Seconds until Kaggle counts anew."""
     now = datetime.now(timezone.utc)
-    return ((now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0) - now).total_seconds()
+    return (
+        (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0) - now
+    ).total_seconds()

@@ -4,6 +4,7 @@ READS   artifacts/prepared/index.csv
 WRITES  artifacts/folds.csv      id,fold; with split.scheme: holdout, fold 0 is the validation set and -1 is trained on in any case.
                                  Made to be edited: what is trained on it goes stale then, nothing else does.
 """
+
 from __future__ import annotations
 
 import csv
@@ -27,26 +28,45 @@ if TYPE_CHECKING:
 def run(job: Job, config: Config, paths: Paths) -> None:
     """Raises InputError where a class has too few groups of images for the folds."""
     split, classes = config.competition.split, config.competition.data.classes
-    header("split", f"{split.folds} folds" if split.scheme == "kfold" else f"holdout of {split.fraction:.0%}", [paths.index], job.outputs)
+    header(
+        "split",
+        f"{split.folds} folds" if split.scheme == "kfold" else f"holdout of {split.fraction:.0%}",
+        [paths.index],
+        job.outputs,
+    )
     if paths.folds.is_dir():
-        raise InputError("a folder is where a table is needed", short(paths.folds), "Move it away",
-                         code="file_or_folder")
+        raise InputError(
+            "a folder is where a table is needed",
+            short(paths.folds),
+            "Move it away",
+            code="file_or_folder",
+        )
     index = read_index(paths, "train")
     folds = make_folds(index, classes, split, config.competition.data.empty_class)
     facts: dict = {}
     with job.running(facts):
-        with replacing(paths.folds) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(paths.folds) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["id", "fold"])
             table.writerows(zip(index["id"], folds.tolist()))
         facts |= {"twins_apart": round(twins_apart(index["group"].to_numpy(), folds), 4)}
     say(balance_table(index, folds, classes))
-    say(f"{facts['twins_apart']:.1%} of the images have a twin in another fold. The folds are yours to edit: {short(paths.folds)}")
+    say(
+        f"{facts['twins_apart']:.1%} of the images have a twin in another fold. The folds are yours to edit: {short(paths.folds)}"
+    )
 
 
-def make_folds(index: "pd.DataFrame", classes: list[str], split: Split, empty_class: str | None = None) -> np.ndarray:
+def make_folds(
+    index: "pd.DataFrame", classes: list[str], split: Split, empty_class: str | None = None
+) -> np.ndarray:
     """The fold of each train image, (N) int, -1 for always trained on; same seed, same folds."""
-    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold, MultilabelStratifiedShuffleSplit  # sklearn: a second that `--help` can do without
+    from iterstrat.ml_stratifiers import (
+        MultilabelStratifiedKFold,
+        MultilabelStratifiedShuffleSplit,
+    )  # sklearn: a second that `--help` can do without
 
     group = index["group"].to_numpy() if split.groups == "duplicates" else np.arange(len(index))
     traits, member = group_traits(index, group, classes)
@@ -55,29 +75,44 @@ def make_folds(index: "pd.DataFrame", classes: list[str], split: Split, empty_cl
         if (there := int(traits[:, c].sum())) < need:
             if not there:
                 empty = " --set data.empty_class=null" if label == empty_class else ""
-                raise InputError(f"class {label} has no images", "split",
-                                 "Take it out: --set 'data.classes=["
-                                 f"{', '.join(c for c in classes if c != label)}]'{empty}",
-                                 code="class_empty")
+                raise InputError(
+                    f"class {label} has no images",
+                    "split",
+                    "Take it out: --set 'data.classes=["
+                    f"{', '.join(c for c in classes if c != label)}]'{empty}",
+                    code="class_empty",
+                )
             wanted = f"{need} folds" if split.scheme == "kfold" else "a holdout"
-            raise InputError(f"class {label} has {there} groups of near-duplicate images, too few "
-                             f"for {wanted}", "split",
-                             "Use fewer folds (--set split.folds=N) or add images",
-                             code="too_few_groups")
+            raise InputError(
+                f"class {label} has {there} groups of near-duplicate images, too few for {wanted}",
+                "split",
+                "Use fewer folds (--set split.folds=N) or add images",
+                code="too_few_groups",
+            )
     of_group = np.full(len(traits), -1)
     blank = np.zeros(len(traits))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # iterstrat's own calls to numpy and sklearn
         if split.scheme == "kfold":
-            for k, (_, held_out) in enumerate(MultilabelStratifiedKFold(split.folds, shuffle=True, random_state=split.seed).split(blank, traits)):
+            for k, (_, held_out) in enumerate(
+                MultilabelStratifiedKFold(split.folds, shuffle=True, random_state=split.seed).split(
+                    blank, traits
+                )
+            ):
                 of_group[held_out] = k
         else:
-            _, held_out = next(MultilabelStratifiedShuffleSplit(1, test_size=split.fraction, random_state=split.seed).split(blank, traits))
+            _, held_out = next(
+                MultilabelStratifiedShuffleSplit(
+                    1, test_size=split.fraction, random_state=split.seed
+                ).split(blank, traits)
+            )
             of_group[held_out] = 0
     return of_group[member]
 
 
-def group_traits(index: "pd.DataFrame", group: np.ndarray, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def group_traits(
+    index: "pd.DataFrame", group: np.ndarray, classes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
     """(traits (G, T) of 0 and 1 for each group, the group's row of each image (N)).
 
     The first C traits are the classes, then the quartiles of its lesions' share of the image. iterstrat knows no groups, so the groups themselves are
@@ -94,7 +129,9 @@ def group_traits(index: "pd.DataFrame", group: np.ndarray, classes: list[str]) -
         traits[:, len(classes) + 4 + c] = count == 2
         traits[:, 2 * len(classes) + 4 + c] = count > 2
     if has_lesion.any():
-        quartile = np.searchsorted(np.quantile(share[has_lesion], [0.25, 0.5, 0.75]), share[has_lesion])
+        quartile = np.searchsorted(
+            np.quantile(share[has_lesion], [0.25, 0.5, 0.75]), share[has_lesion]
+        )
         traits[member[has_lesion], len(classes) + quartile] = 1
     return traits, member
 
@@ -111,11 +148,18 @@ def balance_table(index: "pd.DataFrame", folds: np.ndarray, classes: list[str]) 
     """Images, images of each class and the lesions' median share of the image, a line a fold."""
     width = max(9, *(len(c) + 2 for c in classes))
     lines = ["fold   images" + "".join(c.rjust(width) for c in classes) + "   median lesion area"]
-    labels, share = index["label"].to_numpy(), (index["area"] / (index["height"] * index["width"])).to_numpy()
+    labels, share = (
+        index["label"].to_numpy(),
+        (index["area"] / (index["height"] * index["width"])).to_numpy(),
+    )
     for fold in np.unique(folds):
         inside = folds == fold
         lesions = share[inside & (share > 0)]
         area = f"{np.median(lesions):.1%}" if len(lesions) else "-"
         name = "train" if fold == -1 else str(fold)
-        lines.append(f"{name:<5}{inside.sum():8d}" + "".join(f"{int((labels[inside] == c).sum()):{width}d}" for c in classes) + area.rjust(21))
+        lines.append(
+            f"{name:<5}{inside.sum():8d}"
+            + "".join(f"{int((labels[inside] == c).sum()):{width}d}" for c in classes)
+            + area.rjust(21)
+        )
     return "\n".join(lines)

@@ -7,6 +7,7 @@ All under artifacts/studies/<folds>/. The cells themselves are ordinary experime
 cell is its honest one (the untuned decision, or one tuned leave-one-fold-out where the study lists values), ± the standard deviation over folds; the differences
 are paired with the base's answers to the same images.
 """
+
 from __future__ import annotations
 
 import csv
@@ -32,22 +33,46 @@ from src.core.tables import read_index
 from src.parts.compare import Answers, Difference, paired
 from src.parts.postprocess import Decision, apply
 
-HONEST = ["score", "dice", "iou", "hd95", "accuracy", "macro_f1"]  # columns of the table, where a cell has them
+HONEST = [
+    "score",
+    "dice",
+    "iou",
+    "hd95",
+    "accuracy",
+    "macro_f1",
+]  # columns of the table, where a cell has them
 LOWER_IS_BETTER = {"hd95"}
 SHOWN = 6  # images under every cell
 
 
 def run(job: Job, config: Config, paths: Paths) -> None:
     table, sheet, plot, html = job.outputs
-    header("study", config.name, [paths.predictions("*") / "metrics.json"], [paths.study(config.name)])
+    header(
+        "study", config.name, [paths.predictions("*") / "metrics.json"], [paths.study(config.name)]
+    )
     competition = config.competition
     with job.running(facts := {}):
         index = read_index(paths, "train")
-        records = {label: [read_json(paths.metrics(c.name)) for c in made] for label, made in config.cells.items()}
-        answers = {label: [read_answers(c, index, paths) for c in made] for label, made in config.cells.items()}
+        records = {
+            label: [read_json(paths.metrics(c.name)) for c in made]
+            for label, made in config.cells.items()
+        }
+        answers = {
+            label: [read_answers(c, index, paths) for c in made]
+            for label, made in config.cells.items()
+        }
         base, *others = config.cells
-        against = {label: paired(answers[base], answers[label], competition.score, competition.evaluate.bootstrap) for label in others}
-        rows = [cell_row(label, records[label], config.cells[label], paths) | difference_columns(against.get(label, {})) for label in config.cells]
+        against = {
+            label: paired(
+                answers[base], answers[label], competition.score, competition.evaluate.bootstrap
+            )
+            for label in others
+        }
+        rows = [
+            cell_row(label, records[label], config.cells[label], paths)
+            | difference_columns(against.get(label, {}))
+            for label in config.cells
+        ]
         with replacing(sheet) as temporary:
             cells = [{name: as_text(v) for name, v in row.items()} for row in rows]
             pd.DataFrame(cells).to_csv(temporary, index=False)  # for people alone
@@ -59,7 +84,12 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         with replacing(html) as temporary:
             text = report(config, table_cells(rows, against), plot, images)
             temporary.write_text(text, encoding="utf-8")
-        facts["summary"] = f"{len(config.cells)} cells against {base}: " + (", ".join(f"{label} {d['score'].verdict}" for label, d in against.items() if "score" in d) or "see the table")
+        facts["summary"] = f"{len(config.cells)} cells against {base}: " + (
+            ", ".join(
+                f"{label} {d['score'].verdict}" for label, d in against.items() if "score" in d
+            )
+            or "see the table"
+        )
     say(short_table(rows, against))
 
 
@@ -69,7 +99,9 @@ def read_answers(cell: Config, index: pd.DataFrame, paths: Paths) -> Answers:
 
 
 def read_per_image(cell: Config, paths: Paths) -> pd.DataFrame:
-    return pd.read_csv(paths.per_image(cell.name), dtype={"id": str}, keep_default_na=False)  # an id or a class may be called None
+    return pd.read_csv(
+        paths.per_image(cell.name), dtype={"id": str}, keep_default_na=False
+    )  # an id or a class may be called None
 
 
 # ------------------------------------------------------------------------------------------------------------------------------- the table
@@ -79,17 +111,32 @@ def cell_row(label: str, records: list[dict], cells: list[Config], paths: Paths)
     """One row: the honest numbers ± their spread over folds, the lecture's, and the speed; each averaged over the seeds."""
     row: dict = {"cell": label, "experiment": " ".join(c.name for c in cells)}
     for name in HONEST:
-        needed = cells[0].competition.score if name == "score" else [name]  # of one answer alone it would be another score
+        needed = (
+            cells[0].competition.score if name == "score" else [name]
+        )  # of one answer alone it would be another score
         if all(n in r["honest"]["metrics"] for r in records for n in needed):
             row[name] = np.mean([page.pick(r["honest"], name) for r in records])
-            folds = [[f[name] for f in r["honest"]["by_fold"].values() if name in f] for r in records]
-            row[f"{name}_sd"] = np.mean([np.std(f, ddof=1) if len(f) > 1 else np.nan for f in folds])
+            folds = [
+                [f[name] for f in r["honest"]["by_fold"].values() if name in f] for r in records
+            ]
+            row[f"{name}_sd"] = np.mean(
+                [np.std(f, ddof=1) if len(f) > 1 else np.nan for f in folds]
+            )
     for name in records[0]["lecture"]:
         row[name] = np.mean([r["lecture"][name] for r in records])
         folds = [[f[name] for f in r["lecture_by_fold"].values()] for r in records]
         row[f"{name}_sd"] = np.mean([np.std(f, ddof=1) if len(f) > 1 else np.nan for f in folds])
-    logs = [row_ for c in cells for e in c.experiments for file in paths.fold(e.name, 0).parent.glob("fold*/log.csv") for row_ in csv.DictReader(file.open(encoding="utf-8"))]
-    for name, column in (("images_per_second", "images_per_second"), ("seconds_per_epoch", "seconds")):
+    logs = [
+        row_
+        for c in cells
+        for e in c.experiments
+        for file in paths.fold(e.name, 0).parent.glob("fold*/log.csv")
+        for row_ in csv.DictReader(file.open(encoding="utf-8"))
+    ]
+    for name, column in (
+        ("images_per_second", "images_per_second"),
+        ("seconds_per_epoch", "seconds"),
+    ):
         values = [float(r[column]) for r in logs if r.get(column)]
         if values:
             row[name] = float(np.median(values))
@@ -97,22 +144,51 @@ def cell_row(label: str, records: list[dict], cells: list[Config], paths: Paths)
 
 
 def difference_columns(found: dict[str, Difference]) -> dict:
-    return {f"{name}_{what}": getattr(d, what) for name, d in found.items() for what in ("value", "low", "high", "verdict")}
+    return {
+        f"{name}_{what}": getattr(d, what)
+        for name, d in found.items()
+        for what in ("value", "low", "high", "verdict")
+    }
 
 
 def table_cells(rows: list[dict], against: dict[str, dict[str, Difference]]) -> list[list[str]]:
     """Head and rows, as text: the table that is printed, written and shown."""
     honest = [n for n in HONEST if any(n in r for r in rows)]
-    lecture = [n for n in dict.fromkeys(k for r in rows for k in r) if n.startswith("lecture_") and not n.endswith("_sd")]
-    lecture = [n for n in lecture if len({r.get(n) for r in rows}) > 1]  # it knows no decisions: a study of these changes nothing there
+    lecture = [
+        n
+        for n in dict.fromkeys(k for r in rows for k in r)
+        if n.startswith("lecture_") and not n.endswith("_sd")
+    ]
+    lecture = [
+        n for n in lecture if len({r.get(n) for r in rows}) > 1
+    ]  # it knows no decisions: a study of these changes nothing there
     compared = list(dict.fromkeys(n for found in against.values() for n in found))
     speed = ["seconds_per_epoch"] if any("seconds_per_epoch" in r for r in rows) else []
-    lines = [["cell", *(f"Δ {n}" for n in compared), *honest, *(n.replace("lecture_", "lecture ") for n in lecture), *("s/epoch" for _ in speed)]]
+    lines = [
+        [
+            "cell",
+            *(f"Δ {n}" for n in compared),
+            *honest,
+            *(n.replace("lecture_", "lecture ") for n in lecture),
+            *("s/epoch" for _ in speed),
+        ]
+    ]
     for row in rows:
         found = against.get(row["cell"], {})
         values = [spread(row, n) for n in honest]
-        deltas = [difference(found[n]) if n in found else "base" if row["cell"] not in against else "" for n in compared]
-        lines.append([row["cell"], *deltas, *values, *(spread(row, n) for n in lecture), *(f"{row[n]:.1f}" if n in row else "" for n in speed)])
+        deltas = [
+            difference(found[n]) if n in found else "base" if row["cell"] not in against else ""
+            for n in compared
+        ]
+        lines.append(
+            [
+                row["cell"],
+                *deltas,
+                *values,
+                *(spread(row, n) for n in lecture),
+                *(f"{row[n]:.1f}" if n in row else "" for n in speed),
+            ]
+        )
     return lines
 
 
@@ -121,7 +197,9 @@ def short_table(rows: list[dict], against: dict[str, dict[str, Difference]]) -> 
     lines = []
     for row in rows:
         score = f"score {row['score']:.4f}" if "score" in row else ""
-        told = [f"{n} {difference(d)}" for n, d in against.get(row["cell"], {}).items()] or ["base"] * (row["cell"] not in against)
+        told = [f"{n} {difference(d)}" for n, d in against.get(row["cell"], {}).items()] or [
+            "base"
+        ] * (row["cell"] not in against)
         lines.append(f"  {row['cell']:<24.24} {score:<13} {'   '.join(told)}".rstrip())
     return "\n".join(lines)
 
@@ -130,7 +208,9 @@ def spread(row: dict, name: str) -> str:
     if name not in row:
         return ""
     digits = 1 if name in LOWER_IS_BETTER else 3 if name.startswith("lecture_") else 4
-    return f"{row[name]:.{digits}f}" + ("" if np.isnan(row[f"{name}_sd"]) else f" ± {row[f'{name}_sd']:.{min(3, digits)}f}")
+    return f"{row[name]:.{digits}f}" + (
+        "" if np.isnan(row[f"{name}_sd"]) else f" ± {row[f'{name}_sd']:.{min(3, digits)}f}"
+    )
 
 
 def difference(d: Difference) -> str:
@@ -152,13 +232,16 @@ def report(config: Config, lines: list[list[str]], plot: Path, images: str) -> s
     All else is escaped here.
     """
     head, *body = lines
-    return page.page(f"study {config.name}", [
-        f"<h1>{escape(config.name)}</h1><p>{escape(config.study.question)}</p>",
-        page.table(head, body, strong=0),
-        f"<p class=soft>{escape(legend(next(iter(config.cells)), config.competition.score))}</p>",
-        page.picture(plot, "differences from the base"),
-        images,
-    ])
+    return page.page(
+        f"study {config.name}",
+        [
+            f"<h1>{escape(config.name)}</h1><p>{escape(config.study.question)}</p>",
+            page.table(head, body, strong=0),
+            f"<p class=soft>{escape(legend(next(iter(config.cells)), config.competition.score))}</p>",
+            page.picture(plot, "differences from the base"),
+            images,
+        ],
+    )
 
 
 def plain(text: str) -> str:
@@ -167,9 +250,11 @@ def plain(text: str) -> str:
 
 
 def legend(base: str, weights: dict[str, float]) -> str:
-    return (f"Score = {' + '.join(f'{w:g}·{n}' for n, w in weights.items())}. Out-of-fold at original size, decided untuned (where the study lists values of evaluate: tuned on "
-            f"the other folds), ± standard deviation over folds. Δ: against {base}, with the 95 % interval of a paired bootstrap over duplicate groups; better or worse where it leaves 0 out. "
-            "Many cells compared at once make some differ by chance, and with one seed the interval does not hold the chance of the training itself (configs/studies/noise.yaml shows it). lecture: the lecture's own way of counting (README).")
+    return (
+        f"Score = {' + '.join(f'{w:g}·{n}' for n, w in weights.items())}. Out-of-fold at original size, decided untuned (where the study lists values of evaluate: tuned on "
+        f"the other folds), ± standard deviation over folds. Δ: against {base}, with the 95 % interval of a paired bootstrap over duplicate groups; better or worse where it leaves 0 out. "
+        "Many cells compared at once make some differ by chance, and with one seed the interval does not hold the chance of the training itself (configs/studies/noise.yaml shows it). lecture: the lecture's own way of counting (README)."
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------------------------- pictures
@@ -180,14 +265,22 @@ def forest(base: str, records: list[dict], against: dict[str, dict[str, Differen
     names = list(dict.fromkeys(n for found in against.values() for n in found))
     labels = list(against)
     figure = pictures.canvas(1.6 + 3.4 * max(1, len(names)), 0.9 + 0.36 * len(labels))
-    for i, (axes, name) in enumerate(zip(np.ravel(figure.subplots(1, max(1, len(names)), sharey=True)), names)):
+    for i, (axes, name) in enumerate(
+        zip(np.ravel(figure.subplots(1, max(1, len(names)), sharey=True)), names)
+    ):
         axes.axvline(0, color="#999999", linewidth=1)
         for y, label in enumerate(labels):
             if d := against[label].get(name):
-                colour = {"better": pictures.LINES[0], "worse": pictures.LINES[1]}.get(d.verdict, "#888888")
+                colour = {"better": pictures.LINES[0], "worse": pictures.LINES[1]}.get(
+                    d.verdict, "#888888"
+                )
                 axes.plot([100 * d.low, 100 * d.high], [y, y], color=colour, linewidth=1.6)
                 axes.plot(100 * d.value, y, "o", color=colour, markersize=5)
-        own = [page.pick(r["honest"], name) for r in records if name == "score" or name in r["honest"]["metrics"]]
+        own = [
+            page.pick(r["honest"], name)
+            for r in records
+            if name == "score" or name in r["honest"]["metrics"]
+        ]
         of_base = f"\n{pictures.plain(base)}: {np.mean(own):.3f}" if own else ""
         axes.set_title(name.replace("_", " ") + of_base, fontsize=9)
         axes.set_xlabel("points against the base", fontsize=8)
@@ -208,22 +301,56 @@ def same_images(config: Config, index: pd.DataFrame, paths: Paths) -> str:
         return ""
     order = tables[masked[0]].sort_values("dice", kind="stable").index
     chosen = order[np.linspace(0, len(order) - 1, 2 * SHOWN + 1).astype(int)[1::2]]
-    truth, parts = Truth.load(paths.truth), ["<h2>The same images under every cell</h2><p class=soft>True outline blue, predicted orange.</p>"]
-    predictions = {label: Predictions.load(paths.oof(firsts[label].name), firsts[label].competition.data.classes).select(chosen) for label in masked}
-    decisions = {label: read_json(paths.metrics(firsts[label].name))["honest"]["decisions"] for label in masked}
+    truth, parts = (
+        Truth.load(paths.truth),
+        [
+            "<h2>The same images under every cell</h2><p class=soft>True outline blue, predicted orange.</p>"
+        ],
+    )
+    predictions = {
+        label: Predictions.load(
+            paths.oof(firsts[label].name), firsts[label].competition.data.classes
+        ).select(chosen)
+        for label in masked
+    }
+    decisions = {
+        label: read_json(paths.metrics(firsts[label].name))["honest"]["decisions"]
+        for label in masked
+    }
     images, some = index.set_index("id"), tables[masked[0]]
-    left_out = dict(zip(some.index, cross_folds(some.fold.to_numpy(), some.group.to_numpy())[0]))  # whose decision answered each image
+    left_out = dict(
+        zip(some.index, cross_folds(some.fold.to_numpy(), some.group.to_numpy())[0])
+    )  # whose decision answered each image
     for i, name in enumerate(chosen):
         try:
-            pixels = read_image(Path(paths.data) / images.image[name], config.competition.data.channels)
+            pixels = read_image(
+                Path(paths.data) / images.image[name], config.competition.data.channels
+            )
         except (OSError, ValueError) as problem:
             warn(f"{name} is not shown: {problem}")
             continue
         shown = []
         for label in masked:
-            row, made, data = tables[label].loc[name], predictions[label], firsts[label].competition.data
-            pred, _ = apply(Decision(**decisions[label][str(left_out[name])]), made.mask[i], None if made.label is None else made.label[i], *pixels.shape[:2], data.classes, data.empty_class)
-            shown.append(page.captioned(pictures.png(pictures.tile(pixels, truth.mask(name), pred, 240)), f"{label}\nDice {row.dice:.3f}" + (f", {row.predicted}" if "predicted" in row else "")))
+            row, made, data = (
+                tables[label].loc[name],
+                predictions[label],
+                firsts[label].competition.data,
+            )
+            pred, _ = apply(
+                Decision(**decisions[label][str(left_out[name])]),
+                made.mask[i],
+                None if made.label is None else made.label[i],
+                *pixels.shape[:2],
+                data.classes,
+                data.empty_class,
+            )
+            shown.append(
+                page.captioned(
+                    pictures.png(pictures.tile(pixels, truth.mask(name), pred, 240)),
+                    f"{label}\nDice {row.dice:.3f}"
+                    + (f", {row.predicted}" if "predicted" in row else ""),
+                )
+            )
         parts.append(image_row(f"{name} ({images.label[name]})", shown))
     return "".join(parts)
 

@@ -3,6 +3,7 @@
 READS   submissions/log.csv and, where credentials and network are there, Kaggle's list of submissions
 WRITES  submissions/log.csv: results that came out since; log.png
 """
+
 from __future__ import annotations
 
 import argparse
@@ -30,23 +31,36 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     if listed is not None:
         before, rows = rows, sentlog.refresh(paths.sent, slug, listed)
         if news := sum(r not in before for r in rows):
-            say(f"brought up to date from Kaggle: {news} row{'s' if news > 1 else ''} of {short(paths.sent)}")
+            say(
+                f"brought up to date from Kaggle: {news} row{'s' if news > 1 else ''} of {short(paths.sent)}"
+            )
     shown = sentlog.joined(rows, slug, listed or [])
     if elsewhere := Counter(r.competition for r in rows if r.competition != slug):
-        say(f"sent elsewhere, shown with --competition: {', '.join(f'{name} ({n})' for name, n in elsewhere.items())}")
+        say(
+            f"sent elsewhere, shown with --competition: {', '.join(f'{name} ({n})' for name, n in elsewhere.items())}"
+        )
     if not shown:
         say(f"nothing was sent to {slug} yet. {first}")
         return 0
     say(f"{slug}: {len(shown)} submission{'s' if len(shown) > 1 else ''}, * highest of its column")
     sentlog.show(shown)
     if foreign := sum(r.cv is None for r in shown):
-        say(f"  {foreign} without CV score: sent by a team mate or from the web page, not from here")
+        say(
+            f"  {foreign} without CV score: sent by a team mate or from the web page, not from here"
+        )
     if agreement := sentlog.agreement(shown):
         say("  " + agreement)
     drawn = sentplot.draw(shown, slug, paths.sent_plot)
     pending = any(r.status in ("pending", "unconfirmed") for r in shown)
-    say("   ".join([*([f"log: {short(paths.sent)}"] if rows else []), *([f"picture: {short(paths.sent_plot)}"] if drawn else []),
-                    f"next: {command('submissions') + ' again, for what is pending' if pending else command('submit', '--send')}"]))
+    say(
+        "   ".join(
+            [
+                *([f"log: {short(paths.sent)}"] if rows else []),
+                *([f"picture: {short(paths.sent_plot)}"] if drawn else []),
+                f"next: {command('submissions') + ' again, for what is pending' if pending else command('submit', '--send')}",
+            ]
+        )
+    )
     return 0
 
 

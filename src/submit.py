@@ -5,6 +5,7 @@ WRITES  submissions/<name>.csv (or .zip, where masks are handed in as PNG files)
 
 What the sample does not leave open is inferred from it (core/form.py); the file is read back (core/proof.py) before it takes its name.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -27,8 +28,12 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     name, data = config.name, config.competition.data
     index = read_index(paths, "test")
     if not len(index):
-        raise InputError("there is no test set, so there is nothing to submit", short(paths.data),
-                         f"The scores are in {short(paths.metrics(name))}", code="no_test_set")
+        raise InputError(
+            "there is no test set, so there is nothing to submit",
+            short(paths.data),
+            f"The scores are in {short(paths.metrics(name))}",
+            code="no_test_set",
+        )
     sample = sample_of(config, paths)
     header("submit", name, [paths.test(name), paths.decision(name), sample], job.outputs)
     facts: dict = {}
@@ -38,31 +43,46 @@ def run(job: Job, config: Config, paths: Paths) -> None:
             say(f"  inferred {line}")
         if form.unknown:
             if data.on_error != "skip":
-                raise InputError(f"{len(form.unknown)} ids have no test image: "
-                                 f"{listing(form.unknown)}", short(sample),
-                                 "Put the images there, or answer these rows with nothing: --set "
-                                 "data.on_error=skip", code="no_test_image")
+                raise InputError(
+                    f"{len(form.unknown)} ids have no test image: {listing(form.unknown)}",
+                    short(sample),
+                    "Put the images there, or answer these rows with nothing: --set "
+                    "data.on_error=skip",
+                    code="no_test_image",
+                )
             warn(answers.unanswered(form, data))
         asked = set(form.images)
         if left_out := [i for i in index.id if i not in asked]:
-            warn(f"{len(left_out)} test images are not in the sample, and so not in the submission: {listing(left_out)}")
+            warn(
+                f"{len(left_out)} test images are not in the sample, and so not in the submission: {listing(left_out)}"
+            )
         decision = Decision.load(paths.decision(name))
         facts |= made_by(config, paths, decision)
         if not paths.test(name).is_file():
             todo = f"Make them with {command('predict')} (an ensemble: {command('ensemble')})"
-            raise InputError("there are no predictions of the test images", short(paths.test(name)),
-                             todo, code="no_predictions")
+            raise InputError(
+                "there are no predictions of the test images",
+                short(paths.test(name)),
+                todo,
+                code="no_predictions",
+            )
         predictions = Predictions.load(paths.test(name), data.classes)
         sizes = dict(zip(index.id, index[["height", "width"]].to_numpy().tolist()))
         target = job.outputs[0]
-        facts |= answers.write(target, form, predictions, sizes, decision, data.classes, data.empty_class)
+        facts |= answers.write(
+            target, form, predictions, sizes, decision, data.classes, data.empty_class
+        )
         facts |= {"file": target.name, "sha256": hashlib.sha256(target.read_bytes()).hexdigest()}
-        if (other := ({paths.submission(name), paths.archive(name)} - {target}).pop()).is_file():  # of another form: the record beside it is no longer its own
+        if (
+            other := ({paths.submission(name), paths.archive(name)} - {target}).pop()
+        ).is_file():  # of another form: the record beside it is no longer its own
             retire(other, paths)
         facts["summary"] = f"{facts['rows']} rows, CV score {facts['score']:.4f}"
     if facts["note"]:
         say(f"  {facts['note']}")
-    counted = [f"{n} {c}" for c, n in facts.get("labels", {}).items()] + ([f"{facts['empty_masks']} empty masks"] if "empty_masks" in facts else [])
+    counted = [f"{n} {c}" for c, n in facts.get("labels", {}).items()] + (
+        [f"{facts['empty_masks']} empty masks"] if "empty_masks" in facts else []
+    )
     say(f"  {facts['rows']} rows ({', '.join(counted)}), read back and equal")
     low, high = facts["interval"]
     say(f"  {short(target)}   CV score {facts['score']:.4f} (95 % {low:.3f} to {high:.3f})")
@@ -72,16 +92,27 @@ def made_by(config: Config, paths: Paths, decision: Decision) -> dict:
     """For the record beside the submission: config, members, folds, decision, and the CV score with its interval."""
     found = read_metrics(paths, config.name)
     honest = found["honest"]
-    facts = {"score": float(honest["score"]), "interval": [float(v) for v in honest["intervals"]["score"]], "metrics": honest["metrics"]}
+    facts = {
+        "score": float(honest["score"]),
+        "interval": [float(v) for v in honest["intervals"]["score"]],
+        "metrics": honest["metrics"],
+    }
     edited = found["tuned"]["decision"] != asdict(decision)
     of_members = config.ensemble and paths.weights(config.name).is_file()
     members = read_weights(paths, config.name, config.ensemble.members) if of_members else None
     return facts | {
-        "note": "decision.json was edited since evaluate: the CV score is of the tuned decision, not of this one" if edited else "",
+        "note": "decision.json was edited since evaluate: the CV score is of the tuned decision, not of this one"
+        if edited
+        else "",
         "config": config.name,
         "commit": commit(),
-        "settings": {c.name: c.keys("image_size", "resize", "model", "loss", "train", "predict") for c in config.experiments},
-        "members": {a: members[a]["weights"] for a in ("mask", "label") if members[a]} if members else None,
+        "settings": {
+            c.name: c.keys("image_size", "resize", "model", "loss", "train", "predict")
+            for c in config.experiments
+        },
+        "members": {a: members[a]["weights"] for a in ("mask", "label") if members[a]}
+        if members
+        else None,
         "decision": asdict(decision),
         "folds": sorted(honest.get("by_fold", {})),
     }
@@ -90,7 +121,13 @@ def made_by(config: Config, paths: Paths, decision: Decision) -> dict:
 def commit() -> str | None:
     """The project's git commit, '+' for uncommitted changes; None outside of a checkout."""
     try:
-        found = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, timeout=10, encoding="utf-8")
+        found = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            encoding="utf-8",
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None

@@ -1,4 +1,5 @@
 """What several test files share. Everything is made in temporary folders; nothing here trains."""
+
 from __future__ import annotations
 
 import os
@@ -13,7 +14,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # before torch: a machine with a GPU gives the same answers
+os.environ["CUDA_VISIBLE_DEVICES"] = (
+    "-1"  # before torch: a machine with a GPU gives the same answers
+)
 for variable in ("CONDA_PREFIX", "COLUMNS", "GIT_DIR", "GIT_WORK_TREE", "KAGGLE_KERNEL_RUN_TYPE"):
     os.environ.pop(variable, None)
 
@@ -47,7 +50,9 @@ def refused(code: str, *words: str, kind: type[Exception] = InputError):
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Path:
     """A tiny generated data set, 24 train and 6 test images; read-only."""
-    return demo_data.make(tmp_path_factory.mktemp("demo") / "data", n_train=24, n_test=6, size=(90, 150))
+    return demo_data.make(
+        tmp_path_factory.mktemp("demo") / "data", n_train=24, n_test=6, size=(90, 150)
+    )
 
 
 @pytest.fixture
@@ -91,18 +96,24 @@ def write_config(folder: Path, *overrides: str, yaml: str = "image_size: 64\n") 
 def save(file: Path, pixels: np.ndarray) -> Path:
     """Write an image; bool becomes 1 bit."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.astype(np.uint8) * 255).convert("1").save(file) if pixels.dtype == bool else Image.fromarray(pixels).save(file)
+    Image.fromarray(pixels.astype(np.uint8) * 255).convert("1").save(
+        file
+    ) if pixels.dtype == bool else Image.fromarray(pixels).save(file)
     return file
 
 
 def picture(seed: int, height: int = 60, width: int = 80) -> np.ndarray:
     """Grey noise (H,W) with coarse structure, so that no two seeds look alike to the search for duplicates."""
     rng = np.random.default_rng(seed)
-    coarse = np.kron(rng.integers(0, 200, (6, 8)), np.ones((height // 6 + 1, width // 8 + 1)))[:height, :width]
+    coarse = np.kron(rng.integers(0, 200, (6, 8)), np.ones((height // 6 + 1, width // 8 + 1)))[
+        :height, :width
+    ]
     return (coarse + rng.integers(0, 40, (height, width))).astype(np.uint8)
 
 
-def box(height: int = 60, width: int = 80, top: int = 20, left: int = 30, side: int = 15) -> np.ndarray:
+def box(
+    height: int = 60, width: int = 80, top: int = 20, left: int = 30, side: int = 15
+) -> np.ndarray:
     """A bool mask (H,W) with one square."""
     mask = np.zeros((height, width), bool)
     mask[top : top + side, left : left + side] = True

@@ -3,6 +3,7 @@
 No decoder shares a line with src/: each is a plain loop over pixels, written from what the contest's page says of its format, and as strict as Kaggle's
 metric is (pairs of whole numbers, sorted, in bounds, no pixel twice).
 """
+
 from __future__ import annotations
 
 import csv
@@ -24,8 +25,28 @@ from src.core.stages import submit_job
 from src.parts.postprocess import Decision, apply
 
 S = 32  # of the predictions
-SIZES = [(40, 61), (57, 44), (48, 80), (63, 52), (44, 70), (70, 45), (51, 66), (60, 41), (46, 58)]  # height, width: no image is square, and no two are alike
-STEMS = ["i7", "i1", "i12", "i3", "i10", "i4", "i9", "i2", "i5"]  # neither the order of the disk nor the natural one
+SIZES = [
+    (40, 61),
+    (57, 44),
+    (48, 80),
+    (63, 52),
+    (44, 70),
+    (70, 45),
+    (51, 66),
+    (60, 41),
+    (46, 58),
+]  # height, width: no image is square, and no two are alike
+STEMS = [
+    "i7",
+    "i1",
+    "i12",
+    "i3",
+    "i10",
+    "i4",
+    "i9",
+    "i2",
+    "i5",
+]  # neither the order of the disk nor the natural one
 EMPTY = 3  # the number of the image without a mask
 CLASSES, SALT = ["benign", "malignant", "normal"], ["salt", "none"]
 DECISION = Decision(threshold=0.4, min_area=0.004)
@@ -82,14 +103,20 @@ def pneumothorax(text: str, height: int, width: int) -> np.ndarray:
     return mask.T
 
 
-def painted(text: str, height: int, width: int, order: str, first: int, relative: bool) -> np.ndarray:
+def painted(
+    text: str, height: int, width: int, order: str, first: int, relative: bool
+) -> np.ndarray:
     """Any of the eight ways of counting."""
     mask, end = np.zeros((height, width), bool), 0
     for start, length in pairs(text):
         begin = end + start if relative and end else start - first
         assert begin >= end and length > 0
         for number in range(begin, begin + length):
-            place = (number % height, number // height) if order == "column" else (number // width, number % width)
+            place = (
+                (number % height, number // height)
+                if order == "column"
+                else (number // width, number % width)
+            )
             assert not mask[place]
             mask[place] = True
         end = begin + length
@@ -105,7 +132,10 @@ def written(mask: np.ndarray, order: str = "column", first: int = 1, relative: b
         if lesion and begin is None:
             begin = number
         if not lesion and begin is not None:
-            words += [begin - end if relative and end is not None else begin + first, number - begin]
+            words += [
+                begin - end if relative and end is not None else begin + first,
+                number - begin,
+            ]
             begin, end = None, number
     return " ".join(map(str, words))
 
@@ -146,7 +176,14 @@ class World:
     def meant(self, stem: str, size: tuple[int, int] | None = None) -> tuple[np.ndarray, str]:
         """The mask (of the image's own size, or of this one) and the class that the decision makes of the predictions."""
         one, data = self.predictions.select([stem]), self.config.competition.data
-        mask, label = apply(self.decision, one.mask[0], one.label[0], *(size or self.sizes[stem]), data.classes, data.empty_class)
+        mask, label = apply(
+            self.decision,
+            one.mask[0],
+            one.label[0],
+            *(size or self.sizes[stem]),
+            data.classes,
+            data.empty_class,
+        )
         return mask, data.classes[label]
 
     def of_class(self, stem: str, keys: list[str]) -> str:
@@ -183,8 +220,20 @@ def rows(text: str, delimiter: str = ",") -> list[dict[str, str]]:
     return [dict(zip(head, line)) for line in lines]
 
 
-def world(home: Path, sample: str, classes: list[str] = CLASSES, none: str | None = "normal", stems: list[str] = STEMS, sizes: list[tuple[int, int]] = SIZES, suffix: str = ".png",
-          table: dict | None = None, decision: Decision = DECISION, answers: tuple[str, ...] = ("mask", "label"), prepared: bool = True, **submission) -> World:
+def world(
+    home: Path,
+    sample: str,
+    classes: list[str] = CLASSES,
+    none: str | None = "normal",
+    stems: list[str] = STEMS,
+    sizes: list[tuple[int, int]] = SIZES,
+    suffix: str = ".png",
+    table: dict | None = None,
+    decision: Decision = DECISION,
+    answers: tuple[str, ...] = ("mask", "label"),
+    prepared: bool = True,
+    **submission,
+) -> World:
     """Data, configs, predictions and decision below `home`, prepared. The sample is a text, or lines in which {id} stands for each stem, after its header.
     none: the class without a lesion. table: arguments of `training_table`; else the train images lie in folders, a class each. submission: what the YAML sets."""
     sizes = dict(zip(stems, sizes, strict=True))
@@ -204,13 +253,23 @@ def world(home: Path, sample: str, classes: list[str] = CLASSES, none: str | Non
     config = configs.load(folder / "exp.yaml")
     if prepared:
         prepare.run(None, config, paths)
-    mask, label = lesions() if "mask" in answers else None, opinions(len(stems), len(classes)) if "label" in answers else None
+    mask, label = (
+        lesions() if "mask" in answers else None,
+        opinions(len(stems), len(classes)) if "label" in answers else None,
+    )
     predictions = Predictions(stems, mask, label, classes)
     paths.predictions("exp").mkdir(parents=True)
     predictions.save(paths.test("exp"))
     decision.save(paths.decision("exp"))
-    honest = {"score": 0.5, "intervals": {"score": [0.4, 0.6]}, "metrics": {"dice": 0.5}, "by_fold": {"0": {}}}
-    paths.metrics("exp").write_text(json.dumps({"honest": honest, "tuned": {"decision": asdict(decision)}}))
+    honest = {
+        "score": 0.5,
+        "intervals": {"score": [0.4, 0.6]},
+        "metrics": {"dice": 0.5},
+        "by_fold": {"0": {}},
+    }
+    paths.metrics("exp").write_text(
+        json.dumps({"honest": honest, "tuned": {"decision": asdict(decision)}})
+    )
     return World(paths, config, stems, sizes, predictions, decision)
 
 
@@ -223,33 +282,71 @@ def filled(sample: str, stems: list[str]) -> str:
     return "\n".join([head, *(line.replace("{id}", stem) for stem in stems for line in lines), ""])
 
 
-def training_folders(data: Path, classes: list[str], none: str | None, suffix: str, size: tuple[int, int]) -> None:
+def training_folders(
+    data: Path, classes: list[str], none: str | None, suffix: str, size: tuple[int, int]
+) -> None:
     """Two images a class, the lesion's masks beside them."""
     for number, label in enumerate(classes):
         for twin in range(2):
             mask = np.zeros(size, bool) if label == none else ellipse(size, 0.5, 0.4, 0.2, 0.2)
-            save(data / "train" / label / f"a{number}_{twin}{suffix}", picture(10 * number + twin, mask))
+            save(
+                data / "train" / label / f"a{number}_{twin}{suffix}",
+                picture(10 * number + twin, mask),
+            )
             if label != none:
                 save(data / "train" / label / f"a{number}_{twin}_mask.png", mask)
 
 
-def training_table(data: Path, classes: list[str], none: str | None, order: str = "column", first: int = 1, relative: bool = False, several: bool = False,
-                   suffix: str = ".png", sizes: list[tuple[int, int]] = SIZES, masks: list[np.ndarray] | None = None, counted: tuple[int, int] | None = None,
-                   visible: bool = True, id: str = "{id}", names: tuple[str, str, str] = ("ImageId", "Class", "EncodedPixels"), token: str = "") -> dict:
+def training_table(
+    data: Path,
+    classes: list[str],
+    none: str | None,
+    order: str = "column",
+    first: int = 1,
+    relative: bool = False,
+    several: bool = False,
+    suffix: str = ".png",
+    sizes: list[tuple[int, int]] = SIZES,
+    masks: list[np.ndarray] | None = None,
+    counted: tuple[int, int] | None = None,
+    visible: bool = True,
+    id: str = "{id}",
+    names: tuple[str, str, str] = ("ImageId", "Class", "EncodedPixels"),
+    token: str = "",
+) -> dict:
     """A folder of train images, and a table with their masks as run lengths; returns what the YAML must say of it. The masks touch all edges, the first
     pixel and the last one. names: of the columns, '' for one that there is not. counted: the size that masks are counted at, where it is not the image's.
     visible: lesions are brighter than what is around. token: what stands for no runs."""
     masks = masks or [outline(size, number) for number, size in enumerate(sizes)]
     lines, lesion = [], [c for c in classes if c != none]
-    for number, mask in enumerate([*masks, *([np.zeros(masks[0].shape, bool)] * 2 if none else [])]):
+    for number, mask in enumerate(
+        [*masks, *([np.zeros(masks[0].shape, bool)] * 2 if none else [])]
+    ):
         label = lesion[number % len(lesion)] if mask.any() else none
-        save(data / "train_images" / f"b{number}{suffix}", picture(50 + number, mask if visible else np.zeros_like(mask)))
-        mask = np.array(Image.fromarray(mask).resize(counted[::-1], Image.NEAREST)) if counted else mask
+        save(
+            data / "train_images" / f"b{number}{suffix}",
+            picture(50 + number, mask if visible else np.zeros_like(mask)),
+        )
+        mask = (
+            np.array(Image.fromarray(mask).resize(counted[::-1], Image.NEAREST))
+            if counted
+            else mask
+        )
         for part in (connected(mask) if several else [mask]) or [mask]:
-            lines.append([id.replace("{id}", f"b{number}"), label, written(part, order, first, relative) or token])
+            lines.append(
+                [
+                    id.replace("{id}", f"b{number}"),
+                    label,
+                    written(part, order, first, relative) or token,
+                ]
+            )
     with open(data / "train.csv", "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([[cell for cell, name in zip(line, names) if name] for line in (names, *lines)])
-    return {"table_columns": {key: name for key, name in zip(("id", "label", "rle"), names) if name}}
+        csv.writer(file, lineterminator="\n").writerows(
+            [[cell for cell, name in zip(line, names) if name] for line in (names, *lines)]
+        )
+    return {
+        "table_columns": {key: name for key, name in zip(("id", "label", "rle"), names) if name}
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------------------ images and masks
@@ -258,14 +355,18 @@ def training_table(data: Path, classes: list[str], none: str | None, order: str 
 def ellipse(size: tuple[int, int], y: float, x: float, high: float, wide: float) -> np.ndarray:
     """Centre and half axes as shares of the image's sides -> (H,W) bool."""
     rows, columns = np.mgrid[: size[0], : size[1]]
-    return ((rows + 0.5) / size[0] - y) ** 2 / high**2 + ((columns + 0.5) / size[1] - x) ** 2 / wide**2 <= 1
+    return ((rows + 0.5) / size[0] - y) ** 2 / high**2 + (
+        (columns + 0.5) / size[1] - x
+    ) ** 2 / wide**2 <= 1
 
 
 def outline(size: tuple[int, int], number: int) -> np.ndarray:
     """Nine kinds of masks (H,W): in the middle, at each edge and corner, of two parts."""
     y, x, high, wide = [(0.3, 0.65, 0.15, 0.2), (0, 0, 0.3, 0.2), (1, 1, 0.2, 0.3), (0, 0.7, 0.2, 0.2), (1, 0.3, 0.25, 0.15), (0.2, 0.6, 0.1, 0.25),
                         (0.6, 0, 0.2, 0.3), (0.3, 1, 0.2, 0.2), (0.25, 0.7, 0.12, 0.2)][number % 9]  # fmt: skip
-    return ellipse(size, y, x, high, wide) | (ellipse(size, 0.8, 0.15, 0.1, 0.1) if number in (0, 5) else False)
+    return ellipse(size, y, x, high, wide) | (
+        ellipse(size, 0.8, 0.15, 0.1, 0.1) if number in (0, 5) else False
+    )
 
 
 def lesions() -> np.ndarray:
@@ -284,14 +385,24 @@ def lesions() -> np.ndarray:
 
 def opinions(images: int, classes: int) -> np.ndarray:
     """Class probabilities (N,C) float32: every class is the first of some image, also of some whose mask says otherwise; no two of an image are equal."""
-    raw = np.array([[1 + 6 * (image % classes == c) + 0.31 * ((image + 2 * c) % (classes + 1)) for c in range(classes)] for image in range(images)])
+    raw = np.array(
+        [
+            [
+                1 + 6 * (image % classes == c) + 0.31 * ((image + 2 * c) % (classes + 1))
+                for c in range(classes)
+            ]
+            for image in range(images)
+        ]
+    )
     return (raw / raw.sum(1, keepdims=True)).astype(np.float32)
 
 
 def picture(seed: int, mask: np.ndarray) -> np.ndarray:
     """Grey noise (H,W) with coarse structure, brighter where the mask is."""
     rng, (height, width) = np.random.default_rng(seed), mask.shape
-    coarse = np.kron(rng.integers(0, 70, (5, 7)), np.ones((height // 5 + 1, width // 7 + 1)))[:height, :width]
+    coarse = np.kron(rng.integers(0, 70, (5, 7)), np.ones((height // 5 + 1, width // 7 + 1)))[
+        :height, :width
+    ]
     return (coarse + rng.integers(0, 30, (height, width)) + 120 * mask).astype(np.uint8)
 
 

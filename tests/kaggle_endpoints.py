@@ -1,4 +1,5 @@
 """What the stand-in for Kaggle (kaggle_server.py) answers: one method for each request that the `kaggle` package 2.2.4 makes, by the request's own name."""
+
 from __future__ import annotations
 
 import io
@@ -17,6 +18,7 @@ RULES = "You must accept this competition's rules before you'll be able to downl
 @dataclass
 class Files:
     """A contest's or a data set's files. `archive`: the bytes of "download all" where they are not simply a zip of the files."""
+
     files: dict[str, bytes] = field(default_factory=dict)
     archive: bytes | None = None
     archive_name: str = "archive.zip"
@@ -35,7 +37,9 @@ class Contest(Files):
     deadline: datetime = datetime(2030, 1, 1)
     daily: int = 5
     used: int = 0  # submissions of today that were made elsewhere
-    scorer: Callable[[bytes], float | tuple[float, float]] = lambda data: 0.5  # public or (public, private); a ValueError's text rejects the file
+    scorer: Callable[[bytes], float | tuple[float, float]] = lambda data: (
+        0.5
+    )  # public or (public, private); a ValueError's text rejects the file
     polls: int = 0  # how often the list still says "pending"
     lost: bool = False  # submissions are answered with success and never appear
     limits: bool = True  # False: the server knows no GetSubmissionLimits
@@ -70,16 +74,30 @@ class Endpoints:
 
     def listed(self, files: dict[str, bytes], body: dict, key: str) -> dict:
         size, start = body.get("pageSize") or 20, int(body.get("pageToken") or 0)
-        page = [{"ref": n, "name": n, "totalBytes": len(d), "creationDate": "2026-07-01T12:00:00Z"} for n, d in list(files.items())[start : start + size]]
+        page = [
+            {"ref": n, "name": n, "totalBytes": len(d), "creationDate": "2026-07-01T12:00:00Z"}
+            for n, d in list(files.items())[start : start + size]
+        ]
         return {key: page, "nextPageToken": str(start + size) if start + size < len(files) else ""}
 
     def IntrospectToken(self, body: dict) -> dict:
-        return {"active": body.get("token") == TOKEN, "username": USER if body.get("token") == TOKEN else ""}
+        return {
+            "active": body.get("token") == TOKEN,
+            "username": USER if body.get("token") == TOKEN else "",
+        }
 
     def GetCompetition(self, body: dict) -> dict:
         c, slug = self.contest(body), body["competitionName"]
-        return {"id": 1, "ref": f"https://www.kaggle.com/competitions/{slug}", "title": c.title, "url": f"https://www.kaggle.com/competitions/{slug}", "deadline": stamp(c.deadline),
-                "userHasEntered": c.entered, "maxDailySubmissions": c.daily, "evaluationMetric": c.metric}
+        return {
+            "id": 1,
+            "ref": f"https://www.kaggle.com/competitions/{slug}",
+            "title": c.title,
+            "url": f"https://www.kaggle.com/competitions/{slug}",
+            "deadline": stamp(c.deadline),
+            "userHasEntered": c.entered,
+            "maxDailySubmissions": c.daily,
+            "evaluationMetric": c.metric,
+        }
 
     def ListDataFiles(self, body: dict) -> dict:
         return self.listed(self.contest(body).files, body, "files")
@@ -107,15 +125,33 @@ class Endpoints:
         return {"token": token, "createUrl": f"http://upload.test/{token}"}
 
     def CreateSubmission(self, body: dict) -> dict:
-        c, token = self.contest(body, "You cannot submit until you accept the competition rules"), body["blobFileTokens"]
+        c, token = (
+            self.contest(body, "You cannot submit until you accept the competition rules"),
+            body["blobFileTokens"],
+        )
         if c.deadline < datetime.now(timezone.utc).replace(tzinfo=None):
             raise Refused(400, "The competition deadline has passed.")
         if used_today(c) >= c.daily:
-            raise Refused(400, f"Submission not allowed: Your team has used its daily Submission allowance ({c.daily}) today, please try again tomorrow UTC.")
+            raise Refused(
+                400,
+                f"Submission not allowed: Your team has used its daily Submission allowance ({c.daily}) today, please try again tomorrow UTC.",
+            )
         data, ref = bytes(self.kaggle.blobs.get(token, b"")), 41000000 + len(c.submissions)
         if not c.lost:
-            c.submissions.append({"ref": ref, "totalBytes": len(data), "date": stamp(datetime.now(timezone.utc)), "description": body.get("submissionDescription", ""), "fileName": self.kaggle.names[token],
-                                  "status": "PENDING", "submittedBy": USER, "teamName": "The team", "left": c.polls, "data": data})
+            c.submissions.append(
+                {
+                    "ref": ref,
+                    "totalBytes": len(data),
+                    "date": stamp(datetime.now(timezone.utc)),
+                    "description": body.get("submissionDescription", ""),
+                    "fileName": self.kaggle.names[token],
+                    "status": "PENDING",
+                    "submittedBy": USER,
+                    "teamName": "The team",
+                    "left": c.polls,
+                    "data": data,
+                }
+            )
         return {"message": f"Successfully submitted to {c.title}", "ref": ref}
 
     def ListSubmissions(self, body: dict) -> dict:
@@ -126,13 +162,23 @@ class Endpoints:
             one["left"] = one.get("left", 0) - 1
         size, page = body.get("pageSize") or 20, body.get("page") or 1
         newest = list(reversed(c.submissions))[size * (page - 1) : size * page]
-        return {"submissions": [{k: v for k, v in one.items() if k not in ("left", "data")} for one in newest], "nextPageToken": ""}
+        return {
+            "submissions": [
+                {k: v for k, v in one.items() if k not in ("left", "data")} for one in newest
+            ],
+            "nextPageToken": "",
+        }
 
     def GetSubmissionLimits(self, body: dict) -> dict:
         c = self.contest(body)
         if not c.limits:
             raise Refused(404, "no such endpoint: GetSubmissionLimits")
-        return {"numToday": used_today(c), "numTotal": len(c.submissions) + c.used, "numAllowedNow": max(0, c.daily - used_today(c)), "limitedByTotal": False}
+        return {
+            "numToday": used_today(c),
+            "numTotal": len(c.submissions) + c.used,
+            "numAllowedNow": max(0, c.daily - used_today(c)),
+            "limitedByTotal": False,
+        }
 
 
 def judge(one: dict, contest: Contest) -> None:
@@ -142,11 +188,16 @@ def judge(one: dict, contest: Contest) -> None:
         one |= {"status": "ERROR", "errorDescription": str(error)}
         return
     public, private = scores if isinstance(scores, tuple) else (scores, None)
-    one |= {"status": "COMPLETE", "publicScore": f"{public:.5f}"} | ({"privateScore": f"{private:.5f}"} if private is not None and contest.show_private else {})
+    one |= {"status": "COMPLETE", "publicScore": f"{public:.5f}"} | (
+        {"privateScore": f"{private:.5f}"} if private is not None and contest.show_private else {}
+    )
 
 
 def used_today(contest: Contest) -> int:
-    return contest.used + sum(one["date"][:10] == stamp(datetime.now(timezone.utc))[:10] and one["status"] != "ERROR" for one in contest.submissions)
+    return contest.used + sum(
+        one["date"][:10] == stamp(datetime.now(timezone.utc))[:10] and one["status"] != "ERROR"
+        for one in contest.submissions
+    )
 
 
 def stamp(when: datetime) -> str:

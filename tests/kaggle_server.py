@@ -4,6 +4,7 @@ The package is pointed at it by the environment (`environment`): KAGGLE_API_ENVI
 JSON), and http_proxy brings every such call here, and those of the redirects to http://storage.test (GET with Range) and http://upload.test (PUT, resumable) too.
 Nothing reaches a real network: https is proxied here as well, and refused.
 """
+
 from __future__ import annotations
 
 import base64
@@ -22,15 +23,46 @@ import pytest
 from kaggle_endpoints import KEY, TOKEN, USER, Contest, Endpoints, Files, Refused, make_zip
 
 SECRETS = (KEY, TOKEN, base64.b64encode(f"{USER}:{KEY}".encode()).decode(), "the-signature")
-CLEARED = ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "KAGGLE_PROXY", "KAGGLE_KERNEL_RUN_TYPE", "XDG_CONFIG_HOME", "NO_PROXY", "no_proxy",
-           "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy", "VERBOSE", "VERBOSE_OUTPUT")
-__all__ = ["CLEARED", "KEY", "SECRETS", "TOKEN", "USER", "Contest", "Fault", "Files", "KaggleServer", "Seen", "ago", "enter", "make_zip", "server"]
+CLEARED = (
+    "KAGGLE_USERNAME",
+    "KAGGLE_KEY",
+    "KAGGLE_API_TOKEN",
+    "KAGGLE_CONFIG_DIR",
+    "KAGGLE_PROXY",
+    "KAGGLE_KERNEL_RUN_TYPE",
+    "XDG_CONFIG_HOME",
+    "NO_PROXY",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "all_proxy",
+    "VERBOSE",
+    "VERBOSE_OUTPUT",
+)
+__all__ = [
+    "CLEARED",
+    "KEY",
+    "SECRETS",
+    "TOKEN",
+    "USER",
+    "Contest",
+    "Fault",
+    "Files",
+    "KaggleServer",
+    "Seen",
+    "ago",
+    "enter",
+    "make_zip",
+    "server",
+]
 MODIFIED = "Wed, 01 Jul 2026 12:00:00 GMT"
 
 
 @dataclass
 class Fault:
     """What goes wrong at one endpoint, `times` times (None: always)."""
+
     status: int | None = None
     message: str = ""
     headers: dict[str, str] = field(default_factory=dict)
@@ -45,6 +77,7 @@ class Fault:
 @dataclass
 class Seen:
     """A request as it came in; credentials are replaced by '***'."""
+
     endpoint: str
     method: str
     url: str
@@ -79,7 +112,9 @@ class KaggleServer:
     def __enter__(self) -> "KaggleServer":
         handler = type("BoundHandler", (Handler,), {"kaggle": self})
         self.http = Quiet(("127.0.0.1", 0), handler)
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_) -> None:
@@ -92,8 +127,17 @@ class KaggleServer:
 
     def environment(self, home: object, how: str = "key") -> dict[str, str]:
         """The variables that lead the package here; `how` it signs in: key, token or none. CLEARED are to be removed first."""
-        signed = {"key": {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY}, "token": {"KAGGLE_API_TOKEN": TOKEN}, "none": {}}[how]
-        return {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "http_proxy": self.address, "https_proxy": self.address, "HOME": str(home)} | signed
+        signed = {
+            "key": {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY},
+            "token": {"KAGGLE_API_TOKEN": TOKEN},
+            "none": {},
+        }[how]
+        return {
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+            "http_proxy": self.address,
+            "https_proxy": self.address,
+            "HOME": str(home),
+        } | signed
 
     def add(self, slug: str, files: dict[str, bytes] | None = None, **more) -> Contest:
         self.contests[slug] = Contest(files=files or {}, **more)
@@ -140,7 +184,10 @@ class Handler(Endpoints, BaseHTTPRequestHandler):
         if self.fault.status:
             return self.refuse(self.fault.status, self.fault.message or "Something went wrong")
         try:
-            if name != "IntrospectToken" and self.headers.get("Authorization") not in (f"Bearer {TOKEN}", f"Basic {SECRETS[2]}"):
+            if name != "IntrospectToken" and self.headers.get("Authorization") not in (
+                f"Bearer {TOKEN}",
+                f"Basic {SECRETS[2]}",
+            ):
                 raise Refused(401, "Unauthenticated")
             found = getattr(self, name, None)
             if found is None or not urlsplit(self.path).path.startswith("/api/v1/"):
@@ -159,25 +206,43 @@ class Handler(Endpoints, BaseHTTPRequestHandler):
             return self.refuse(self.fault.status, self.fault.message or "Something went wrong")
         kind, _, rest = urlsplit(self.path).path.strip("/").partition("/")
         owner, _, name = rest.rpartition("/")
-        holder = (self.kaggle.contests if kind == "contest" else self.kaggle.datasets)[owner.partition(":")[0]]
+        holder = (self.kaggle.contests if kind == "contest" else self.kaggle.datasets)[
+            owner.partition(":")[0]
+        ]
         data = holder.files[owner.partition(":")[2]] if ":" in owner else holder.zipped()
         digest = hashlib.md5(data)
         tag = f'"{digest.hexdigest()}"'
-        headers = {"ETag": tag, "Last-Modified": MODIFIED, "Accept-Ranges": "bytes", "Content-Type": "application/zip", "x-goog-hash": f"md5={base64.b64encode(digest.digest()).decode()}"}
+        headers = {
+            "ETag": tag,
+            "Last-Modified": MODIFIED,
+            "Accept-Ranges": "bytes",
+            "Content-Type": "application/zip",
+            "x-goog-hash": f"md5={base64.b64encode(digest.digest()).decode()}",
+        }
         if self.fault.damage:
-            data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 255]) + data[len(data) // 2 + 1 :]
+            data = (
+                data[: len(data) // 2]
+                + bytes([data[len(data) // 2] ^ 255])
+                + data[len(data) // 2 + 1 :]
+            )
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if wanted and self.headers.get("If-Range", tag) in (tag, MODIFIED):
             start = int(wanted[1])
             if start >= len(data):
                 return self.answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
-            return self.answer(206, data[start:], headers | {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"})
+            return self.answer(
+                206,
+                data[start:],
+                headers | {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"},
+            )
         self.answer(200, data, headers)
 
     def do_PUT(self) -> None:
         """An upload, resumable as Google's storage has it."""
         self.begin("Upload")
-        blob = self.kaggle.blobs.setdefault(urlsplit(self.path).path.rpartition("/")[2], bytearray())
+        blob = self.kaggle.blobs.setdefault(
+            urlsplit(self.path).path.rpartition("/")[2], bytearray()
+        )
         length = int(self.headers.get("Content-Length") or 0)
         if re.fullmatch(r"bytes \*/\d+", self.headers.get("Content-Range", "")):
             return self.answer(308, b"", {"Range": f"bytes=0-{len(blob) - 1}"} if blob else {})
@@ -196,18 +261,29 @@ class Handler(Endpoints, BaseHTTPRequestHandler):
     # ------------------------------------------------------------------------------------------------------------- answering
 
     def begin(self, endpoint: str, body: dict | None = None) -> None:
-        headers = {k: "***" if k.lower() in ("authorization", "cookie", "proxy-authorization") else v for k, v in self.headers.items()}
+        headers = {
+            k: "***" if k.lower() in ("authorization", "cookie", "proxy-authorization") else v
+            for k, v in self.headers.items()
+        }
         self.record = Seen(endpoint, self.command, self.path, headers, body or {})
         self.kaggle.seen.append(self.record)
         self.fault = self.kaggle.next_fault(endpoint)
         sleep(self.fault.hang)
 
     def refuse(self, status: int, message: str) -> None:
-        self.answer(status, json.dumps({"code": status, "message": message}).encode(), {"Content-Type": "application/json"} | self.fault.headers)
+        self.answer(
+            status,
+            json.dumps({"code": status, "message": message}).encode(),
+            {"Content-Type": "application/json"} | self.fault.headers,
+        )
 
     def answer(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for key, value in ({"Content-Type": "text/plain"} | (headers or {}) | {"Content-Length": str(len(data) + self.fault.longer)}).items():
+        for key, value in (
+            {"Content-Type": "text/plain"}
+            | (headers or {})
+            | {"Content-Length": str(len(data) + self.fault.longer)}
+        ).items():
             self.send_header(key, value)
         self.end_headers()
         data = data if self.fault.cut is None else data[: self.fault.cut]

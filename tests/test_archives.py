@@ -1,4 +1,5 @@
 """Unpacking: everything arrives, nothing lands outside of the folder, nothing beyond the bound, nothing half-written."""
+
 import io
 import stat
 import warnings
@@ -17,7 +18,11 @@ LINK, PIPE, BLOCK = stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o666, stat.S_IFBLK | 0
 
 
 def below(folder: Path) -> dict[str, bytes]:
-    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+    return {
+        f.relative_to(folder).as_posix(): f.read_bytes()
+        for f in sorted(folder.rglob("*"))
+        if f.is_file()
+    }
 
 
 def with_one(name: str, mode: int = 0, data: bytes = b"x") -> bytes:
@@ -57,7 +62,10 @@ def encrypted() -> bytes:
         (with_one("device", BLOCK), "a device"),
         (with_one("good.txt"), "the same name twice: 'good.txt'"),
         (encrypted(), "an encrypted file: 'secret.txt'"),
-        (make_zip({"inner.zip": with_one("../../x")}), "a path that leads out of its folder: '../../x'"),
+        (
+            make_zip({"inner.zip": with_one("../../x")}),
+            "a path that leads out of its folder: '../../x'",
+        ),
         (make_zip({"inner.zip": with_one("link", LINK, b"/etc")}), "a link"),
     ],
 )
@@ -66,19 +74,27 @@ def test_what_must_not_be_unpacked(tmp_path, data, message):
     before = set(tmp_path.rglob("*"))
     with refused("archive_refused") as caught:
         unpack(file, tmp_path / "out", 10**6)
-    assert message in str(caught.value) and set(tmp_path.rglob("*")) == before  # not even the good one
+    assert (
+        message in str(caught.value) and set(tmp_path.rglob("*")) == before
+    )  # not even the good one
 
 
 def test_more_than_is_allowed(tmp_path):
     bomb = make_zip({"zeros": bytes(30_000_000)})
     assert len(bomb) < 40_000
-    for data in (bomb, make_zip({"in.zip": make_zip({f"{i}": bytes(4_000_000) for i in range(4)})}), make_zip({"a": bytes(6_000_000), "in.zip": make_zip({"b": bytes(6_000_000)})})):
+    for data in (
+        bomb,
+        make_zip({"in.zip": make_zip({f"{i}": bytes(4_000_000) for i in range(4)})}),
+        make_zip({"a": bytes(6_000_000), "in.zip": make_zip({"b": bytes(6_000_000)})}),
+    ):
         with refused("archive_too_large"):
             unpack(packed(tmp_path, data), tmp_path / "out", 10_000_000)
         assert sum(f.stat().st_size for f in (tmp_path / "out").rglob("*")) <= 10_000_000
         for file in (tmp_path / "out").iterdir():
             file.unlink()
-    two = {f"{i}.zip": make_zip({f"{i}": bytes(3_000_000)}, zipfile.ZIP_STORED) for i in range(2)}  # each takes its room twice, until it is unpacked
+    two = {
+        f"{i}.zip": make_zip({f"{i}": bytes(3_000_000)}, zipfile.ZIP_STORED) for i in range(2)
+    }  # each takes its room twice, until it is unpacked
     assert unpack(packed(tmp_path, make_zip(two)), tmp_path / "out", 10_000_000).new == 2
 
 
@@ -92,7 +108,12 @@ def test_a_member_that_says_a_smaller_size_than_it_has(tmp_path):
 
 
 def test_a_damaged_member_leaves_no_file(tmp_path):
-    data = bytearray(make_zip({"good.bin": bytes(range(250)) * 20, "bad.bin": bytes(range(250)) * 20}, zipfile.ZIP_STORED))
+    data = bytearray(
+        make_zip(
+            {"good.bin": bytes(range(250)) * 20, "bad.bin": bytes(range(250)) * 20},
+            zipfile.ZIP_STORED,
+        )
+    )
     data[8000] ^= 255
     with refused("download_damaged", "'bad.bin'", kind=Damaged):
         unpack(packed(tmp_path, bytes(data)), tmp_path / "out", 10**6)
@@ -113,7 +134,11 @@ def test_a_link_in_the_folder_is_not_followed_out_of_it(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / "out" / "y.txt").symlink_to(tmp_path / "mine.txt")
     unpack(file, tmp_path / "out", 10**6)
-    assert (tmp_path / "mine.txt").read_text() == "mine" and (tmp_path / "out" / "y.txt").read_text() == "new" and not (tmp_path / "out" / "y.txt").is_symlink()
+    assert (
+        (tmp_path / "mine.txt").read_text() == "mine"
+        and (tmp_path / "out" / "y.txt").read_text() == "new"
+        and not (tmp_path / "out" / "y.txt").is_symlink()
+    )
 
 
 def test_a_file_where_a_folder_should_be(tmp_path):
@@ -124,14 +149,23 @@ def test_a_file_where_a_folder_should_be(tmp_path):
 
 
 def test_what_is_there_is_left_as_it_is(tmp_path):
-    file = packed(tmp_path, make_zip({"same": b"12345", "changed": b"12345", "new/": b"", "new/one": b"1"}))
+    file = packed(
+        tmp_path, make_zip({"same": b"12345", "changed": b"12345", "new/": b"", "new/one": b"1"})
+    )
     (tmp_path / "out" / "same").write_bytes(b"12345")
     (tmp_path / "out" / "changed").write_bytes(b"12346")
     before, ticks = (tmp_path / "out" / "same").stat().st_mtime_ns, []
     done = unpack(file, tmp_path / "out", 10**6, ticks.append)
-    assert done.new == 2 and below(tmp_path / "out") == {"same": b"12345", "changed": b"12345", "new/one": b"1"} and sum(ticks) == 11
+    assert (
+        done.new == 2
+        and below(tmp_path / "out") == {"same": b"12345", "changed": b"12345", "new/one": b"1"}
+        and sum(ticks) == 11
+    )
     assert (tmp_path / "out" / "same").stat().st_mtime_ns == before
-    assert done.files == {n: {"bytes": len(d), "crc": f"{crc_of(tmp_path / 'out' / n):08x}"} for n, d in below(tmp_path / "out").items()}
+    assert done.files == {
+        n: {"bytes": len(d), "crc": f"{crc_of(tmp_path / 'out' / n):08x}"}
+        for n, d in below(tmp_path / "out").items()
+    }
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
@@ -154,14 +188,39 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
 
 def test_zips_in_the_zip(tmp_path):
     inner = {
-        "train.zip": make_zip({"train/a.png": b"1", "train/b/c.png": b"2"}), "test.zip": make_zip({"a.png": b"3", "b.png": b"4"}), "train.csv.zip": make_zip({"train.csv": b"id"}),
-        "masks.zip": make_zip({"images/a.png": b"5", "__MACOSX/._a": b"6"}), "more/deep.zip": make_zip({"again.zip": make_zip({"x": b"7"}), "y": b"8"}), "broken.zip": b"no zip",
-        "sample_submission.zip": make_zip({"masks/a.png": b"9", "s.csv": b"10"}), ".DS_Store": b"",
+        "train.zip": make_zip({"train/a.png": b"1", "train/b/c.png": b"2"}),
+        "test.zip": make_zip({"a.png": b"3", "b.png": b"4"}),
+        "train.csv.zip": make_zip({"train.csv": b"id"}),
+        "masks.zip": make_zip({"images/a.png": b"5", "__MACOSX/._a": b"6"}),
+        "more/deep.zip": make_zip({"again.zip": make_zip({"x": b"7"}), "y": b"8"}),
+        "broken.zip": b"no zip",
+        "sample_submission.zip": make_zip({"masks/a.png": b"9", "s.csv": b"10"}),
+        ".DS_Store": b"",
     }
     file = packed(tmp_path, make_zip(inner))
     done = unpack(file, tmp_path / "out", 10**6)
-    expected = {"train/a.png": b"1", "train/b/c.png": b"2", "test/a.png": b"3", "test/b.png": b"4", "train.csv": b"id", "masks/images/a.png": b"5", "more/deep/again.zip": make_zip({"x": b"7"}),
-                "more/deep/y": b"8", "broken.zip": b"no zip", "sample_submission.zip": inner["sample_submission.zip"]}
-    assert below(tmp_path / "out") == expected and set(done.files) == set(expected) and done.new == len(expected)
-    assert set(done.opened) == {"train.zip", "test.zip", "train.csv.zip", "masks.zip", "more/deep.zip"}
+    expected = {
+        "train/a.png": b"1",
+        "train/b/c.png": b"2",
+        "test/a.png": b"3",
+        "test/b.png": b"4",
+        "train.csv": b"id",
+        "masks/images/a.png": b"5",
+        "more/deep/again.zip": make_zip({"x": b"7"}),
+        "more/deep/y": b"8",
+        "broken.zip": b"no zip",
+        "sample_submission.zip": inner["sample_submission.zip"],
+    }
+    assert (
+        below(tmp_path / "out") == expected
+        and set(done.files) == set(expected)
+        and done.new == len(expected)
+    )
+    assert set(done.opened) == {
+        "train.zip",
+        "test.zip",
+        "train.csv.zip",
+        "masks.zip",
+        "more/deep.zip",
+    }
     assert unpack(file, tmp_path / "out", 10**6).new == 0

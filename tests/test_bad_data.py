@@ -1,4 +1,5 @@
 """Every mistake in the data: one error that names the file, and data.on_error=skip goes on without it."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -61,12 +62,28 @@ def spoil(kind: str, data):
     raise AssertionError(kind)
 
 
-KINDS = ["unreadable image", "unreadable mask", "unreadable test image", "mask without image", "no mask", "size", "empty", "not empty", "values",
-         "unknown class", "twice", "twice in one folder", "sample without image", "image not in sample"]
+KINDS = [
+    "unreadable image",
+    "unreadable mask",
+    "unreadable test image",
+    "mask without image",
+    "no mask",
+    "size",
+    "empty",
+    "not empty",
+    "values",
+    "unknown class",
+    "twice",
+    "twice in one folder",
+    "sample without image",
+    "image not in sample",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_mistake_is_one_error_that_names_the_file_and_skip_goes_on(kind, tmp_path, make_config, capsys):
+def test_each_mistake_is_one_error_that_names_the_file_and_skip_goes_on(
+    kind, tmp_path, make_config, capsys
+):
     data = folder_data(tmp_path / "data")
     found, name, gone = spoil(kind, data)
     with refused(f"data_{found}", name, "data.on_error=skip") as error:
@@ -81,20 +98,35 @@ def test_each_mistake_is_one_error_that_names_the_file_and_skip_goes_on(kind, tm
     said = capsys.readouterr().err
     assert dataset.KINDS[found][0] in said and name in said
     train = read_index(paths, "train")
-    assert set(train["id"]) == {f"{c} ({i})" for c in ("benign", "malignant", "normal") for i in (1, 2, 3)} - set(gone)
+    assert set(train["id"]) == {
+        f"{c} ({i})" for c in ("benign", "malignant", "normal") for i in (1, 2, 3)
+    } - set(gone)
     images, masks = np.load(paths.images(64, "stretch")), np.load(paths.masks(64, "stretch"))
     assert len(images) == len(masks) == len(train)
     for row in train.itertuples():  # the rows of the store are the rows of the index
-        assert np.array_equal(images[row.Index], resize(read_image(data / row.image), 64)) and masks[row.Index].any() == (row.label != "normal")
+        assert np.array_equal(
+            images[row.Index], resize(read_image(data / row.image), 64)
+        ) and masks[row.Index].any() == (row.label != "normal")
     test = read_index(paths, "test")
-    assert len(np.load(paths.images(64, "stretch", "test"))) == len(test) == (1 if "t0" in name else 2)
+    assert (
+        len(np.load(paths.images(64, "stretch", "test"))) == len(test) == (1 if "t0" in name else 2)
+    )
     assert prepare.run(None, config, paths) is False
-    assert prepare.run(None, make_config("data.on_error=skip", yaml="image_size: 32\n"), paths) and len(np.load(paths.images(32, "stretch"))) == len(train)
+    assert prepare.run(
+        None, make_config("data.on_error=skip", yaml="image_size: 32\n"), paths
+    ) and len(np.load(paths.images(32, "stretch"))) == len(train)
 
 
 def test_all_mistakes_are_told_at_once(tmp_path, make_config, capsys):
     data = folder_data(tmp_path / "data")
-    together = ["unreadable image", "mask without image", "no mask", "not empty", "unknown class", "image not in sample"]
+    together = [
+        "unreadable image",
+        "mask without image",
+        "no mask",
+        "not empty",
+        "unknown class",
+        "image not in sample",
+    ]
     told = [spoil(kind, data)[:2] for kind in together]
     with refused("data_several", "6 problems of 6 kinds"):
         prepared(data, tmp_path, make_config())
@@ -116,7 +148,9 @@ def test_mistakes_in_the_table(tmp_path, make_config, capsys):
     data = tmp_path / "data"
     for i in range(4):
         save(data / "images" / f"{i}.png", picture(i))
-    (data / "train.csv").write_text("id,label,rle\n0,benign,1 5\n1,benin,1 5\n2,benign,4790 500\n3,normal,-1\n7,normal,-1\n0,benign,3 9\n")
+    (data / "train.csv").write_text(
+        "id,label,rle\n0,benign,1 5\n1,benin,1 5\n2,benign,4790 500\n3,normal,-1\n7,normal,-1\n0,benign,3 9\n"
+    )
     with refused("data_several"):
         prepared(data, tmp_path, make_config())
     said = capsys.readouterr().err

@@ -1,4 +1,5 @@
 """bundle and infer: the same submission from the folder alone, without network; what is left out when time is short; and what is refused."""
+
 from __future__ import annotations
 
 import argparse
@@ -32,7 +33,11 @@ from src.core.tables import read_folds, read_index
 from src.parts import models
 from src.parts.tta import VIEWS
 
-SETS = [*SETTINGS, "evaluate.empty_above=[1.0]", "evaluate.bootstrap=100"]  # a gate would empty the masks of networks that have hardly learned
+SETS = [
+    *SETTINGS,
+    "evaluate.empty_above=[1.0]",
+    "evaluate.bootstrap=100",
+]  # a gate would empty the masks of networks that have hardly learned
 NO_NETWORK = """import socket
 def no(*_, **__):
     open({marker!r}, "a").write("asked for the network\\n")
@@ -47,7 +52,11 @@ def home(demo, tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("bundled")
     (home / "configs").mkdir()
     shutil.copy(ROOT / "configs" / "competition.yaml", home / "configs")
-    for name, text in (("ensemble", "members: [small, other]\nmethod: mean\n"), ("small", SMALL + "predict: {weights: float16}\n"), ("other", OTHER)):
+    for name, text in (
+        ("ensemble", "members: [small, other]\nmethod: mean\n"),
+        ("small", SMALL + "predict: {weights: float16}\n"),
+        ("other", OTHER),
+    ):
         (home / "configs" / f"{name}.yaml").write_text(text)
     shutil.copytree(demo, home / "data")
     for stage in ("prepare", "split", "train", "predict", "ensemble"):
@@ -59,7 +68,18 @@ def home(demo, tmp_path_factory) -> Path:
 
 
 def cli(home: Path, *words: str, config: str = "ensemble") -> int:
-    return main([*words, "--config", str(home / "configs" / f"{config}.yaml"), "--data", str(home / "data"), "--work", str(home), *(w for s in SETS for w in ("--set", s))])
+    return main(
+        [
+            *words,
+            "--config",
+            str(home / "configs" / f"{config}.yaml"),
+            "--data",
+            str(home / "data"),
+            "--work",
+            str(home),
+            *(w for s in SETS for w in ("--set", s)),
+        ]
+    )
 
 
 def loaded(home: Path, name: str = "ensemble"):
@@ -96,9 +116,21 @@ def packed(home, tmp_path) -> Path:
 def offline(tmp_path) -> dict[str, str]:
     """An environment whose Pythons can reach nothing, and leave a mark where they try."""
     (tmp_path / "off").mkdir()
-    (tmp_path / "off" / "sitecustomize.py").write_text(NO_NETWORK.format(marker=str(tmp_path / "asked")))
-    env = os.environ | {"PYTHONPATH": str(tmp_path / "off"), "PYTHON": sys.executable, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONDONTWRITEBYTECODE": "1"}
-    tried = subprocess.run([sys.executable, "-c", "import socket; socket.create_connection(('127.0.0.1', 9))"], env=env, capture_output=True, text=True)
+    (tmp_path / "off" / "sitecustomize.py").write_text(
+        NO_NETWORK.format(marker=str(tmp_path / "asked"))
+    )
+    env = os.environ | {
+        "PYTHONPATH": str(tmp_path / "off"),
+        "PYTHON": sys.executable,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    tried = subprocess.run(
+        [sys.executable, "-c", "import socket; socket.create_connection(('127.0.0.1', 9))"],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert "the network is off" in tried.stderr and (tmp_path / "asked").is_file()
     (tmp_path / "asked").unlink()
     return env
@@ -110,39 +142,81 @@ def submission(work: Path) -> bytes:
 
 def inferred(folder: Path, data: Path, work: Path, minutes: float | None = None, **options) -> int:
     config = load(folder / "configs" / "ensemble.yaml")
-    return infer.run(argparse.Namespace(bundle=folder, minutes=minutes, data=data, work=work), config, Paths(work, data), **options)
+    return infer.run(
+        argparse.Namespace(bundle=folder, minutes=minutes, data=data, work=work),
+        config,
+        Paths(work, data),
+        **options,
+    )
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    return {
+        f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------------------ the same bytes
 
 
-def test_without_network_and_train_images_the_same_bytes(home, packed, only_test, offline, tmp_path):
+def test_without_network_and_train_images_the_same_bytes(
+    home, packed, only_test, offline, tmp_path
+):
     before = files(packed)
-    done = subprocess.run(["bash", packed / "run.sh", "infer", "--bundle", packed, "--data", only_test, "--work", tmp_path / "work"], env=offline, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            "bash",
+            packed / "run.sh",
+            "infer",
+            "--bundle",
+            packed,
+            "--data",
+            only_test,
+            "--work",
+            tmp_path / "work",
+        ],
+        env=offline,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(open(Paths(home, home).submission("ensemble"), newline="")))
-    assert sum(len(r["rle"].split()) > 20 for r in rows) > len(rows) / 2, "masks of some form, or equality would mean little"
+    assert sum(len(r["rle"].split()) > 20 for r in rows) > len(rows) / 2, (
+        "masks of some form, or equality would mean little"
+    )
     assert submission(tmp_path / "work") == submission(home)
-    assert sorted(f.name for f in (tmp_path / "work").rglob("*") if f.is_file()) == ["ensemble.csv", "ensemble.png"]
+    assert sorted(f.name for f in (tmp_path / "work").rglob("*") if f.is_file()) == [
+        "ensemble.csv",
+        "ensemble.png",
+    ]
     assert files(packed) == before and not (tmp_path / "asked").exists()
 
 
-def test_the_notebook_without_network_gives_the_same_bytes(home, packed, only_test, offline, tmp_path, monkeypatch):
-    nbformat, nbclient, _ = (pytest.importorskip(name) for name in ("nbformat", "nbclient", "ipykernel"))
+def test_the_notebook_without_network_gives_the_same_bytes(
+    home, packed, only_test, offline, tmp_path, monkeypatch
+):
+    nbformat, nbclient, _ = (
+        pytest.importorskip(name) for name in ("nbformat", "nbclient", "ipykernel")
+    )
     notebook = nbformat.read(ROOT / "notebooks" / "kaggle_infer.ipynb", 4)
     nbformat.validate(notebook)
-    assert not any(c.get("outputs") or c.get("execution_count") for c in notebook.cells) and notebook.metadata.kernelspec.name == "python3"
+    assert (
+        not any(c.get("outputs") or c.get("execution_count") for c in notebook.cells)
+        and notebook.metadata.kernelspec.name == "python3"
+    )
     (tmp_path / "work").mkdir()
-    for name, value in (offline | {"BUNDLE": packed, "DATA": only_test, "WORK": tmp_path / "work", "MINUTES": 60}).items():
+    for name, value in (
+        offline | {"BUNDLE": packed, "DATA": only_test, "WORK": tmp_path / "work", "MINUTES": 60}
+    ).items():
         monkeypatch.setenv(name, str(value))
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     assert (tmp_path / "work" / "submission.csv").read_bytes() == submission(home)
-    shown = [out.data for cell in notebook.cells for out in cell.get("outputs", []) if "data" in out]
-    said = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+    shown = [
+        out.data for cell in notebook.cells for out in cell.get("outputs", []) if "data" in out
+    ]
+    said = "".join(
+        out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", [])
+    )
     assert "id,label,rle" in said and "image/png" in shown[0] and not (tmp_path / "asked").exists()
 
 
@@ -155,9 +229,16 @@ def test_a_longer_hidden_test_set(home, packed, tmp_path):
         lines.insert(2, f"new{i},normal,-1")
     (data / "sample_submission.csv").write_text("\n".join(lines) + "\n")
     inferred(packed, data, tmp_path / "work")
-    rows, before = (list(csv.DictReader(open(Paths(w, w).submission("ensemble"), newline=""))) for w in (tmp_path / "work", home))
+    rows, before = (
+        list(csv.DictReader(open(Paths(w, w).submission("ensemble"), newline="")))
+        for w in (tmp_path / "work", home)
+    )
     assert [r["id"] for r in rows] == [line.split(",")[0] for line in lines[1:]]
-    assert all(r["rle"] for r in rows) and {r["id"]: r["label"] for r in rows}.items() >= {r["id"]: r["label"] for r in before}.items()
+    assert (
+        all(r["rle"] for r in rows)
+        and {r["id"]: r["label"] for r in rows}.items()
+        >= {r["id"]: r["label"] for r in before}.items()
+    )
 
 
 def test_a_stopped_run_goes_on(home, packed, only_test, tmp_path, monkeypatch):
@@ -176,7 +257,9 @@ def test_a_stopped_run_goes_on(home, packed, only_test, tmp_path, monkeypatch):
     assert len(asked) == 3 + 2 and submission(tmp_path / "work") == submission(home)
 
 
-def test_what_a_stopped_run_left_is_not_used_for_other_images(packed, only_test, tmp_path, monkeypatch):
+def test_what_a_stopped_run_left_is_not_used_for_other_images(
+    packed, only_test, tmp_path, monkeypatch
+):
     real = infer.infer
     monkeypatch.setattr(infer, "mix", lambda work: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -214,14 +297,21 @@ class Clock:
 
 def last(images: int = 6) -> float:
     """What infer keeps back for its last steps (networks of 64 and 96 px, two folds each)."""
-    return infer.LAST_SECONDS + images * infer.PER_IMAGE + 2 * images * 2 * (64**2 + 96**2) / infer.BYTES_PER_SECOND
+    return (
+        infer.LAST_SECONDS
+        + images * infer.PER_IMAGE
+        + 2 * images * 2 * (64**2 + 96**2) / infer.BYTES_PER_SECOND
+    )
 
 
 def test_with_enough_time_the_same_bytes(home, packed, only_test, tmp_path, monkeypatch, capfd):
     clock = Clock(monkeypatch)
     capfd.readouterr()
     inferred(packed, only_test, tmp_path / "work", minutes=10, clock=clock)
-    assert submission(tmp_path / "work") == submission(home) and clock.now == 2 * 6 + (2 + 1 + 2 + 1) * 6  # the probe, and two folds of two views and of one
+    assert (
+        submission(tmp_path / "work") == submission(home)
+        and clock.now == 2 * 6 + (2 + 1 + 2 + 1) * 6
+    )  # the probe, and two folds of two views and of one
     out, err = capfd.readouterr()
     assert not err and "of 10 min" in out
 
@@ -229,15 +319,36 @@ def test_with_enough_time_the_same_bytes(home, packed, only_test, tmp_path, monk
 @pytest.mark.parametrize(
     ("seconds", "asked", "said"),
     [
-        (12 + 30 * budget.SURE, [2, 1, 1, 1], ["left out for want of time: views: hflip of small fold 1."]),  # probe and all networks, but for one view
-        (12 + 24 * budget.SURE, [1, 1, 1, 1], ["views: hflip of small fold 0, hflip of small fold 1."]),
-        (12 + 18 * budget.SURE + 0.1, [1, 1, 1], ["views: hflip of small fold 0, hflip of small fold 1; networks: other fold 1."]),
+        (
+            12 + 30 * budget.SURE,
+            [2, 1, 1, 1],
+            ["left out for want of time: views: hflip of small fold 1."],
+        ),  # probe and all networks, but for one view
+        (
+            12 + 24 * budget.SURE,
+            [1, 1, 1, 1],
+            ["views: hflip of small fold 0, hflip of small fold 1."],
+        ),
+        (
+            12 + 18 * budget.SURE + 0.1,
+            [1, 1, 1],
+            ["views: hflip of small fold 0, hflip of small fold 1; networks: other fold 1."],
+        ),
         (12 + 12 * budget.SURE + 0.1, [1, 1], ["networks: other fold 0, other fold 1."]),
         (12 + 6 * budget.SURE + 0.1, [1], ["networks: small fold 1, other fold 0, other fold 1"]),
-        (3, [1], ["too short even for small fold 0 with one view", "networks: small fold 1, other fold 0, other fold 1"]),
+        (
+            3,
+            [1],
+            [
+                "too short even for small fold 0 with one view",
+                "networks: small fold 1, other fold 0, other fold 1",
+            ],
+        ),
     ],
 )
-def test_what_does_not_fit_is_left_out(packed, only_test, tmp_path, monkeypatch, capfd, seconds, asked, said):
+def test_what_does_not_fit_is_left_out(
+    packed, only_test, tmp_path, monkeypatch, capfd, seconds, asked, said
+):
     """Six images, a second for each and view; views first, the lightest member's last fold first (of equals the later one), then networks."""
     monkeypatch.setattr(budget, "UNSURE", budget.SURE)
     manifest = json.loads((packed / "bundle.json").read_text())
@@ -252,7 +363,16 @@ def test_what_does_not_fit_is_left_out(packed, only_test, tmp_path, monkeypatch,
     assert all(text in err for text in said), err
     assert "The decision was tuned with all of it" in err and "made with timm 0.0.1 (here" in err
     assert clock.now <= seconds + last() or seconds == 3
-    assert len(list(csv.DictReader(open(Paths(tmp_path / "work", only_test).submission("ensemble"), newline="")))) == 6
+    assert (
+        len(
+            list(
+                csv.DictReader(
+                    open(Paths(tmp_path / "work", only_test).submission("ensemble"), newline="")
+                )
+            )
+        )
+        == 6
+    )
 
 
 def test_a_network_that_overruns_is_broken_off(packed, only_test, tmp_path, monkeypatch, capfd):
@@ -265,38 +385,66 @@ def test_a_network_that_overruns_is_broken_off(packed, only_test, tmp_path, monk
     monkeypatch.setattr(infer, "ask", slower)
     inferred(packed, only_test, tmp_path / "work", minutes=2, clock=clock)
     err = capfd.readouterr().err
-    assert "small fold 1 takes longer than was to be expected" in err and "networks: small fold 1, other fold 1" in err
+    assert (
+        "small fold 1 takes longer than was to be expected" in err
+        and "networks: small fold 1, other fold 1" in err
+    )
 
 
 def unit(member: str, fold: int, views: str = "ihs", rank: int = 0, answers: str = "both") -> Unit:
-    return Unit(member, fold, tuple({"i": "identity", "h": "hflip", "s": "scale_0.85"}[v] for v in views), rank, frozenset({"mask", "label"} if answers == "both" else {answers}))
+    return Unit(
+        member,
+        fold,
+        tuple({"i": "identity", "h": "hflip", "s": "scale_0.85"}[v] for v in views),
+        rank,
+        frozenset({"mask", "label"} if answers == "both" else {answers}),
+    )
 
 
 def test_views_go_before_networks_and_light_members_before_heavy_ones():
     waiting = [unit("a", 0), unit("b", 0, rank=1), unit("a", 1), unit("b", 1, rank=1)]
 
     def fitting(left, done=()):
-        return [(u.member, u.fold, len(u.views)) for u in budget.fit(waiting, done, lambda u: len(u.views), left)]
+        return [
+            (u.member, u.fold, len(u.views))
+            for u in budget.fit(waiting, done, lambda u: len(u.views), left)
+        ]
 
     assert fitting(12) == [("a", 0, 3), ("b", 0, 3), ("a", 1, 3), ("b", 1, 3)]
     assert fitting(11) == [("a", 0, 3), ("b", 0, 3), ("a", 1, 3), ("b", 1, 2)]
     assert fitting(9) == [("a", 0, 3), ("b", 0, 2), ("a", 1, 2), ("b", 1, 2)]
     assert fitting(4) == [("a", 0, 1), ("b", 0, 1), ("a", 1, 1), ("b", 1, 1)]
-    assert fitting(3) == [("a", 0, 1), ("b", 0, 1), ("a", 1, 1)] and fitting(2) == [("a", 0, 1), ("a", 1, 1)] and fitting(0) == [("a", 0, 1)]
+    assert (
+        fitting(3) == [("a", 0, 1), ("b", 0, 1), ("a", 1, 1)]
+        and fitting(2) == [("a", 0, 1), ("a", 1, 1)]
+        and fitting(0) == [("a", 0, 1)]
+    )
     assert fitting(0, [unit("a", 2)]) == []
-    assert budget.fewer(("hflip", "identity")) == ("identity",) and budget.fewer(("identity", "hflip", "scale_0.85")) == ("identity", "hflip")
+    assert budget.fewer(("hflip", "identity")) == ("identity",) and budget.fewer(
+        ("identity", "hflip", "scale_0.85")
+    ) == ("identity", "hflip")
 
 
 def test_an_answer_is_never_given_up():
     """The only network of classes stays, light as it is."""
-    waiting = [unit("masks", 0, "i", 0, "mask"), unit("masks", 1, "i", 0, "mask"), unit("classes", 0, "i", 1, "label"), unit("classes", 1, "i", 1, "label")]
-    assert [u.title for u in budget.fit(waiting, [], lambda u: 1, 0)] == ["masks fold 0", "classes fold 0"]
+    waiting = [
+        unit("masks", 0, "i", 0, "mask"),
+        unit("masks", 1, "i", 0, "mask"),
+        unit("classes", 0, "i", 1, "label"),
+        unit("classes", 1, "i", 1, "label"),
+    ]
+    assert [u.title for u in budget.fit(waiting, [], lambda u: 1, 0)] == [
+        "masks fold 0",
+        "classes fold 0",
+    ]
 
 
 def test_an_experiment_not_yet_seen_is_as_much_slower_as_the_others():
     pace = budget.Pace({"a": 0.1, "b": 0.3, "c": None}, {"a": 0.2}, {"a": 5.0})
     assert pace.rate("b") == pytest.approx(0.6) and pace.rate("c") == 0.2
-    assert pace.cost(unit("a", 0), 10) == pytest.approx(budget.SURE * (5 + 0.2 * 30)) and pace.cost(unit("b", 0, "i"), 10) == pytest.approx(budget.UNSURE * (5 + 6))
+    assert pace.cost(unit("a", 0), 10) == pytest.approx(budget.SURE * (5 + 0.2 * 30)) and pace.cost(
+        unit("b", 0, "i"), 10
+    ) == pytest.approx(budget.UNSURE * (5 + 6))
 
 
 # --------------------------------------------------------------------------------------------------------------------- what the bundle is
@@ -305,15 +453,37 @@ def test_an_experiment_not_yet_seen_is_as_much_slower_as_the_others():
 def test_what_is_in_it(home, packed):
     config, paths = loaded(home)
     again = load(packed / "configs" / "ensemble.yaml")
-    assert again.competition == config.competition and again.ensemble == config.ensemble and [m.experiment for m in again.members] == [m.experiment for m in config.members]
+    assert (
+        again.competition == config.competition
+        and again.ensemble == config.ensemble
+        and [m.experiment for m in again.members] == [m.experiment for m in config.members]
+    )
     about = json.loads((packed / "bundle.json").read_text())
-    assert {n: a["folds"] for n, a in about["networks"].items()} == {"small": [0, 1], "other": [0, 1]}
-    assert about["networks"]["small"]["weights"] == {"0": "float16", "1": "float16"} and about["networks"]["other"]["weights"].keys() == {"0", "1"}
-    assert about["score"] == json.loads(paths.metrics("ensemble").read_text())["honest"]["score"] and all(a["pace"] > 0 for a in about["networks"].values())
-    lacking = [line for line in (packed / "packages.txt").read_text().splitlines() if not line.startswith("#")]
+    assert {n: a["folds"] for n, a in about["networks"].items()} == {
+        "small": [0, 1],
+        "other": [0, 1],
+    }
+    assert about["networks"]["small"]["weights"] == {"0": "float16", "1": "float16"} and about[
+        "networks"
+    ]["other"]["weights"].keys() == {"0", "1"}
+    assert about["score"] == json.loads(paths.metrics("ensemble").read_text())["honest"][
+        "score"
+    ] and all(a["pace"] > 0 for a in about["networks"].values())
+    lacking = [
+        line
+        for line in (packed / "packages.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     assert len(lacking) == 1 and lacking[0].startswith("segmentation-models-pytorch==")
-    needed = {line.partition("#")[0].strip() for line in (packed / "requirements.txt").read_text().splitlines()}
-    assert any(n.startswith("torch>=") for n in needed) and not any(n.startswith(word) for n in needed for word in ("albumentations", "kaggle", "pytest", "monai", "iterative"))
+    needed = {
+        line.partition("#")[0].strip()
+        for line in (packed / "requirements.txt").read_text().splitlines()
+    }
+    assert any(n.startswith("torch>=") for n in needed) and not any(
+        n.startswith(word)
+        for n in needed
+        for word in ("albumentations", "kaggle", "pytest", "monai", "iterative")
+    )
     with zipfile.ZipFile(paths.bundle_zip("ensemble")) as archive:
         assert {n: archive.read(n) for n in archive.namelist()} == files(paths.bundle("ensemble"))
         assert archive.getinfo("run.sh").external_attr >> 16 == 0o755
@@ -328,12 +498,17 @@ def test_weights_are_those_that_predict_used(home, packed):
         load_weights(paths.checkpoint(one.name, 1, e.predict.checkpoint), used, kind)
         file = Paths(packed, packed).checkpoint(one.name, 1, e.predict.checkpoint)
         load_weights(file, carried)
-        assert all(torch.equal(a, b) for a, b in zip(used.state_dict().values(), carried.state_dict().values()))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(used.state_dict().values(), carried.state_dict().values())
+        )
         assert {v.dtype for v in torch.load(file)["ema"].values()} == kinds
         assert file.stat().st_size < paths.checkpoint(one.name, 1, "last").stat().st_size / 3
 
 
-@pytest.mark.parametrize("steady, kind, numbers", [(1.0, "float16", "bfloat16"), (-1.0, "float32", "float32")])
+@pytest.mark.parametrize(
+    "steady, kind, numbers", [(1.0, "float16", "bfloat16"), (-1.0, "float32", "float32")]
+)
 def test_weights_are_rounded_where_that_moves_no_score(copy, monkeypatch, steady, kind, numbers):
     """The predictions are of the very weights that the record names, also where predict was stopped in between."""
     config, paths = loaded(copy, "other")
@@ -353,8 +528,21 @@ def test_weights_are_rounded_where_that_moves_no_score(copy, monkeypatch, steady
     rows, e = np.flatnonzero(read_folds(paths, index["id"]) == 1), config.experiment
     net = models.build(e, 3, pretrained=False)
     load_weights(paths.checkpoint("other", 1, "best"), net, weights_used(config, paths, 1))
-    _, label = inference.infer(net, np.load(paths.images(96, "letterbox"), mmap_mode="r"), rows, [VIEWS["identity"]], torch.device("cpu"), NUMBERS[numbers], 32)
-    assert np.array_equal(Predictions.load(paths.oof("other"), ["benign", "malignant", "normal"]).select(index["id"].to_numpy()[rows]).label, label)
+    _, label = inference.infer(
+        net,
+        np.load(paths.images(96, "letterbox"), mmap_mode="r"),
+        rows,
+        [VIEWS["identity"]],
+        torch.device("cpu"),
+        NUMBERS[numbers],
+        32,
+    )
+    assert np.array_equal(
+        Predictions.load(paths.oof("other"), ["benign", "malignant", "normal"])
+        .select(index["id"].to_numpy()[rows])
+        .label,
+        label,
+    )
 
 
 def stop(*_):
@@ -362,15 +550,22 @@ def stop(*_):
 
 
 def test_what_is_rounded():
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2))
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2)
+    )
     net.register_buffer("table", torch.full((2, 2), 1 / 3))
     with torch.no_grad():
         net[2].weight[0, 0] = 1e6  # more than float16 holds
     state = net.state_dict()
     found = shipped(state, net, "float16")
     assert [k for k, v in found.items() if v.dtype == torch.float16] == ["0.weight"]
-    assert (found["0.weight"].float() - state["0.weight"]).abs().max() < 1e-3 * state["0.weight"].abs().max()
-    assert shipped(found, net, "float16")["0.weight"] is found["0.weight"] and shipped(state, net, "float32") is state
+    assert (found["0.weight"].float() - state["0.weight"]).abs().max() < 1e-3 * state[
+        "0.weight"
+    ].abs().max()
+    assert (
+        shipped(found, net, "float16")["0.weight"] is found["0.weight"]
+        and shipped(state, net, "float32") is state
+    )
 
 
 def test_the_same_artifacts_give_the_same_bytes_and_wheels_stay(copy, monkeypatch, capfd):
@@ -381,9 +576,15 @@ def test_the_same_artifacts_give_the_same_bytes_and_wheels_stay(copy, monkeypatc
     version = about["packages"]["segmentation-models-pytorch"]
     assert "pip download" in capfd.readouterr().out
     (folder / "wheels").mkdir()
-    for name in (f"segmentation_models_pytorch-{version}-py3-none-any.whl", "segmentation_models_pytorch-0.0.1-py3-none-any.whl", "numpy-2.0.0-py3-none-any.whl"):
+    for name in (
+        f"segmentation_models_pytorch-{version}-py3-none-any.whl",
+        "segmentation_models_pytorch-0.0.1-py3-none-any.whl",
+        "numpy-2.0.0-py3-none-any.whl",
+    ):
         (folder / "wheels" / name).write_bytes(b"wheel")
-    assert made(copy) == 0 and [f.name for f in (folder / "wheels").iterdir()] == [f"segmentation_models_pytorch-{version}-py3-none-any.whl"]
+    assert made(copy) == 0 and [f.name for f in (folder / "wheels").iterdir()] == [
+        f"segmentation_models_pytorch-{version}-py3-none-any.whl"
+    ]
     assert "pip download" not in capfd.readouterr().out
     with zipfile.ZipFile(archive) as packed:
         assert f"wheels/segmentation_models_pytorch-{version}-py3-none-any.whl" in packed.namelist()
@@ -429,10 +630,14 @@ def test_stopped_it_leaves_the_bundle_before_it(copy, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         made(copy)
     monkeypatch.undo()
-    monkeypatch.setattr(bundle, "tried", lambda *_: (_ for _ in ()).throw(StageError("the bundle does not load")))
+    monkeypatch.setattr(
+        bundle, "tried", lambda *_: (_ for _ in ()).throw(StageError("the bundle does not load"))
+    )
     with pytest.raises(StageError):
         made(copy)
-    assert files(paths.bundle("ensemble").parent) == before and not list(paths.bundle("ensemble").parent.glob(".*"))
+    assert files(paths.bundle("ensemble").parent) == before and not list(
+        paths.bundle("ensemble").parent.glob(".*")
+    )
 
 
 def test_a_bundle_that_does_not_load_is_none(copy, monkeypatch):
@@ -476,7 +681,19 @@ def test_an_unreadable_image_may_be_skipped(packed, only_test, tmp_path, capfd):
     first = sorted((only_test / "test").glob("*.png"))[0]
     first.write_bytes(b"no image")
     config = load(packed / "configs" / "ensemble.yaml", ["data.on_error=skip"])
-    infer.run(argparse.Namespace(bundle=packed, minutes=None), config, Paths(tmp_path / "work", only_test))
-    rows = {r["id"]: r for r in csv.DictReader(open(Paths(tmp_path / "work", only_test).submission("ensemble"), newline=""))}
-    assert rows[first.stem]["label"] == "normal" and rows[first.stem]["rle"] == "-1" and len(rows) == 6
-    assert np.mean([r["rle"] != "-1" for r in rows.values()]) > 0.5 and "left out: 1 unreadable file" in capfd.readouterr().err
+    infer.run(
+        argparse.Namespace(bundle=packed, minutes=None), config, Paths(tmp_path / "work", only_test)
+    )
+    rows = {
+        r["id"]: r
+        for r in csv.DictReader(
+            open(Paths(tmp_path / "work", only_test).submission("ensemble"), newline="")
+        )
+    }
+    assert (
+        rows[first.stem]["label"] == "normal" and rows[first.stem]["rle"] == "-1" and len(rows) == 6
+    )
+    assert (
+        np.mean([r["rle"] != "-1" for r in rows.values()]) > 0.5
+        and "left out: 1 unreadable file" in capfd.readouterr().err
+    )

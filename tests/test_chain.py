@@ -1,4 +1,5 @@
 """The chain end to end on a tiny generated data set, and what makes which stage stale."""
+
 from __future__ import annotations
 
 import csv
@@ -40,7 +41,16 @@ def home(demo, tmp_path_factory) -> Path:
 
 def line(home: Path, *more: str, config: str = "ensemble") -> list[str]:
     sets = [w for s in SETTINGS for w in ("--set", s)]
-    return [*more, "--config", str(home / "configs" / f"{config}.yaml"), "--data", str(home / "data"), "--work", str(home), *sets]
+    return [
+        *more,
+        "--config",
+        str(home / "configs" / f"{config}.yaml"),
+        "--data",
+        str(home / "data"),
+        "--work",
+        str(home),
+        *sets,
+    ]
 
 
 def run(home: Path, *more: str, config: str = "ensemble") -> int:
@@ -54,7 +64,11 @@ def states(home: Path, *overrides: str, config: str = "small") -> dict[str, str]
 
 def not_done(home: Path, *overrides: str, config: str = "small") -> set[str]:
     """The stages that are not up to date, by name."""
-    return {title.split()[0] for title, kind in states(home, *overrides, config=config).items() if kind != "done"}
+    return {
+        title.split()[0]
+        for title, kind in states(home, *overrides, config=config).items()
+        if kind != "done"
+    }
 
 
 @pytest.fixture
@@ -63,7 +77,12 @@ def copy(home, tmp_path) -> Path:
 
 
 def snapshot(home: Path) -> dict[str, int]:
-    return {str(p.relative_to(home)): p.stat().st_mtime_ns for folder in ("artifacts", "submissions") for p in (home / folder).rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(home)): p.stat().st_mtime_ns
+        for folder in ("artifacts", "submissions")
+        for p in (home / folder).rglob("*")
+        if p.is_file()
+    }
 
 
 def test_the_chain_ends_in_a_submission_that_decodes_to_what_was_decided(home):
@@ -79,7 +98,9 @@ def test_the_chain_ends_in_a_submission_that_decodes_to_what_was_decided(home):
         rle.decode(row["rle"], index.loc[row["id"], "height"], index.loc[row["id"], "width"])
     for name in ("small", "other", "ensemble"):
         assert paths.html(name).is_file() and paths.per_image(name).is_file()
-    assert not list(home.rglob("*.part")) and not list(home.rglob("part_*")), "nothing half-written and no parts are left"
+    assert not list(home.rglob("*.part")) and not list(home.rglob("part_*")), (
+        "nothing half-written and no parts are left"
+    )
 
 
 def test_out_of_fold_means_out_of_fold(home):
@@ -99,9 +120,19 @@ def test_out_of_fold_means_out_of_fold(home):
     rows = np.flatnonzero(folds == 0)
     agree = []
     for fold in (0, 1):
-        load_weights(paths.checkpoint("small", fold, "last"), net, stages.weights_used(config, paths, fold))
+        load_weights(
+            paths.checkpoint("small", fold, "last"), net, stages.weights_used(config, paths, fold)
+        )
         views = [VIEWS[v] for v in config.experiment.predict.views]
-        _, label = infer(net, np.load(paths.images(64, "stretch"), mmap_mode="r"), rows, views, torch.device("cpu"), torch.float32, 8)
+        _, label = infer(
+            net,
+            np.load(paths.images(64, "stretch"), mmap_mode="r"),
+            rows,
+            views,
+            torch.device("cpu"),
+            torch.float32,
+            8,
+        )
         agree.append(np.abs(label - oof.label[rows]).max())
     assert agree[0] < 0.05 < agree[1] or agree[0] < agree[1] / 3, agree
 
@@ -110,7 +141,9 @@ def test_a_second_run_does_nothing(home, capfd):
     before = snapshot(home)
     assert run(home) == 0
     assert "everything is up to date" in capfd.readouterr().out
-    assert {k: v for k, v in snapshot(home).items() if "fingerprints" not in k} == {k: v for k, v in before.items() if "fingerprints" not in k}
+    assert {k: v for k, v in snapshot(home).items() if "fingerprints" not in k} == {
+        k: v for k, v in before.items() if "fingerprints" not in k
+    }
     assert run(home, "status") == 0
     out = capfd.readouterr().out
     assert "missing" not in out and "stale" not in out and "train small fold 1" in out
@@ -158,13 +191,19 @@ def test_a_stage_alone_does_not_work_on_what_is_stale(home, capfd):
         assert "[not_finished]" in err and maker in err and "stale" in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", [b"id,fold\nx\n", "id,fold\nx,0\n".encode("utf-16"), b"fold,id\n0\n", b"nonsense"])
+@pytest.mark.parametrize(
+    "text", [b"id,fold\nx\n", "id,fold\nx,0\n".encode("utf-16"), b"fold,id\n0\n", b"nonsense"]
+)
 def test_folds_edited_into_nonsense_are_named_and_status_still_answers(copy, text, capfd):
     folds = Paths(copy, copy / "data").folds
     whole = folds.read_bytes()
     folds.write_bytes(text)
     assert run(copy, "status", config="small") == 0
-    assert [line for line in capfd.readouterr().out.splitlines() if line.startswith("  split") and "damaged" in line]
+    assert [
+        line
+        for line in capfd.readouterr().out.splitlines()
+        if line.startswith("  split") and "damaged" in line
+    ]
     assert run(copy, "train", config="small") == 2
     err = capfd.readouterr().err
     assert "folds.csv" in err and err.count("\n") == 1 and "split --force --config" in err
@@ -181,7 +220,9 @@ def test_edited_folds_make_everything_below_stale_and_nothing_above(copy, capfd)
     assert run(copy, config="small") == 0
     assert "folds.csv changed" in capfd.readouterr().out
     assert not_done(copy) == set()
-    assert paths.folds.read_text().splitlines()[1] == f"{first},{1 - int(rest)}", "the user's folds are kept"
+    assert paths.folds.read_text().splitlines()[1] == f"{first},{1 - int(rest)}", (
+        "the user's folds are kept"
+    )
 
 
 def test_an_edited_decision_is_kept_and_changes_the_submission_only(copy):
@@ -204,8 +245,16 @@ def test_a_changed_image_is_noticed_and_a_touched_one_is_not(copy):
     assert "prepare" in not_done(copy)
 
 
-@pytest.mark.parametrize("artifact, stage", [(lambda p: p.images(64, "stretch"), "prepare"), (lambda p: p.oof("small"), "predict"), (lambda p: p.checkpoint("small", 1, "last"), "train"),
-                                             (lambda p: p.submission("small"), "submit"), (lambda p: p.truth, "prepare")])
+@pytest.mark.parametrize(
+    "artifact, stage",
+    [
+        (lambda p: p.images(64, "stretch"), "prepare"),
+        (lambda p: p.oof("small"), "predict"),
+        (lambda p: p.checkpoint("small", 1, "last"), "train"),
+        (lambda p: p.submission("small"), "submit"),
+        (lambda p: p.truth, "prepare"),
+    ],
+)
 def test_a_truncated_or_absent_artifact_is_not_taken_for_done(copy, artifact, stage):
     assert run(copy, config="small") == 0
     path = artifact(Paths(copy, copy / "data"))
@@ -228,7 +277,9 @@ def test_a_stage_that_began_and_did_not_end_is_not_taken_for_done(copy):
     assert run(copy, config="small") == 0 and not_done(copy) == set()
 
 
-def test_parts_of_an_unfinished_predict_are_used_again_only_under_the_same_settings(copy, monkeypatch):
+def test_parts_of_an_unfinished_predict_are_used_again_only_under_the_same_settings(
+    copy, monkeypatch
+):
     """Stopped after one fold: the same command goes on with the other; another checkpoint or view starts anew."""
     from src import predict
 
@@ -237,7 +288,9 @@ def test_parts_of_an_unfinished_predict_are_used_again_only_under_the_same_setti
 
     def stopped(*arguments):
         asked.append(1)
-        if len(asked) == 4:  # a fold asks three times: held-out images, these again with rounded weights, test images
+        if (
+            len(asked) == 4
+        ):  # a fold asks three times: held-out images, these again with rounded weights, test images
             raise KeyboardInterrupt
         return real(*arguments)
 
@@ -267,7 +320,10 @@ def test_without_a_sample_everything_but_the_submission_works(copy, capfd):
     (copy / "data" / "sample_submission.csv").unlink()
     assert run(copy, config="small") == 0
     out, err = capfd.readouterr()
-    assert "no sample of the submission, so no submission" in out and "everything but the submission works" in err
+    assert (
+        "no sample of the submission, so no submission" in out
+        and "everything but the submission works" in err
+    )
     assert run(copy, "submit", config="small") == 2
     assert "[no_sample]" in capfd.readouterr().err
 
@@ -286,7 +342,13 @@ def test_predicting_never_asks_for_weights(copy):
     from src import predict
     from src.core.stages import predict_job
 
-    config, paths = load(copy / "configs" / "small.yaml", [*SETTINGS, f"model.encoder_weights={file}", "train.epochs=1"]), Paths(copy, copy / "data")
+    config, paths = (
+        load(
+            copy / "configs" / "small.yaml",
+            [*SETTINGS, f"model.encoder_weights={file}", "train.epochs=1"],
+        ),
+        Paths(copy, copy / "data"),
+    )
     file.unlink()
     predict.run(predict_job(config, paths), config, paths)
 
@@ -296,14 +358,24 @@ def test_twins_that_were_torn_apart_by_hand_are_told(copy, capfd):
     index = read_index(paths, "train")
     twin = index[index["group"].duplicated()]["id"].iloc[0]
     lines = paths.folds.read_text().splitlines()
-    paths.folds.write_text("\n".join(f"{l.rsplit(',', 1)[0]},{1 - int(l[-1])}" if l.rsplit(",", 1)[0] == twin else l for l in lines) + "\n")
+    paths.folds.write_text(
+        "\n".join(
+            f"{l.rsplit(',', 1)[0]},{1 - int(l[-1])}" if l.rsplit(",", 1)[0] == twin else l
+            for l in lines
+        )
+        + "\n"
+    )
     assert run(copy, config="small") == 0
     assert "have a near-duplicate in another fold" in capfd.readouterr().err
 
 
 def test_the_record_beside_the_submission_says_what_made_it(home):
     record = json.loads(Paths(home, home / "data").record("submit", "ensemble").read_text())
-    assert record["settings"]["other"]["model.arch"] == "linknet" and record["score"] == pytest.approx(json.loads(Paths(home, home / "data").metrics("ensemble").read_text())["honest"]["score"])
+    assert record["settings"]["other"]["model.arch"] == "linknet" and record[
+        "score"
+    ] == pytest.approx(
+        json.loads(Paths(home, home / "data").metrics("ensemble").read_text())["honest"]["score"]
+    )
     assert {"decision", "members", "sha256", "commit", "versions"} <= record.keys()
 
 
@@ -327,7 +399,10 @@ def test_a_bad_test_image_is_skipped_and_still_has_its_row(copy, capfd):
         rows = {r["id"]: r for r in csv.DictReader(file)}
     with open(copy / "data" / "sample_submission.csv", newline="") as file:
         assert list(rows) == [r["id"] for r in csv.DictReader(file)]
-    assert rows[bad.stem] == {"id": bad.stem, "label": "normal", "rle": "-1"} and bad.stem in capfd.readouterr().err
+    assert (
+        rows[bad.stem] == {"id": bad.stem, "label": "normal", "rle": "-1"}
+        and bad.stem in capfd.readouterr().err
+    )
 
 
 def test_a_holdout_is_one_fold(copy, capfd):
@@ -352,7 +427,9 @@ def test_evaluate_calls_a_greedy_ensemble_no_better_than_its_left_out_score(copy
     index = read_index(paths, "train")
     folds = read_folds(paths, index["id"])
     oof = Predictions.load(paths.oof("ensemble"), CLASSES).select(index["id"])
-    members = {m: Predictions.load(paths.oof(m), CLASSES).select(index["id"]) for m in ("small", "other")}
+    members = {
+        m: Predictions.load(paths.oof(m), CLASSES).select(index["id"]) for m in ("small", "other")
+    }
     for k in (0, 1):
         times = found["times_without"][str(k)]
         mean = sum(times[m] * members[m].label[folds == k] for m in members) / sum(times.values())
@@ -370,9 +447,26 @@ def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeyp
     masks = np.load(paths.masks(96, "letterbox")).astype(np.float16)
     label = np.full((len(index), 3), 1 / 3, np.float32)
     monkeypatch.setattr(predict, "infer", lambda *_: (masks, label))
-    predict.one_part(copy / "part.npz", None, masks, np.arange(len(index)), index, [], config, None, None, 8, None)
+    predict.one_part(
+        copy / "part.npz",
+        None,
+        masks,
+        np.arange(len(index)),
+        index,
+        [],
+        config,
+        None,
+        None,
+        8,
+        None,
+    )
     truth = Truth.load(paths.truth).subset(index["id"])
-    score = scoring.score_predictions(Predictions.load(copy / "part.npz", CLASSES), np.zeros(len(index), int), truth, config.competition)
+    score = scoring.score_predictions(
+        Predictions.load(copy / "part.npz", CLASSES),
+        np.zeros(len(index), int),
+        truth,
+        config.competition,
+    )
     lesion = score["per_image"]["true_area"] > 0
     assert score["per_image"]["dice"][lesion].mean() > 0.9
     of = train.FoldImages.load(config, paths, 0)

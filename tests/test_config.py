@@ -1,4 +1,5 @@
 """Bad input on the command line and in configs: one line, what to do, exit code 2, nothing lost."""
+
 from __future__ import annotations
 
 import os
@@ -27,17 +28,37 @@ def config_with(text: str, tmp_path: Path, name: str = "mine.yaml") -> Path:
     [
         (["--config", CPU, "--set", "train.epohs=3"], "unknown_key", "Did you mean train.epochs?"),
         (["--config", CPU, "--set", "train.epochs=many"], "invalid_value", "train.epochs"),
-        (["--config", CPU, "--set", "train.epochs=0"], "invalid_value", "1, not 0 (--set train.epochs=0)"),
+        (
+            ["--config", CPU, "--set", "train.epochs=0"],
+            "invalid_value",
+            "1, not 0 (--set train.epochs=0)",
+        ),
         (["--set", "trian.epochs=3"], "unknown_key", "Did you mean train.epochs?"),
         (["--config", "configs/competition.yaml"], "other_kind_of_config", "competition.yaml"),
         (["status", "--config", CPU, "--data", str(ROOT / "src")], "no_images", "src"),
-        (["--config", CPU, "--data", str(ROOT / "src"), "--work", "/proc/nowhere"], "not_writable", "/proc/nowhere"),
+        (
+            ["--config", CPU, "--data", str(ROOT / "src"), "--work", "/proc/nowhere"],
+            "not_writable",
+            "/proc/nowhere",
+        ),
         (["--config", CPU, "--set", "epochs"], "usage", "key=value"),
         (["--config", CPU, "--set", "image_size.x=3"], "unknown_key", "image_size"),
         (["--config", CPU, "--set", "split.folds=1"], "invalid_value", "split.folds"),
-        (["--config", CPU, "--set", "data.train=[train/x]"], "invalid_value", "data.train needs {label} and {id}"),
-        (["--config", CPU, "--set", "evaluate.threshold=[0.5,1.5]"], "invalid_value", "evaluate.threshold"),
-        (["--config", CPU, "--set", "train.freeze=decoder"], "invalid_value", "error: train.freeze: "),
+        (
+            ["--config", CPU, "--set", "data.train=[train/x]"],
+            "invalid_value",
+            "data.train needs {label} and {id}",
+        ),
+        (
+            ["--config", CPU, "--set", "evaluate.threshold=[0.5,1.5]"],
+            "invalid_value",
+            "evaluate.threshold",
+        ),
+        (
+            ["--config", CPU, "--set", "train.freeze=decoder"],
+            "invalid_value",
+            "error: train.freeze: ",
+        ),
         (["--config", "configs/cpuu.yaml"], "no_such_config", "Did you mean cpu?"),
         (["--config", CPU, "--data", "/no/such/folder"], "no_such_folder", "/no/such/folder"),
         (["evalute", "--config", CPU], "unknown_stage", "Did you mean evaluate?"),
@@ -58,7 +79,11 @@ def test_one_line_and_exit_code_2(words, code, said, capfd, monkeypatch):
 @pytest.mark.parametrize(
     "text, code, said",
     [
-        ("image_size: 224\nmodle: {arch: unet}\n", "unknown_key", ("'modle'", "Did you mean model?")),
+        (
+            "image_size: 224\nmodle: {arch: unet}\n",
+            "unknown_key",
+            ("'modle'", "Did you mean model?"),
+        ),
         ("image_size: [1\n", "invalid_yaml", ("line 2",)),
         ("- a\n", "config_unreadable", ()),
         ("split: {folds: 3}\n", "shared_setting", ("'split'",)),
@@ -87,7 +112,21 @@ def test_a_bad_config_names_the_key_and_the_file(text, code, said, tmp_path):
     ],
 )
 def test_an_unknown_part_is_named_before_any_work(key, value, code, said, demo, tmp_path, capfd):
-    assert main(["--config", CPU, "--data", str(demo), "--work", str(tmp_path), "--set", f"{key}={value}"]) == 2
+    assert (
+        main(
+            [
+                "--config",
+                CPU,
+                "--data",
+                str(demo),
+                "--work",
+                str(tmp_path),
+                "--set",
+                f"{key}={value}",
+            ]
+        )
+        == 2
+    )
     out, err = capfd.readouterr()
     assert said in err and f"[{code}]" in err and err.count("\n") == 1
     assert not (tmp_path / "artifacts" / "prepared").exists(), "nothing was begun"
@@ -95,18 +134,36 @@ def test_an_unknown_part_is_named_before_any_work(key, value, code, said, demo, 
 
 def test_an_absent_member_is_named_before_any_work(demo, tmp_path, capfd):
     file = config_with("members: [cpu, friend]\n", tmp_path, "both.yaml")
-    config_with("image_size: 64\nmodel: {encoder: resnet18, encoder_weights: none}\n", tmp_path, "cpu.yaml")
+    config_with(
+        "image_size: 64\nmodel: {encoder: resnet18, encoder_weights: none}\n", tmp_path, "cpu.yaml"
+    )
     assert main(["--config", str(file), "--data", str(demo), "--work", str(tmp_path)]) == 2
     err = capfd.readouterr().err
     assert "[no_such_member]" in err and "'friend'" in err
 
 
-@pytest.mark.parametrize("stage, needs, makes", [("split", "the train images", "prepare"), ("train", "the train images", "prepare"), ("predict", "the train images", "prepare"),
-                                                 ("evaluate", "oof.npz", "predict"), ("submit", "test.npz", "predict")])
-def test_a_stage_names_the_command_that_makes_what_is_missing(stage, needs, makes, demo, tmp_path, capfd):
+@pytest.mark.parametrize(
+    "stage, needs, makes",
+    [
+        ("split", "the train images", "prepare"),
+        ("train", "the train images", "prepare"),
+        ("predict", "the train images", "prepare"),
+        ("evaluate", "oof.npz", "predict"),
+        ("submit", "test.npz", "predict"),
+    ],
+)
+def test_a_stage_names_the_command_that_makes_what_is_missing(
+    stage, needs, makes, demo, tmp_path, capfd
+):
     assert main([stage, "--config", CPU, "--data", str(demo), "--work", str(tmp_path)]) == 2
     err = capfd.readouterr().err
-    assert "[lacks_input]" in err and needs in err and f"./run.sh {makes}" in err and f"--data {demo}" in err and err.count("\n") == 1
+    assert (
+        "[lacks_input]" in err
+        and needs in err
+        and f"./run.sh {makes}" in err
+        and f"--data {demo}" in err
+        and err.count("\n") == 1
+    )
 
 
 def test_an_empty_data_folder_names_the_ways_out(tmp_path, capfd):
@@ -129,9 +186,24 @@ def test_a_mistyped_weights_folder_is_no_download(tmp_path):
 
 
 def test_set_reads_numbers_lists_and_single_entries():
-    config = load(Path(CPU), ["train.lr=1e-4", "predict.views=[identity]", "loss.mask.focal=2", "split.folds=3", "model.encoder_lr=1"][:4])
+    config = load(
+        Path(CPU),
+        [
+            "train.lr=1e-4",
+            "predict.views=[identity]",
+            "loss.mask.focal=2",
+            "split.folds=3",
+            "model.encoder_lr=1",
+        ][:4],
+    )
     e = config.experiment
-    assert e.train.lr == 1e-4 and e.predict.views == ["identity"] and e.loss.mask["focal"] == 2 and "dice" in e.loss.mask and config.competition.split.folds == 3
+    assert (
+        e.train.lr == 1e-4
+        and e.predict.views == ["identity"]
+        and e.loss.mask["focal"] == 2
+        and "dice" in e.loss.mask
+        and config.competition.split.folds == 3
+    )
 
 
 @pytest.mark.parametrize("text, empty", [("-1", "-1"), ('"0"', "0"), ("", ""), ("-", "-")])
@@ -141,7 +213,9 @@ def test_set_keeps_text_as_text(text, empty):
 
 def test_settings_of_an_ensemble_reach_its_members():
     config = load(ROOT / "configs" / "ensemble.yaml", ["train.epochs=3", "split.folds=2"])
-    assert [m.experiment.train.epochs for m in config.members] == [3] * 4 and all(m.competition.split.folds == 2 for m in config.members)
+    assert [m.experiment.train.epochs for m in config.members] == [3] * 4 and all(
+        m.competition.split.folds == 2 for m in config.members
+    )
 
 
 def test_neutral_settings_exist_and_are_left_out_of_the_record():
@@ -156,18 +230,57 @@ def test_run_sh_works_from_anywhere_and_resolves_the_users_paths(demo, tmp_path)
     project = tmp_path / "a project"
     project.mkdir()
     for name in ("run.sh", "requirements.txt", "src", "configs"):
-        os.symlink(ROOT / name, project / name) if name in ("src", "configs") else (project / name).write_bytes((ROOT / name).read_bytes())
+        os.symlink(ROOT / name, project / name) if name in ("src", "configs") else (
+            project / name
+        ).write_bytes((ROOT / name).read_bytes())
     os.symlink(demo, tmp_path / "my images")
     env = os.environ | {"PYTHON": sys.executable}
-    line = ["bash", str(project / "run.sh"), "status", "--config", "a project/configs/cpu.yaml", "--data", "my images", "--work", "out"]
+    line = [
+        "bash",
+        str(project / "run.sh"),
+        "status",
+        "--config",
+        "a project/configs/cpu.yaml",
+        "--data",
+        "my images",
+        "--work",
+        "out",
+    ]
     done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "prepare" in done.stdout and f"next: '{project}/run.sh' --config 'a project/configs/cpu.yaml' --data 'my images' --work out" in done.stdout
-    missing = subprocess.run(["bash", str(project / "run.sh"), "status"], env=env | {"PYTHON": "/no/python"}, capture_output=True, text=True, timeout=60)
+    assert (
+        "prepare" in done.stdout
+        and f"next: '{project}/run.sh' --config 'a project/configs/cpu.yaml' --data 'my images' --work out"
+        in done.stdout
+    )
+    missing = subprocess.run(
+        ["bash", str(project / "run.sh"), "status"],
+        env=env | {"PYTHON": "/no/python"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert missing.returncode == 2 and missing.stderr.endswith(" [no_python]\n")
 
 
 def test_help_and_status_import_nothing_heavy(demo, tmp_path):
     code = "import sys; from src.__main__ import main; code = main(sys.argv[1:]); print([m for m in ('torch', 'timm', 'albumentations', 'pandas', 'sklearn') if m in sys.modules], code)"
-    done = subprocess.run([sys.executable, "-c", code, "status", "--config", CPU, "--data", str(demo), "--work", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code,
+            "status",
+            "--config",
+            CPU,
+            "--data",
+            str(demo),
+            "--work",
+            str(tmp_path),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.stdout.rstrip().endswith("[] 0"), done.stdout + done.stderr

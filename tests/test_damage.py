@@ -1,4 +1,5 @@
 """A submission that is damaged in one place, and a sample that does not go with the files: every one is refused by an error that names the ids and the fault."""
+
 import io
 import re
 import zipfile
@@ -16,10 +17,42 @@ from src.parts import answers
 
 FULL, OTHER = 2, 5  # numbers of images with a mask: of two parts, of whole rows
 WORLDS = {  # name: arguments of world(), how a line of the image begins, the delimiter
-    "pneumothorax": (dict(sample="ImageId,EncodedPixels\n{id},-1\n", classes=["pneumothorax", "none"], none="none", first=0, relative=True), "{id}"),
-    "steel": (dict(sample="ImageId_ClassId,EncodedPixels\n{id}.png_1,\n{id}.png_2,\n", classes=["1", "2", "none"], none="none"), "{id}.png_{class}"),
-    "bowel": (dict(sample="id,class,predicted\n{id},large,\n{id},small,\n", classes=["large", "small", "none"], none="none", order="row"), "{id},{class}"),
-    "contrails": (dict(sample="record_id,encoded_pixels\n{id},-\n", classes=["contrail", "none"], none="none", sizes=one_size(64, 64)), "{id}"),
+    "pneumothorax": (
+        dict(
+            sample="ImageId,EncodedPixels\n{id},-1\n",
+            classes=["pneumothorax", "none"],
+            none="none",
+            first=0,
+            relative=True,
+        ),
+        "{id}",
+    ),
+    "steel": (
+        dict(
+            sample="ImageId_ClassId,EncodedPixels\n{id}.png_1,\n{id}.png_2,\n",
+            classes=["1", "2", "none"],
+            none="none",
+        ),
+        "{id}.png_{class}",
+    ),
+    "bowel": (
+        dict(
+            sample="id,class,predicted\n{id},large,\n{id},small,\n",
+            classes=["large", "small", "none"],
+            none="none",
+            order="row",
+        ),
+        "{id},{class}",
+    ),
+    "contrails": (
+        dict(
+            sample="record_id,encoded_pixels\n{id},-\n",
+            classes=["contrail", "none"],
+            none="none",
+            sizes=one_size(64, 64),
+        ),
+        "{id}",
+    ),
     "breast": (dict(sample="id;label;rle\n{id};normal;-1\n"), "{id}"),
 }
 
@@ -33,7 +66,10 @@ def submitted(tmp_path_factory):
         if name not in made:
             w = world(tmp_path_factory.mktemp("damage"), **(arguments or WORLDS[name][0]))
             w.run()
-            made[name] = w, (w.paths.archive("exp") if "masks" in arguments else w.file).read_bytes()
+            made[name] = (
+                w,
+                (w.paths.archive("exp") if "masks" in arguments else w.file).read_bytes(),
+            )
         return made[name]
 
     return get
@@ -42,9 +78,19 @@ def submitted(tmp_path_factory):
 def line_of(name: str, w, lines: list[str], number: int) -> tuple[int, str]:
     """The line that carries the mask of the image of this number, and the row's id."""
     stem, start = w.ids[number], WORLDS[name][1]
-    label = w.of_class(stem, [c for c in w.predictions.classes if c != w.config.competition.data.empty_class]) if "{class}" in start else ""
+    label = (
+        w.of_class(
+            stem, [c for c in w.predictions.classes if c != w.config.competition.data.empty_class]
+        )
+        if "{class}" in start
+        else ""
+    )
     row = start.replace("{id}", stem).replace("{class}", label)
-    [found] = [k for k, line in enumerate(lines) if line.startswith(f"{row};" if name == "breast" else f"{row},")]
+    [found] = [
+        k
+        for k, line in enumerate(lines)
+        if line.startswith(f"{row};" if name == "breast" else f"{row},")
+    ]
     return found, row.split(",")[0]
 
 
@@ -78,7 +124,9 @@ def test_a_submission_damaged_in_one_place(submitted, name, kind):
         with pytest.raises(InputError) as error:
             answers.recheck(w.config, w.paths)
         assert error.value.code in fault.split("|"), error.value
-        assert (w.ids[FULL] if "no row" in str(error.value) else id) in str(error.value) or (kind == "swapped" and other_id in str(error.value))
+        assert (w.ids[FULL] if "no row" in str(error.value) else id) in str(error.value) or (
+            kind == "swapped" and other_id in str(error.value)
+        )
     finally:
         w.file.write_bytes(whole)
     answers.recheck(w.config, w.paths)
@@ -103,7 +151,14 @@ CELLS = [  # what stands in the cell of an image's mask, and what is said of it:
 @pytest.mark.parametrize(("cell", "fault", "word"), CELLS)
 def test_runs_that_are_none(submitted, cell, fault, word):
     w, whole = submitted("breast")
-    check(w, whole, re.sub(rf"(?m)^({w.ids[FULL]};\w+;).*$", rf"\g<1>{cell}", whole.decode()), fault, w.ids[FULL], word)
+    check(
+        w,
+        whole,
+        re.sub(rf"(?m)^({w.ids[FULL]};\w+;).*$", rf"\g<1>{cell}", whole.decode()),
+        fault,
+        w.ids[FULL],
+        word,
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,10 +181,23 @@ def test_labels_and_ids_that_are_none(submitted, pattern, by, fault):
     check(w, whole, spoilt, fault, id)
 
 
-@pytest.mark.parametrize("head", ["id;label", "id;label;mask", "ID;label;rle", "id,label,rle", "label;id;rle", "id; label; rle", ""])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "id;label",
+        "id;label;mask",
+        "ID;label;rle",
+        "id,label,rle",
+        "label;id;rle",
+        "id; label; rle",
+        "",
+    ],
+)
 def test_a_wrong_header(submitted, head):
     w, whole = submitted("breast")
-    check(w, whole, head + "\n" * bool(head) + whole.decode().partition("\n")[2], "wrong_header", "")
+    check(
+        w, whole, head + "\n" * bool(head) + whole.decode().partition("\n")[2], "wrong_header", ""
+    )
 
 
 def test_nothing_or_half_of_a_file(submitted):
@@ -159,8 +227,16 @@ def check(w, whole: bytes, text: str, fault: str, *words: str) -> None:
     + [(cell, "empty_cells") for cell in ("nan", "")],
 )
 def test_probabilities_that_are_none(submitted, cell, fault):
-    w, whole = submitted("chances", sample="id,benign,malignant,normal\n{id},0,0,1\n", answers=("label",))
-    check(w, whole, re.sub(rf"(?m)^({w.ids[4]}),[^,]*,", rf"\g<1>,{cell},", whole.decode()), fault, w.ids[4])
+    w, whole = submitted(
+        "chances", sample="id,benign,malignant,normal\n{id},0,0,1\n", answers=("label",)
+    )
+    check(
+        w,
+        whole,
+        re.sub(rf"(?m)^({w.ids[4]}),[^,]*,", rf"\g<1>,{cell},", whole.decode()),
+        fault,
+        w.ids[4],
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,8 +245,20 @@ def test_probabilities_that_are_none(submitted, cell, fault):
      (r"0.5 a b c d", "bad_boxes"), (r"", "not_as_decided"), (r"\1 \1", "not_as_decided")],
 )  # fmt: skip
 def test_boxes_that_are_none(submitted, by, fault):
-    w, whole = submitted("boxes", sample="patientId,PredictionString\n{id},\n", boxes="PredictionString")
-    check(w, whole, re.sub(rf"(?m)^({w.ids[0]}),(.*)$", lambda m: m[1] + "," + by.replace(r"\1", m[2]), whole.decode()), fault, w.ids[0])
+    w, whole = submitted(
+        "boxes", sample="patientId,PredictionString\n{id},\n", boxes="PredictionString"
+    )
+    check(
+        w,
+        whole,
+        re.sub(
+            rf"(?m)^({w.ids[0]}),(.*)$",
+            lambda m: m[1] + "," + by.replace(r"\1", m[2]),
+            whole.decode(),
+        ),
+        fault,
+        w.ids[0],
+    )
 
 
 def test_a_zip_of_masks_damaged_in_one_place(submitted):
@@ -212,10 +300,14 @@ def test_a_sample_that_is_short_of_images(tmp_path, name):
     sample = w.paths.data / "sample_submission.csv"
     lines = sample.read_text().splitlines()
     absent = [w.ids[1], w.ids[6]]
-    sample.write_text("\n".join(line for line in lines if re.split(r"[.,;]", line)[0] not in absent) + "\n")
+    sample.write_text(
+        "\n".join(line for line in lines if re.split(r"[.,;]", line)[0] not in absent) + "\n"
+    )
     with refused("data_test_only") as error:
         prepare.run(None, w.config, w.paths)
-    assert all(f"{stem}.png" in str(error.value) for stem in absent) and not any(re.search(rf"\b{stem}\b", str(error.value)) for stem in w.ids if stem not in absent)
+    assert all(f"{stem}.png" in str(error.value) for stem in absent) and not any(
+        re.search(rf"\b{stem}\b", str(error.value)) for stem in w.ids if stem not in absent
+    )
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -231,8 +323,14 @@ def test_a_sample_that_was_replaced_since_prepare(tmp_path, capsys):
     w = world(tmp_path, **WORLDS["breast"][0])
     sample = w.paths.data / "sample_submission.csv"
     whole = sample.read_text()
-    sample.write_text("\n".join(line for line in whole.splitlines() if not line.startswith(w.ids[2] + ";")) + "\n")
-    assert len(w.table(";")) == len(w.ids) - 1 and f"not in the sample, and so not in the submission: {w.ids[2]}" in capsys.readouterr().err
+    sample.write_text(
+        "\n".join(line for line in whole.splitlines() if not line.startswith(w.ids[2] + ";")) + "\n"
+    )
+    assert (
+        len(w.table(";")) == len(w.ids) - 1
+        and f"not in the sample, and so not in the submission: {w.ids[2]}"
+        in capsys.readouterr().err
+    )
     w.file.unlink()
     sample.write_text(whole + "who;normal;-1\n")
     with refused("no_test_image", "who"):

@@ -1,4 +1,5 @@
 """ensemble: the right weights, an honest gain, members of every kind."""
+
 import json
 from pathlib import Path
 
@@ -20,7 +21,12 @@ from src.parts.postprocess import stretch
 
 
 def run(paths, members, method="greedy", score=None) -> dict:
-    config = Config("ens", Path("ens.yaml"), Competition(**({"score": score} if score else {})), ensemble=Ensemble(members=members, method=method))
+    config = Config(
+        "ens",
+        Path("ens.yaml"),
+        Competition(**({"score": score} if score else {})),
+        ensemble=Ensemble(members=members, method=method),
+    )
     ensemble.run(ensemble_job(config, paths), config, paths)
     return json.loads(paths.weights("ens").read_text())
 
@@ -38,12 +44,19 @@ def result(paths, part="oof") -> Predictions:
 def test_greedy_finds_the_good_member(tmp_path, capsys):
     paths, labels, masks = world(tmp_path, n=30, tests=2)
     ids = [f"i{i}" for i in range(30)]
-    for name, oof in (("bad", messy(ids, 1)), ("good", perfect(masks[:30], labels)), ("worse", messy(ids, 2))):
+    for name, oof in (
+        ("bad", messy(ids, 1)),
+        ("good", perfect(masks[:30], labels)),
+        ("worse", messy(ids, 2)),
+    ):
         save(paths, name, oof, messy(["i30", "i31"], 3))
     found = run(paths, ["bad", "good", "worse"])
     for answer in ("mask", "label"):
         assert found[answer]["weights"] == {"bad": 0, "good": 1, "worse": 0}
-        assert found[answer]["honest"]["gain_over_best_single"] == 0 and found[answer]["honest"]["gain_over_mean"] > 0.02
+        assert (
+            found[answer]["honest"]["gain_over_best_single"] == 0
+            and found[answer]["honest"]["gain_over_mean"] > 0.02
+        )
     assert np.array_equal(result(paths).mask, perfect(masks[:30], labels).mask)
     assert result(paths, "test").ids.tolist() == ["i30", "i31"]
     assert "leave-one-fold-out" in capsys.readouterr().out
@@ -60,7 +73,9 @@ def test_members_that_err_in_different_places_are_mixed_and_the_gain_is_honest(t
         save(paths, f"m{k}", one)
     found = run(paths, ["m0", "m1", "m2"])["mask"]
     assert found["honest"]["greedy"] > found["honest"]["best_single"] + 0.1
-    assert found["honest"]["gain_over_best_single"] == pytest.approx(found["honest"]["greedy"] - found["honest"]["best_single"])
+    assert found["honest"]["gain_over_best_single"] == pytest.approx(
+        found["honest"]["greedy"] - found["honest"]["best_single"]
+    )
     assert sum(w > 0 for w in found["weights"].values()) >= 2
 
 
@@ -78,7 +93,9 @@ def test_the_gain_is_measured_without_the_fold_that_it_is_measured_on():
             return float(sum(self.score(m, rows) * len(rows) for m, rows in mixtures) / 6)
 
     parts = np.array([0, 0, 0, 1, 1, 1])
-    assert greedy.honest(Scored(), parts, greedy.left_out(Scored(), parts, greedy.single)) == 0  # each half's best is wrong on the other
+    assert (
+        greedy.honest(Scored(), parts, greedy.left_out(Scored(), parts, greedy.single)) == 0
+    )  # each half's best is wrong on the other
     assert greedy.honest(Scored(), parts, greedy.left_out(Scored(), parts, greedy.mean)) == 0.5
 
 
@@ -88,10 +105,18 @@ def test_the_fast_scores_are_those_of_the_pixels(tmp_path):
     members = [messy(ids, s) for s in range(3)]
     scored = greedy.Masks(members, truth, {"dice": 0.3, "recall": 0.7, "auc": 1.0})
     small = [resize(m, 32, is_mask=True).astype(bool) for m in masks]
-    for mixture, base in (((1, 0, 0), None), ((1, 1, 0), (1, 0, 0)), ((2, 1, 3), (2, 1, 2)), ((2, 1, 3), None), ((1, 1, 1), None)):
+    for mixture, base in (
+        ((1, 0, 0), None),
+        ((1, 1, 0), (1, 0, 0)),
+        ((2, 1, 3), (2, 1, 2)),
+        ((2, 1, 3), None),
+        ((1, 1, 1), None),
+    ):
         mean = sum(t * m.mask.astype(np.float32) for t, m in zip(mixture, members)) / sum(mixture)
         each = metrics.per_image(metrics.counts(list(mean > 0.5), small))
-        assert scored.per_image(mixture, base) == pytest.approx(0.3 * each["dice"] + 0.7 * each["recall"])
+        assert scored.per_image(mixture, base) == pytest.approx(
+            0.3 * each["dice"] + 0.7 * each["recall"]
+        )
 
 
 def test_mean_of_members_of_different_size_and_answers(tmp_path):
@@ -103,9 +128,15 @@ def test_mean_of_members_of_different_size_and_answers(tmp_path):
     save(paths, "a", a), save(paths, "b", b), save(paths, "c", c)
     found = run(paths, ["a", "b", "c"], "mean")
     both = result(paths)
-    assert both.mask.shape == (15, 48, 48) and found["mask"]["weights"] == {"a": 0.5, "b": 0.5} and found["label"]["weights"] == {"a": 0.5, "c": 0.5}
+    assert (
+        both.mask.shape == (15, 48, 48)
+        and found["mask"]["weights"] == {"a": 0.5, "b": 0.5}
+        and found["label"]["weights"] == {"a": 0.5, "c": 0.5}
+    )
     assert both.label == pytest.approx((a.label + c.label) / 2, abs=1e-6)
-    assert both.mask[4].astype(float) == pytest.approx((stretch(a.mask[4], 48, 48) + b.mask[4].astype(np.float32)) / 2, abs=2e-3)
+    assert both.mask[4].astype(float) == pytest.approx(
+        (stretch(a.mask[4], 48, 48) + b.mask[4].astype(np.float32)) / 2, abs=2e-3
+    )
 
 
 def test_a_single_member_and_a_score_without_labels(tmp_path):
@@ -124,7 +155,9 @@ def test_a_folder_of_a_team_mate_in_another_order(tmp_path):
     theirs.select(theirs.ids[::-1]).save(mate / "oof.npz")
     found = run(paths, ["mine", str(mate)])
     assert found["mask"]["weights"][str(mate)] == 1
-    assert result(paths).ids.tolist() == [f"i{i}" for i in range(15)] and np.array_equal(result(paths).mask, theirs.mask)
+    assert result(paths).ids.tolist() == [f"i{i}" for i in range(15)] and np.array_equal(
+        result(paths).mask, theirs.mask
+    )
 
 
 def test_wrong_members_are_named(tmp_path):

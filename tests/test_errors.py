@@ -234,7 +234,8 @@ def constants() -> dict[str, ast.AST]:
         node.targets[0].id: node.value
         for file in files()
         for node in parsed(file).body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
         and (isinstance(node.value, ast.JoinedStr) or type(getattr(node.value, "value", 0)) is str)
     }
 
@@ -369,7 +370,7 @@ def escaped(text: str) -> str:
 def test_every_error_has_a_name():
     form = re.compile(r"[a-z][a-z0-9_]+")
     lacking = [where for code, _, _, where in raised() if not form.fullmatch(code)]
-    assert not lacking, "these errors have no code=\"short_name\""
+    assert not lacking, 'these errors have no code="short_name"'
 
 
 def test_a_name_has_one_exit_code():

@@ -1,4 +1,5 @@
 """evaluate on synthetic predictions: numbers that are known, the search against the pixels, and that leave-one-fold-out leaves out."""
+
 import csv
 import json
 from dataclasses import fields
@@ -22,7 +23,14 @@ from src.parts import metrics, search
 from src.parts.postprocess import Decision, apply, stretch
 
 CLASSES = ["benign", "malignant", "normal"]
-FEW = {"threshold": [0.5, 0.3, 0.7], "min_area": [0.0, 0.01, 0.05], "empty_above": [1.0, 0.3, 0.6], "fill_holes": [False, True], "agree": ["no", "mask", "label"], "bootstrap": 100}
+FEW = {
+    "threshold": [0.5, 0.3, 0.7],
+    "min_area": [0.0, 0.01, 0.05],
+    "empty_above": [1.0, 0.3, 0.6],
+    "fill_holes": [False, True],
+    "agree": ["no", "mask", "label"],
+    "bootstrap": 100,
+}
 
 
 def world(home: Path, n: int = 15, tests: int = 0, size: int = 32, seed: int = 0, folds: int = 3):
@@ -35,18 +43,34 @@ def world(home: Path, n: int = 15, tests: int = 0, size: int = 32, seed: int = 0
     labels[1] = labels[0]
     for i in range(n + tests):
         height, width = int(rng.integers(40, 70)), int(rng.integers(40, 90))
-        Image.fromarray(rng.integers(0, 255, (height, width), dtype=np.uint8)).save(paths.data / f"i{i}.png")
+        Image.fromarray(rng.integers(0, 255, (height, width), dtype=np.uint8)).save(
+            paths.data / f"i{i}.png"
+        )
         mask = np.zeros((height, width), dtype=bool)
         if i < n and labels[i] < 2:
             top, left = rng.integers(5, 20, 2)
             mask[top : top + 15, left : left + 18] = True
         masks.append(mask)
         part, label, area = ("train", CLASSES[labels[i]], mask.sum()) if i < n else ("test", "", "")
-        rows.append([f"i{i}", part, label, f"i{i}.png", int(i < n), height, width, area, 0 if i < 2 else i])
-    write_table(paths.index, ["id", "set", "label", "image", "masks", "height", "width", "area", "group"], rows)
-    write_table(paths.folds, ["id", "fold"], [[f"i{i}", 0 if i < 2 else i % folds] for i in range(n)])
-    Truth.build([f"i{i}" for i in range(n)], [m.shape for m in masks[:n]], [to_runs(m) for m in masks[:n]]).save(paths.truth)
-    write_table(paths.data / "sample_submission.csv", ["id", "label", "rle"], [[f"i{i}", "normal", "-1"] for i in reversed(range(n, n + tests))])
+        rows.append(
+            [f"i{i}", part, label, f"i{i}.png", int(i < n), height, width, area, 0 if i < 2 else i]
+        )
+    write_table(
+        paths.index,
+        ["id", "set", "label", "image", "masks", "height", "width", "area", "group"],
+        rows,
+    )
+    write_table(
+        paths.folds, ["id", "fold"], [[f"i{i}", 0 if i < 2 else i % folds] for i in range(n)]
+    )
+    Truth.build(
+        [f"i{i}" for i in range(n)], [m.shape for m in masks[:n]], [to_runs(m) for m in masks[:n]]
+    ).save(paths.truth)
+    write_table(
+        paths.data / "sample_submission.csv",
+        ["id", "label", "rle"],
+        [[f"i{i}", "normal", "-1"] for i in reversed(range(n, n + tests))],
+    )
     return paths, labels, masks
 
 
@@ -64,11 +88,21 @@ def messy(ids, seed: int = 0, size: int = 32) -> Predictions:
 
 def perfect(masks, labels, size: int = 32) -> Predictions:
     mask = np.stack([stretch(m, size, size) for m in masks]).astype(np.float16)
-    return Predictions([f"i{i}" for i in range(len(masks))], mask, (np.eye(3)[labels] * 0.85 + 0.05).astype(np.float32), CLASSES)
+    return Predictions(
+        [f"i{i}" for i in range(len(masks))],
+        mask,
+        (np.eye(3)[labels] * 0.85 + 0.05).astype(np.float32),
+        CLASSES,
+    )
 
 
 def settings(name: str = "exp", **competition) -> Config:
-    return Config(name, Path(f"{name}.yaml"), Competition(**({"evaluate": FEW} | competition)), experiment=Experiment())
+    return Config(
+        name,
+        Path(f"{name}.yaml"),
+        Competition(**({"evaluate": FEW} | competition)),
+        experiment=Experiment(),
+    )
 
 
 def run(config: Config, paths: Paths) -> dict:
@@ -85,15 +119,38 @@ def test_the_tables_say_exactly_what_the_pixels_say(tmp_path, empty_class):
     competition, truth = Competition(data={"empty_class": empty_class}), Truth.load(paths.truth)
     predictions = messy(truth.ids)
     rng = np.random.default_rng(5)
-    tried = {"threshold": [0.31, 0.4, 0.5, 0.62], "smooth": [0.0, 0.0, 0.06, 0.2], "fill_holes": [False, True], "convex": [False, False, True]}
-    tried |= {"largest": [0, 1, 2, 3], "min_area": [0.0, 0.003, 0.02, 0.1, 0.3], "empty_above": [1.0, 0.2, 0.5], "agree": ["no", "mask", "label"]}
+    tried = {
+        "threshold": [0.31, 0.4, 0.5, 0.62],
+        "smooth": [0.0, 0.0, 0.06, 0.2],
+        "fill_holes": [False, True],
+        "convex": [False, False, True],
+    }
+    tried |= {
+        "largest": [0, 1, 2, 3],
+        "min_area": [0.0, 0.003, 0.02, 0.1, 0.3],
+        "empty_above": [1.0, 0.2, 0.5],
+        "agree": ["no", "mask", "label"],
+    }
     assert list(tried) == [f.name for f in fields(Decision)]
-    some = [Decision(**{name: of[rng.integers(len(of))] for name, of in tried.items()}) for _ in range(150)]
+    some = [
+        Decision(**{name: of[rng.integers(len(of))] for name, of in tried.items()})
+        for _ in range(150)
+    ]
     table = search.build_table(predictions, truth, some)
     seen = set()
     for decision in some:
         counts, decided = search.answer(decision, table, predictions.label, competition)
-        drawn = [apply(decision, predictions.mask[i], predictions.label[i], *masks[i].shape, CLASSES, empty_class) for i in range(len(masks))]
+        drawn = [
+            apply(
+                decision,
+                predictions.mask[i],
+                predictions.label[i],
+                *masks[i].shape,
+                CLASSES,
+                empty_class,
+            )
+            for i in range(len(masks))
+        ]
         assert np.array_equal(counts, metrics.counts([m for m, _ in drawn], masks))
         assert decided.tolist() == [label for _, label in drawn]
         seen.add(counts.tobytes())
@@ -106,13 +163,23 @@ def test_the_grid_starts_untuned_and_leaves_out_what_cannot_matter():
     assert full[0] == Decision() and len(full) == len(set(full)) == 3 * 3 * 3 * 2 * 3
     assert len(search.grid(competition, True, False)) == 3 * 3 * 2
     assert search.grid(competition, False, True) == [Decision()]
-    more = Competition(evaluate=FEW | {"smooth": [0.0, 0.02], "convex": [False, True], "largest": [0, 1, 2]})
+    more = Competition(
+        evaluate=FEW | {"smooth": [0.0, 0.02], "convex": [False, True], "largest": [0, 1, 2]}
+    )
     assert len(search.grid(more, True, True)) == 12 * len(full)
 
 
 def test_how_far_a_decision_is_from_the_untuned_one():
-    evaluate = Competition(evaluate=FEW | {"largest": [0, 1, 2]}).evaluate  # thresholds from 0.3 to 0.7
-    some = [Decision(), Decision(threshold=0.6), Decision(largest=1), Decision(largest=2), Decision(threshold=0.4, fill_holes=True, agree="mask")]
+    evaluate = Competition(
+        evaluate=FEW | {"largest": [0, 1, 2]}
+    ).evaluate  # thresholds from 0.3 to 0.7
+    some = [
+        Decision(),
+        Decision(threshold=0.6),
+        Decision(largest=1),
+        Decision(largest=2),
+        Decision(threshold=0.4, fill_holes=True, agree="mask"),
+    ]
     assert search.distances(some, evaluate).tolist() == pytest.approx([0, 0.25, 1, 1, 2.25])
 
 
@@ -148,9 +215,15 @@ def test_perfect_predictions_score_one_and_stay_untuned(tmp_path, capsys):
     perfect(masks, labels, size=128).save(paths.oof("exp"))
     found = run(settings(), paths)
     assert Decision.load(paths.decision("exp")) == Decision()
-    assert found["honest"]["metrics"]["accuracy"] == found["honest"]["metrics"]["auc"] == 1 and found["honest"]["metrics"]["dice"] > 0.97
+    assert (
+        found["honest"]["metrics"]["accuracy"] == found["honest"]["metrics"]["auc"] == 1
+        and found["honest"]["metrics"]["dice"] > 0.97
+    )
     assert found["honest"]["confusion"] == [[6, 0, 0], [0, 4, 0], [0, 0, 5]]
-    assert found["honest"]["by_class"]["normal"]["dice"] == 1 and found["honest"]["lesion_images"]["images"] == 10
+    assert (
+        found["honest"]["by_class"]["normal"]["dice"] == 1
+        and found["honest"]["lesion_images"]["images"] == 10
+    )
     assert "honest" in capsys.readouterr().out
     html = paths.html("exp").read_text()
     assert html.count("data:image/png;base64,") == 2 + 8 + len(masks) and "http" not in html
@@ -169,8 +242,12 @@ def test_known_numbers(tmp_path):
     predictions.save(paths.oof("exp"))
     found = run(settings(), paths)["untuned"]
     normal = (labels == 2).sum()
-    assert found["metrics"]["dice"] == pytest.approx(normal / 15) and found["metrics"]["accuracy"] == pytest.approx(14 / 15)
-    assert found["score"] == pytest.approx(0.5 * found["metrics"]["dice"] + 0.5 * found["metrics"]["macro_f1"])
+    assert found["metrics"]["dice"] == pytest.approx(normal / 15) and found["metrics"][
+        "accuracy"
+    ] == pytest.approx(14 / 15)
+    assert found["score"] == pytest.approx(
+        0.5 * found["metrics"]["dice"] + 0.5 * found["metrics"]["macro_f1"]
+    )
     assert found["confusion"][0] == [5, 1, 0]
     assert found["intervals"]["accuracy"][0] <= 14 / 15 <= found["intervals"]["accuracy"][1] == 1
 
@@ -178,19 +255,29 @@ def test_known_numbers(tmp_path):
 def test_per_image_table(tmp_path):
     paths, labels, masks = world(tmp_path)
     predictions = messy([f"i{i}" for i in range(15)])
-    predictions.select(predictions.ids[::-1]).save(paths.oof("exp"))  # the order of the file does not matter
+    predictions.select(predictions.ids[::-1]).save(
+        paths.oof("exp")
+    )  # the order of the file does not matter
     found = run(settings(), paths)
     rows = list(csv.DictReader(open(paths.per_image("exp"))))
     assert [r["id"] for r in rows] == [f"i{i}" for i in range(15)]
-    assert np.mean([float(r["dice"]) for r in rows]) == pytest.approx(found["honest"]["metrics"]["dice"], abs=1e-5)
+    assert np.mean([float(r["dice"]) for r in rows]) == pytest.approx(
+        found["honest"]["metrics"]["dice"], abs=1e-5
+    )
     assert [int(r["true_area"]) for r in rows] == [int(m.sum()) for m in masks]
     for name in metrics.SURFACE_METRICS:
-        assert np.mean([float(r[name]) for r in rows]) == pytest.approx(found["honest"]["metrics"][name], abs=1e-4)
+        assert np.mean([float(r[name]) for r in rows]) == pytest.approx(
+            found["honest"]["metrics"][name], abs=1e-4
+        )
     for i, row in enumerate(rows):  # each by the decision of its own fold
         decision = Decision(**found["honest"]["decisions"][row["fold"]])
-        mask, label = apply(decision, predictions.mask[i], predictions.label[i], *masks[i].shape, CLASSES, "normal")
+        mask, label = apply(
+            decision, predictions.mask[i], predictions.label[i], *masks[i].shape, CLASSES, "normal"
+        )
         assert int(row["area"]) == mask.sum() and row["predicted"] == CLASSES[label]
-        assert float(row["hd95"]) == pytest.approx(metrics.hd95(*metrics.outline_distances(mask, masks[i])), abs=1e-5)
+        assert float(row["hd95"]) == pytest.approx(
+            metrics.hd95(*metrics.outline_distances(mask, masks[i])), abs=1e-5
+        )
 
 
 def test_distances_and_the_lectures_numbers_stand_beside_the_honest_ones(tmp_path):
@@ -198,11 +285,26 @@ def test_distances_and_the_lectures_numbers_stand_beside_the_honest_ones(tmp_pat
     perfect(masks, labels).save(paths.oof("exp"))  # 32 pixels: not quite perfect at original size
     found = run(settings(), paths)
     honest, lecture, mean = found["honest"], found["lecture"], found["honest"]["metrics"]
-    assert found["in_pixels"] == list(metrics.SURFACE_METRICS) and 0 < mean["assd"] < 1 and mean["assd"] < mean["hd95"] <= mean["hausdorff"] < 3
-    assert honest["by_class"]["normal"]["hd95"] == 0 and honest["lesion_images"]["hd95"] == pytest.approx(mean["hd95"] * 15 / 10)
-    assert all("hd95" in fold for fold in honest["by_fold"].values()) and "hd95" in found["untuned"]["metrics"] and "hd95" not in found["tuned"]["metrics"]
-    assert lecture["lecture_accuracy"] == lecture["lecture_macro_f1"] == 1 and 0.9 < lecture["lecture_iou"] < lecture["lecture_f1"] < 1
-    assert lecture["lecture_dice"] == pytest.approx(lecture["lecture_f1"] - 0.5 / 3)  # one of the folds is one batch of normal images
+    assert (
+        found["in_pixels"] == list(metrics.SURFACE_METRICS)
+        and 0 < mean["assd"] < 1
+        and mean["assd"] < mean["hd95"] <= mean["hausdorff"] < 3
+    )
+    assert honest["by_class"]["normal"]["hd95"] == 0 and honest["lesion_images"][
+        "hd95"
+    ] == pytest.approx(mean["hd95"] * 15 / 10)
+    assert (
+        all("hd95" in fold for fold in honest["by_fold"].values())
+        and "hd95" in found["untuned"]["metrics"]
+        and "hd95" not in found["tuned"]["metrics"]
+    )
+    assert (
+        lecture["lecture_accuracy"] == lecture["lecture_macro_f1"] == 1
+        and 0.9 < lecture["lecture_iou"] < lecture["lecture_f1"] < 1
+    )
+    assert lecture["lecture_dice"] == pytest.approx(
+        lecture["lecture_f1"] - 0.5 / 3
+    )  # one of the folds is one batch of normal images
     html = paths.html("exp").read_text()
     assert "Distances between the outlines" in html and f"{lecture['lecture_iou']:.4f}" in html
 
@@ -215,8 +317,16 @@ def test_the_new_steps_can_be_tuned(tmp_path):
     predictions.save(paths.oof("exp"))
     plain = FEW | {"threshold": [0.5], "min_area": [0.0], "fill_holes": [False]}
     assert run(settings(evaluate=plain), paths)["honest"]["metrics"]["dice"] < 0.95
-    found = run(settings(evaluate=plain | {"largest": [0, 1], "smooth": [0.0, 0.5], "convex": [False, True]}), paths)
-    assert Decision.load(paths.decision("exp")) == Decision(largest=1) and found["honest"]["metrics"]["dice"] > 0.97
+    found = run(
+        settings(
+            evaluate=plain | {"largest": [0, 1], "smooth": [0.0, 0.5], "convex": [False, True]}
+        ),
+        paths,
+    )
+    assert (
+        Decision.load(paths.decision("exp")) == Decision(largest=1)
+        and found["honest"]["metrics"]["dice"] > 0.97
+    )
 
 
 def test_leave_one_fold_out_leaves_out(tmp_path):
@@ -230,13 +340,24 @@ def test_leave_one_fold_out_leaves_out(tmp_path):
     for i in np.flatnonzero((folds != 0) & (labels < 2)):
         predictions.mask[i] = np.maximum(predictions.mask[i], specks)
     predictions.save(paths.oof("exp"))
-    grid = {"threshold": [0.5, 0.25], "min_area": [0.0], "empty_above": [1.0], "fill_holes": [False], "agree": ["no"], "bootstrap": 100}
+    grid = {
+        "threshold": [0.5, 0.25],
+        "min_area": [0.0],
+        "empty_above": [1.0],
+        "fill_holes": [False],
+        "agree": ["no"],
+        "bootstrap": 100,
+    }
     found = run(settings(evaluate=grid, score={"dice": 1.0}), paths)
-    assert found["tuned"]["decision"]["threshold"] == 0.25  # on all images fold 0 outweighs the specks
+    assert (
+        found["tuned"]["decision"]["threshold"] == 0.25
+    )  # on all images fold 0 outweighs the specks
     assert [found["honest"]["decisions"][k]["threshold"] for k in "012"] == [0.5, 0.25, 0.25]
     assert found["honest"]["by_fold"]["0"]["dice"] < 0.6
     assert found["tuned"]["score"] > found["honest"]["score"] + 0.1
-    assert found["honest"]["by_fold"]["0"]["dice"] == pytest.approx(np.mean(labels[folds == 0] == 2))  # only its empty masks are right
+    assert found["honest"]["by_fold"]["0"]["dice"] == pytest.approx(
+        np.mean(labels[folds == 0] == 2)
+    )  # only its empty masks are right
 
 
 def test_tuning_finds_a_threshold(tmp_path):
@@ -255,7 +376,11 @@ def test_holdout_is_cross_fitted_over_groups_and_unvalidated_images_stay_out(tmp
     predictions = perfect(masks, labels)
     predictions.select(predictions.ids[:20]).save(paths.oof("exp"))
     found = run(settings(), paths)
-    assert found["images"] == 20 and len(found["honest"]["decisions"]) == 5 and found["honest"]["spread"] is None
+    assert (
+        found["images"] == 20
+        and len(found["honest"]["decisions"]) == 5
+        and found["honest"]["spread"] is None
+    )
     assert "one validation fold" in capsys.readouterr().out
 
 
@@ -281,12 +406,25 @@ def test_mask_only_and_class_only(tmp_path, keep):
     setattr(predictions, "label" if keep == "mask" else "mask", None)
     predictions.save(paths.oof("exp"))
     found = run(settings(), paths)
-    assert ("confusion" in found["honest"]) == (keep == "label") and ("dice" in found["honest"]["metrics"]) == (keep == "mask")
+    assert ("confusion" in found["honest"]) == (keep == "label") and (
+        "dice" in found["honest"]["metrics"]
+    ) == (keep == "mask")
     html = paths.html("exp").read_text()
-    assert ("Distances between the outlines" in html) == ("IoU of pixels" in html) == ("hd95" in found["untuned"]["metrics"]) == (keep == "mask")
-    assert "As the lecture counts" in html and ("accuracy of labels" in html) == (keep == "label") and (len(found["lecture"]) == 2) == (keep == "label")
+    assert (
+        ("Distances between the outlines" in html)
+        == ("IoU of pixels" in html)
+        == ("hd95" in found["untuned"]["metrics"])
+        == (keep == "mask")
+    )
+    assert (
+        "As the lecture counts" in html
+        and ("accuracy of labels" in html) == (keep == "label")
+        and (len(found["lecture"]) == 2) == (keep == "label")
+    )
     rows = list(csv.DictReader(open(paths.per_image("exp"))))
-    assert ("hd95" in rows[0]) == ("dice" in rows[0]) == (keep == "mask") and ("predicted" in rows[0]) == (keep == "label")
+    assert ("hd95" in rows[0]) == ("dice" in rows[0]) == (keep == "mask") and (
+        "predicted" in rows[0]
+    ) == (keep == "label")
 
 
 def test_missing_predictions_are_named(tmp_path):

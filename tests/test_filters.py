@@ -1,4 +1,5 @@
 """Filters in prepare, and DICOM files."""
+
 from __future__ import annotations
 
 import sys
@@ -40,9 +41,17 @@ def test_equalise_makes_levels_their_rank():
 
 def test_clahe_is_cv2s_with_the_options_and_its_clip_limits_the_contrast():
     grey = (picture(1) // 8 + 100).astype(np.uint8)
-    assert np.array_equal(filters.apply(grey, "clahe", {}), cv2.createCLAHE(2.0, (10, 10)).apply(grey))
-    assert np.array_equal(filters.apply(grey, "clahe", {"clip": 4.0, "tiles": 8.0}), cv2.createCLAHE(4.0, (8, 8)).apply(grey))
-    spread = [filters.apply(grey, "clahe", {"clip": clip, "tiles": 2.0}).std() for clip in (1.0, 4.0, 40.0)]
+    assert np.array_equal(
+        filters.apply(grey, "clahe", {}), cv2.createCLAHE(2.0, (10, 10)).apply(grey)
+    )
+    assert np.array_equal(
+        filters.apply(grey, "clahe", {"clip": 4.0, "tiles": 8.0}),
+        cv2.createCLAHE(4.0, (8, 8)).apply(grey),
+    )
+    spread = [
+        filters.apply(grey, "clahe", {"clip": clip, "tiles": 2.0}).std()
+        for clip in (1.0, 4.0, 40.0)
+    ]
     assert spread == sorted(spread) and grey.std() < spread[-1]
 
 
@@ -60,7 +69,10 @@ def test_despeckling_smooths_speckle_and_keeps_edges():
     truth = np.where(np.arange(100)[None] < 50, 50, 150) * np.ones((100, 1))
     noisy = (truth * rng.normal(1, 0.15, truth.shape)).clip(0, 255).astype(np.uint8)
     out = filters.apply(noisy, "despeckle", {})
-    assert out[:, 5:40].std() < 0.5 * noisy[:, 5:40].std() and out[:, 60:95].std() < 0.5 * noisy[:, 60:95].std()
+    assert (
+        out[:, 5:40].std() < 0.5 * noisy[:, 5:40].std()
+        and out[:, 60:95].std() < 0.5 * noisy[:, 60:95].std()
+    )
     step = [x[:, 51:54].mean() - x[:, 46:49].mean() for x in (out, cv2.blur(noisy, (7, 7)))]
     assert step[0] > 85 and step[0] > step[1] + 10
 
@@ -72,14 +84,20 @@ def test_colour_is_filtered_in_its_luminance():
     assert out[-1, 0, 1] > 100 and (out[..., 0] >= out[..., 1]).all(), "brighter, and still reddish"
 
 
-@pytest.mark.parametrize("settings, words", [
-    ({"filter": "clae"}, ["unknown filter 'clae'", "Did you mean clahe?"]),
-    ({"filter": "clahe", "filter_options": {"clips": 2}}, ["no option 'clips'", "Did you mean clip?"]),
-    ({"filter": "none", "filter_options": {"clip": 2}}, ["no option 'clip'", "takes none"]),
-    ({"filter": "clahe", "filter_options": {"tiles": 2.5}}, ["tiles is 2.5", "whole number"]),
-    ({"filter": "clahe", "filter_options": {"clip": 0}}, ["clip is 0"]),
-    ({"filter": "despeckle", "filter_options": {"window": 4}}, ["window is 4", "odd"]),
-])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"filter": "clae"}, ["unknown filter 'clae'", "Did you mean clahe?"]),
+        (
+            {"filter": "clahe", "filter_options": {"clips": 2}},
+            ["no option 'clips'", "Did you mean clip?"],
+        ),
+        ({"filter": "none", "filter_options": {"clip": 2}}, ["no option 'clip'", "takes none"]),
+        ({"filter": "clahe", "filter_options": {"tiles": 2.5}}, ["tiles is 2.5", "whole number"]),
+        ({"filter": "clahe", "filter_options": {"clip": 0}}, ["clip is 0"]),
+        ({"filter": "despeckle", "filter_options": {"window": 4}}, ["window is 4", "odd"]),
+    ],
+)
 def test_a_wrong_filter_is_told(settings, words):
     from src.core.settings import Experiment
 
@@ -95,7 +113,11 @@ def test_stores_of_different_filters_lie_beside_each_other(tmp_path, make_config
     data = folder_data(tmp_path / "data")
     paths = prepared(data, tmp_path, make_config())
     stored = {"": np.load(paths.images(64, "stretch"))}
-    for yaml in ("filter: clahe\n", "filter: clahe\nfilter_options: {tiles: 8, clip: 4}\n", "filter: equalise\nresize: letterbox\n"):
+    for yaml in (
+        "filter: clahe\n",
+        "filter: clahe\nfilter_options: {tiles: 8, clip: 4}\n",
+        "filter: equalise\nresize: letterbox\n",
+    ):
         config = make_config(yaml="image_size: 64\n" + yaml)
         prepared(data, tmp_path, config)
         assert all(job.state().done for job in plan(config, paths) if job.stage == "prepare")
@@ -104,25 +126,70 @@ def test_stores_of_different_filters_lie_beside_each_other(tmp_path, make_config
         for part in ("train", "test"):
             rows = read_index(paths, part)
             raw = [read_image(data / file) for file in rows["image"]]
-            expected = [resize(filters.apply(x, config.experiment.filter, config.experiment.filter_options), 64, resizing) for x in raw]
-            assert np.array_equal(np.load(paths.images(64, resizing, part, text)), expected), "filtered at the original size, then resized"
-        assert np.array_equal(np.load(paths.masks(64, resizing, text)), [resize(box() & (label != "normal"), 64, resizing, is_mask=True) for label in read_index(paths, "train")["label"]])
+            expected = [
+                resize(
+                    filters.apply(x, config.experiment.filter, config.experiment.filter_options),
+                    64,
+                    resizing,
+                )
+                for x in raw
+            ]
+            assert np.array_equal(np.load(paths.images(64, resizing, part, text)), expected), (
+                "filtered at the original size, then resized"
+            )
+        assert np.array_equal(
+            np.load(paths.masks(64, resizing, text)),
+            [
+                resize(box() & (label != "normal"), 64, resizing, is_mask=True)
+                for label in read_index(paths, "train")["label"]
+            ],
+        )
     assert list(stored) == ["", "clahe", "clahe_clip4_tiles8", "equalise"]
-    assert paths.images(64, "letterbox", "test", "equalise").name == "images_64_letterbox_equalise_test.npy"
-    assert len({x.tobytes() for x in stored.values()}) == 4 and np.array_equal(np.load(paths.images(64, "stretch")), stored[""])
-    assert all(job.state().done for job in plan(make_config(), paths) if job.stage == "prepare") and not leftovers(paths)
+    assert (
+        paths.images(64, "letterbox", "test", "equalise").name
+        == "images_64_letterbox_equalise_test.npy"
+    )
+    assert len({x.tobytes() for x in stored.values()}) == 4 and np.array_equal(
+        np.load(paths.images(64, "stretch")), stored[""]
+    )
+    assert all(
+        job.state().done for job in plan(make_config(), paths) if job.stage == "prepare"
+    ) and not leftovers(paths)
 
 
 def test_near_duplicates_do_not_depend_on_the_filter(demo, tmp_path, make_config, demo_prepared):
     paths = prepared(demo, tmp_path, make_config(yaml="image_size: 64\nfilter: equalise\n"))
-    assert paths.index.read_bytes() == demo_prepared.index.read_bytes() and paths.truth.read_bytes() == demo_prepared.truth.read_bytes()
+    assert (
+        paths.index.read_bytes() == demo_prepared.index.read_bytes()
+        and paths.truth.read_bytes() == demo_prepared.truth.read_bytes()
+    )
 
 
 def test_prepare_refuses_an_unknown_filter_before_it_reads(tmp_path, make_config, capfd):
-    config, data = make_config(yaml="image_size: 64\nfilter: clae\n"), folder_data(tmp_path / "data")
-    assert main(["prepare", "--config", str(config.file), "--data", str(data), "--work", str(tmp_path / "work")]) == 2
+    config, data = (
+        make_config(yaml="image_size: 64\nfilter: clae\n"),
+        folder_data(tmp_path / "data"),
+    )
+    assert (
+        main(
+            [
+                "prepare",
+                "--config",
+                str(config.file),
+                "--data",
+                str(data),
+                "--work",
+                str(tmp_path / "work"),
+            ]
+        )
+        == 2
+    )
     err = capfd.readouterr().err
-    assert "Did you mean clahe?" in err and "[unknown_part]" in err and not Paths(tmp_path / "work", data).index.is_file()
+    assert (
+        "Did you mean clahe?" in err
+        and "[unknown_part]" in err
+        and not Paths(tmp_path / "work", data).index.is_file()
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------ DICOM
@@ -134,12 +201,21 @@ def dicom(file, pixels: np.ndarray, meaning: str = "MONOCHROME2", **tags):
     from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage, generate_uid
 
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = UltrasoundImageStorage, generate_uid(), ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = (
+        UltrasoundImageStorage,
+        generate_uid(),
+        ExplicitVRLittleEndian,
+    )
     header = FileDataset(str(file), {}, file_meta=meta, preamble=b"\0" * 128)
-    header.SOPClassUID, header.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    header.SOPClassUID, header.SOPInstanceUID = (
+        meta.MediaStorageSOPClassUID,
+        meta.MediaStorageSOPInstanceUID,
+    )
     bits = 8 * pixels.dtype.itemsize
     colour = meaning in ("RGB", "YBR_FULL")
-    header.Rows, header.Columns = pixels.shape[:2] if colour or pixels.ndim == 2 else pixels.shape[1:]
+    header.Rows, header.Columns = (
+        pixels.shape[:2] if colour or pixels.ndim == 2 else pixels.shape[1:]
+    )
     header.SamplesPerPixel, header.PhotometricInterpretation = 3 if colour else 1, meaning
     header.BitsAllocated = header.BitsStored = bits
     header.HighBit, header.PixelRepresentation = bits - 1, int(pixels.dtype.kind == "i")
@@ -155,23 +231,53 @@ def dicom(file, pixels: np.ndarray, meaning: str = "MONOCHROME2", **tags):
 
 def test_dicom_is_read_like_any_other_file(tmp_path):
     grey = picture(1)
-    assert np.array_equal(read_image(dicom(tmp_path / "x.dcm", grey)), grey), "8 bits stay as they are"
+    assert np.array_equal(read_image(dicom(tmp_path / "x.dcm", grey)), grey), (
+        "8 bits stay as they are"
+    )
     assert np.array_equal(read_image(dicom(tmp_path / "x.DICOM", grey, "MONOCHROME1")), 255 - grey)
-    assert np.array_equal(read_image(dicom(tmp_path / "m.dcm", grey, "MONOCHROME1", RescaleSlope=-1, RescaleIntercept=255)), grey), "twice the other way round"
+    assert np.array_equal(
+        read_image(
+            dicom(tmp_path / "m.dcm", grey, "MONOCHROME1", RescaleSlope=-1, RescaleIntercept=255)
+        ),
+        grey,
+    ), "twice the other way round"
     deep = np.linspace(1000, 4095, 60 * 80).reshape(60, 80).astype(np.uint16)
     cv2.imwrite(str(tmp_path / "deep.png"), deep)
     as_png = read_image(tmp_path / "deep.png")
-    assert np.array_equal(read_image(dicom(tmp_path / "d.dcm", deep, BitsStored=12, HighBit=11)), as_png), "12 bits in 16: scaled by their own range"
-    assert np.abs(read_image(dicom(tmp_path / "e.dcm", deep, "MONOCHROME1", BitsStored=12, HighBit=11)).astype(int) - (255 - as_png)).max() <= 1
-    assert np.array_equal(read_image(dicom(tmp_path / "s.dcm", (deep.astype(int) - 2000).astype(np.int16))), as_png), "signed, as CT is"
+    assert np.array_equal(
+        read_image(dicom(tmp_path / "d.dcm", deep, BitsStored=12, HighBit=11)), as_png
+    ), "12 bits in 16: scaled by their own range"
+    assert (
+        np.abs(
+            read_image(
+                dicom(tmp_path / "e.dcm", deep, "MONOCHROME1", BitsStored=12, HighBit=11)
+            ).astype(int)
+            - (255 - as_png)
+        ).max()
+        <= 1
+    )
+    assert np.array_equal(
+        read_image(dicom(tmp_path / "s.dcm", (deep.astype(int) - 2000).astype(np.int16))), as_png
+    ), "signed, as CT is"
     colour = np.zeros((5, 6, 3), np.uint8)
     colour[..., 0] = 200
     assert np.array_equal(read_image(dicom(tmp_path / "c.dcm", colour, "RGB"), 3), colour)
     ybr = np.zeros((5, 6, 3), np.uint8) + np.array([76, 85, 255], np.uint8)  # JPEG's red
-    assert np.abs(read_image(dicom(tmp_path / "y.dcm", ybr, "YBR_FULL"), 3)[0, 0].astype(int) - [254, 0, 0]).max() <= 2
+    assert (
+        np.abs(
+            read_image(dicom(tmp_path / "y.dcm", ybr, "YBR_FULL"), 3)[0, 0].astype(int)
+            - [254, 0, 0]
+        ).max()
+        <= 2
+    )
     table = {f"{c}PaletteColorLookupTableDescriptor": [256, 0, 8] for c in ("Red", "Green", "Blue")}
-    table |= {f"{c}PaletteColorLookupTableData": bytes(np.roll(np.arange(256, dtype=np.uint8), k)) for k, c in enumerate(("Red", "Green", "Blue"))}
-    assert read_image(dicom(tmp_path / "p.dcm", np.full((5, 6), 9, np.uint8), "PALETTE COLOR", **table), 3)[0, 0].tolist() == [9, 8, 7]
+    table |= {
+        f"{c}PaletteColorLookupTableData": bytes(np.roll(np.arange(256, dtype=np.uint8), k))
+        for k, c in enumerate(("Red", "Green", "Blue"))
+    }
+    assert read_image(
+        dicom(tmp_path / "p.dcm", np.full((5, 6), 9, np.uint8), "PALETTE COLOR", **table), 3
+    )[0, 0].tolist() == [9, 8, 7]
     mask, two_valued = read_mask(dicom(tmp_path / "mask.dcm", box().astype(np.uint8)))
     assert two_valued and np.array_equal(mask, box())
 
@@ -187,11 +293,20 @@ def test_dicom_that_cannot_be_read_says_why(tmp_path, monkeypatch):
     import pydicom
 
     header = pydicom.dcmread(whole)
-    header.file_meta.TransferSyntaxUID, header.PixelData = JPEGLSLossless, encapsulate([b"\xff\xd8\xff\xf7ab"])
+    header.file_meta.TransferSyntaxUID, header.PixelData = (
+        JPEGLSLossless,
+        encapsulate([b"\xff\xd8\xff\xf7ab"]),
+    )
     header.save_as(tmp_path / "packed.dcm")
     del header.PixelData
     header.save_as(tmp_path / "report.dcm")
-    wrong = {"cut": "damaged", "text": "not a DICOM file", "film": "4 frames", "packed": "decode.*JPEG-LS|damaged", "report": "without an image"}
+    wrong = {
+        "cut": "damaged",
+        "text": "not a DICOM file",
+        "film": "4 frames",
+        "packed": "decode.*JPEG-LS|damaged",
+        "report": "without an image",
+    }
     for name, reason in wrong.items():
         with pytest.raises(ValueError, match=reason) as error:
             read_image(tmp_path / f"{name}.dcm")
@@ -204,7 +319,12 @@ def test_dicom_that_cannot_be_read_says_why(tmp_path, monkeypatch):
 def test_prepare_finds_dicom_images_with_masks_of_another_kind(tmp_path, make_config):
     data = folder_data(tmp_path / "data")
     for png in [*(data / "train" / "benign").glob("*).png"), data / "test" / "t0.png"]:
-        dicom(png.with_suffix(".dcm"), read_image(png).astype(np.uint16) * 16, BitsStored=12, HighBit=11)
+        dicom(
+            png.with_suffix(".dcm"),
+            read_image(png).astype(np.uint16) * 16,
+            BitsStored=12,
+            HighBit=11,
+        )
         png.unlink()
     save(data / "train" / "benign" / "benign (1)_mask_1.png", box(top=2))
     paths = prepared(data, tmp_path, make_config())
@@ -217,5 +337,18 @@ def test_prepare_names_a_broken_dicom_file(tmp_path, make_config, capfd):
     data = folder_data(tmp_path / "data")
     (data / "test" / "t0.png").rename(data / "test" / "t0.dcm")
     config = make_config()
-    assert main(["prepare", "--config", str(config.file), "--data", str(data), "--work", str(tmp_path / "work")]) == 2
+    assert (
+        main(
+            [
+                "prepare",
+                "--config",
+                str(config.file),
+                "--data",
+                str(data),
+                "--work",
+                str(tmp_path / "work"),
+            ]
+        )
+        == 2
+    )
     assert "t0.dcm (not a DICOM file)" in capfd.readouterr().err

@@ -1,4 +1,5 @@
 """Members without gradient training: the support vector machine, the classical masks, and their way through the chain."""
+
 from __future__ import annotations
 
 import csv
@@ -41,7 +42,9 @@ def machine(classes: int = 3) -> fitted.Svm:
     return fitted.Svm(SVM, classes)
 
 
-@pytest.mark.parametrize("labels, classes", [([0, 1, 2, 1] * 10, 3), ([0, 1] * 12, 2), ([0, 0, 2, 2] * 8, 3)])
+@pytest.mark.parametrize(
+    "labels, classes", [([0, 1, 2, 1] * 10, 3), ([0, 1] * 12, 2), ([0, 0, 2, 2] * 8, 3)]
+)
 def test_the_svms_probabilities_are_sklearns(labels, classes):
     net = machine(classes).eval()
     images, y, groups = examples(labels)
@@ -50,9 +53,15 @@ def test_the_svms_probabilities_are_sklearns(labels, classes):
         x, p = net.features(images).numpy(), torch.softmax(net(images)["label"], 1).numpy()
     x = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1)
     splits = list(StratifiedGroupKFold(5, shuffle=True, random_state=0).split(x, y, groups))
-    reference = CalibratedClassifierCV(LinearSVC(C=1e-4, class_weight="balanced", random_state=0, max_iter=20_000), cv=splits, ensemble=False).fit(x, y.numpy())
+    reference = CalibratedClassifierCV(
+        LinearSVC(C=1e-4, class_weight="balanced", random_state=0, max_iter=20_000),
+        cv=splits,
+        ensemble=False,
+    ).fit(x, y.numpy())
     assert np.allclose(p[:, np.unique(labels)], reference.predict_proba(x), atol=1e-5)
-    assert p[:, [c for c in range(classes) if c not in labels]].sum() < 1e-9, "a class without training images has no share"
+    assert p[:, [c for c in range(classes) if c not in labels]].sum() < 1e-9, (
+        "a class without training images has no share"
+    )
     assert (p.argmax(1) == y.numpy()).mean() > 0.7
 
 
@@ -64,8 +73,12 @@ def test_what_the_svm_has_learned_is_in_its_state_dict():
     net.fit([(images, y, groups)])
     other.load_state_dict(net.state_dict())
     with torch.no_grad():
-        assert torch.equal(net(images)["label"], other.eval()(images)["label"]) and not torch.equal(net(images)["label"], machine()(images)["label"])
-    assert all(torch.equal(v, net.encoder.state_dict()[k]) for k, v in before.items()), "the encoder stays as it was, BatchNorm's statistics too"
+        assert torch.equal(net(images)["label"], other.eval()(images)["label"]) and not torch.equal(
+            net(images)["label"], machine()(images)["label"]
+        )
+    assert all(torch.equal(v, net.encoder.state_dict()[k]) for k, v in before.items()), (
+        "the encoder stays as it was, BatchNorm's statistics too"
+    )
     assert not [p for p in net.parameters() if p.requires_grad] and list(other(images)) == ["label"]
 
 
@@ -82,12 +95,16 @@ def test_autocast_changes_nothing_of_the_svm():
 def test_near_duplicates_stay_together_where_the_svm_is_calibrated(monkeypatch):
     given = []
     real = CalibratedClassifierCV.fit
-    monkeypatch.setattr(CalibratedClassifierCV, "fit", lambda self, *a: (given.append(self.cv), real(self, *a))[1])
+    monkeypatch.setattr(
+        CalibratedClassifierCV, "fit", lambda self, *a: (given.append(self.cv), real(self, *a))[1]
+    )
     images, y, groups = examples([0, 0, 1, 1] * 5)
     machine(2).fit([(images, y, groups)])
     assert len(given[0]) == 5
     for seen, held_out in given[0]:
-        assert not {*groups[seen].tolist()} & {*groups[held_out].tolist()} and set(y[seen].tolist()) == {0, 1}
+        assert not {*groups[seen].tolist()} & {*groups[held_out].tolist()} and set(
+            y[seen].tolist()
+        ) == {0, 1}
 
 
 @pytest.mark.parametrize("labels", [[1] * 8, [0, 0, 0, 0, 1, 1]])
@@ -106,7 +123,9 @@ def test_options_that_are_none_are_refused():
 # ------------------------------------------------------------------------------------------------------------------------------- masks
 
 
-def phantom(height: int, width: int, centre: tuple[float, float] = (0.4, 0.55), radius: float = 0.14) -> tuple[np.ndarray, np.ndarray]:
+def phantom(
+    height: int, width: int, centre: tuple[float, float] = (0.4, 0.55), radius: float = 0.14
+) -> tuple[np.ndarray, np.ndarray]:
     """A dark disc in bright speckle: image (H,W) uint8, the disc (H,W) bool."""
     y, x = np.mgrid[0:height, 0:width]
     disc = np.hypot(y - centre[0] * height, x - centre[1] * width) < radius * min(height, width)
@@ -126,10 +145,18 @@ def test_classical_masks_find_a_dark_disc(name):
         before, mask = image.copy(), segment(image)
         assert mask.dtype == bool and mask.shape == image.shape and dice(mask, disc) > 0.8
         assert np.array_equal(mask, segment(image)) and np.array_equal(image, before)
-        assert cv2.connectedComponents(mask.astype(np.uint8))[0] == 2 and not (cv2.connectedComponents((~mask).astype(np.uint8))[0] > 2), "one part without holes"
-    assert not segment(np.full((64, 64), 90, np.uint8)).any() and not segment(np.zeros((40, 64), np.uint8)).any()
+        assert cv2.connectedComponents(mask.astype(np.uint8))[0] == 2 and not (
+            cv2.connectedComponents((~mask).astype(np.uint8))[0] > 2
+        ), "one part without holes"
+    assert (
+        not segment(np.full((64, 64), 90, np.uint8)).any()
+        and not segment(np.zeros((40, 64), np.uint8)).any()
+    )
     for shape in ((1, 1), (3, 50)):
-        assert segment(np.random.default_rng(1).integers(0, 255, shape).astype(np.uint8)).shape == shape
+        assert (
+            segment(np.random.default_rng(1).integers(0, 255, shape).astype(np.uint8)).shape
+            == shape
+        )
 
 
 @pytest.mark.parametrize("name", fitted.CLASSICAL)
@@ -137,14 +164,35 @@ def test_classical_masks_as_a_network(name):
     net = fitted.FITTED[name](Model(arch=name), 3, None)
     image, disc = phantom(96, 96)
     pixels = torch.from_numpy(np.stack([image, image // 2 + 60]))[:, None].float()
-    mean, std = 255 * torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), 255 * torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    mean, std = (
+        255 * torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1),
+        255 * torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1),
+    )
     out = net((pixels - mean) / std)
-    assert list(out) == ["mask"] and out["mask"].shape == (2, 1, 96, 96) and {*out["mask"].unique().tolist()} == {-4.0, 4.0}
+    assert (
+        list(out) == ["mask"]
+        and out["mask"].shape == (2, 1, 96, 96)
+        and {*out["mask"].unique().tolist()} == {-4.0, 4.0}
+    )
     low, high = int(image.min()), int(image.max())
-    assert np.array_equal(out["mask"][0, 0].numpy() > 0, fitted.CLASSICAL[name](((image.astype(float) - low) * 255 / (high - low)).round().astype(np.uint8)))
+    assert np.array_equal(
+        out["mask"][0, 0].numpy() > 0,
+        fitted.CLASSICAL[name](
+            ((image.astype(float) - low) * 255 / (high - low)).round().astype(np.uint8)
+        ),
+    )
     assert dice(out["mask"][1, 0].numpy() > 0, disc) > 0.85, "brightness and contrast do not matter"
     large, disc = phantom(320, 320)
-    assert dice(net(torch.from_numpy(large)[None, None].float().repeat(1, 3, 1, 1))["mask"][0, 0].numpy() > 0, disc) > 0.85
+    assert (
+        dice(
+            net(torch.from_numpy(large)[None, None].float().repeat(1, 3, 1, 1))["mask"][
+                0, 0
+            ].numpy()
+            > 0,
+            disc,
+        )
+        > 0.85
+    )
     assert not net.state_dict() and not list(net.parameters())
 
 
@@ -177,7 +225,18 @@ def home(demo, tmp_path_factory):
 
 def run(home, *more: str, config: str = "both") -> int:
     sets = [w for s in SETTINGS for w in ("--set", s)]
-    return main([*more, "--config", str(home / "configs" / f"{config}.yaml"), "--data", str(home / "data"), "--work", str(home), *sets])
+    return main(
+        [
+            *more,
+            "--config",
+            str(home / "configs" / f"{config}.yaml"),
+            "--data",
+            str(home / "data"),
+            "--work",
+            str(home),
+            *sets,
+        ]
+    )
 
 
 def test_a_fitted_fold_leaves_what_every_fold_leaves(home):
@@ -187,36 +246,69 @@ def test_a_fitted_fold_leaves_what_every_fold_leaves(home):
             record = json.loads(paths.record("train", name, fold).read_text())
             with open(paths.log(name, fold), newline="") as file:
                 rows = list(csv.DictReader(file))
-            assert len(rows) == 1 and rows[0]["epoch"] == "1" and float(rows[0]["score"]) == pytest.approx(record["score"], abs=1e-5)
-            last, best = (torch.load(paths.checkpoint(name, fold, which), weights_only=True) for which in ("last", "best"))
-            assert last["ema"].keys() == best["ema"].keys() and record["epochs"] == 1 and record["ended"]
+            assert (
+                len(rows) == 1
+                and rows[0]["epoch"] == "1"
+                and float(rows[0]["score"]) == pytest.approx(record["score"], abs=1e-5)
+            )
+            last, best = (
+                torch.load(paths.checkpoint(name, fold, which), weights_only=True)
+                for which in ("last", "best")
+            )
+            assert (
+                last["ema"].keys() == best["ema"].keys()
+                and record["epochs"] == 1
+                and record["ended"]
+            )
         loaded = load(home / "configs" / f"{name}.yaml", SETTINGS)
-        assert all(job.state().done for job in stages.plan(loaded, paths) if job.stage in ("prepare", "split", "train", "predict"))
+        assert all(
+            job.state().done
+            for job in stages.plan(loaded, paths)
+            if job.stage in ("prepare", "split", "train", "predict")
+        )
 
 
 def test_labels_of_one_and_masks_of_the_other_become_one_prediction(home):
     paths = Paths(home, home / "data")
     ids = read_index(paths, "train")["id"]
-    svm, otsu, both = (Predictions.load(paths.oof(n), CLASSES).select(ids) for n in ("svm", "otsu", "both"))
+    svm, otsu, both = (
+        Predictions.load(paths.oof(n), CLASSES).select(ids) for n in ("svm", "otsu", "both")
+    )
     assert svm.mask is None and otsu.label is None
     assert np.array_equal(both.label, svm.label) and np.array_equal(both.mask, otsu.mask)
     metrics = json.loads(paths.metrics("both").read_text())
-    assert {"dice", "macro_f1"} <= metrics["honest"]["metrics"].keys() and paths.submission("both").is_file()
+    assert {"dice", "macro_f1"} <= metrics["honest"]["metrics"].keys() and paths.submission(
+        "both"
+    ).is_file()
     assert json.loads(paths.weights("both").read_text())["label"]["weights"] == {"svm": 1.0}
 
 
 def test_an_svms_fold_has_not_seen_what_it_answers_for(home):
     """Fitted again on the other fold's images alone, it says the same."""
-    paths, config = Paths(home, home / "data"), load(home / "configs" / "svm.yaml", SETTINGS + ["predict.views=[identity]"])
+    paths, config = (
+        Paths(home, home / "data"),
+        load(home / "configs" / "svm.yaml", SETTINGS + ["predict.views=[identity]"]),
+    )
     index = read_index(paths, "train")
-    folds, labels = read_folds(paths, index["id"]), index["label"].map(CLASSES.index).to_numpy(np.int64)
+    folds, labels = (
+        read_folds(paths, index["id"]),
+        index["label"].map(CLASSES.index).to_numpy(np.int64),
+    )
     torch.manual_seed(0)
     net = models.build(config.experiment, 3, pretrained=True).eval()
     saved = torch.load(paths.checkpoint("svm", 0, "last"), weights_only=True)["ema"]
     net.load_state_dict(saved)
     x = torch.from_numpy(np.load(paths.images(64, "stretch")))[:, None]
     seen = np.flatnonzero(folds != 0)
-    net.body.fit([((x[seen].float() - net.mean) / net.std, torch.from_numpy(labels[seen]), torch.from_numpy(index["group"].to_numpy(np.int64)[seen]))])
+    net.body.fit(
+        [
+            (
+                (x[seen].float() - net.mean) / net.std,
+                torch.from_numpy(labels[seen]),
+                torch.from_numpy(index["group"].to_numpy(np.int64)[seen]),
+            )
+        ]
+    )
     assert all(torch.allclose(v, saved[k], atol=1e-4) for k, v in net.state_dict().items())
 
 

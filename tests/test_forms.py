@@ -1,4 +1,5 @@
 """What a contestant may get wrong, or a contest may do otherwise, around the form of a submission: one clear line, in time, and nothing decided in silence."""
+
 from __future__ import annotations
 
 import csv
@@ -36,7 +37,12 @@ def test_masks_of_one_size_that_is_smaller_than_the_images(tmp_path, order, firs
     for k in range(12):
         height, width = 180 + 7 * k, 230 - 9 * k
         big = ellipse((height, width), 0.3 + 0.03 * k, 0.7 - 0.04 * k, 0.2, 0.12)
-        files.append(save(tmp_path / f"{k}.png", np.where(big, 200, picture(k, height, width) // 3).astype(np.uint8)))
+        files.append(
+            save(
+                tmp_path / f"{k}.png",
+                np.where(big, 200, picture(k, height, width) // 3).astype(np.uint8),
+            )
+        )
         small = cv2.resize(big.astype(np.uint8), (96, 96), interpolation=cv2.INTER_NEAREST)
         texts.append([written(small.astype(bool), order, first)])
     found = detect(texts, files, Submission(), several=False)
@@ -48,7 +54,14 @@ def test_masks_of_one_size_that_is_smaller_than_the_images(tmp_path, order, firs
 def test_a_setting_against_the_train_table_is_refused(tmp_path, setting):
     name, value = setting.split(": ")
     with refused("invalid_value", f"submission.{name}"):
-        world(tmp_path, "id,rle\n{id},-1\n", SALT, "none", table={}, **{name: {"row": "row", "0": 0, "true": True}[value]})
+        world(
+            tmp_path,
+            "id,rle\n{id},-1\n",
+            SALT,
+            "none",
+            table={},
+            **{name: {"row": "row", "0": 0, "true": True}[value]},
+        )
 
 
 def test_masks_are_handed_in_at_another_size_than_the_train_tables(tmp_path):
@@ -56,12 +69,19 @@ def test_masks_are_handed_in_at_another_size_than_the_train_tables(tmp_path):
     assert w.facts() == {"order": "column", "first": 1, "relative": False}
     for stem, row in zip(STEMS, w.table()):
         mask, _ = w.meant(stem, (48, 64))
-        assert row["rle"] == "-1" and not mask.any() or np.array_equal(kaggle(row["rle"], 48, 64), mask)
+        assert (
+            row["rle"] == "-1"
+            and not mask.any()
+            or np.array_equal(kaggle(row["rle"], 48, 64), mask)
+        )
 
 
 def test_the_train_tables_token_for_nothing_serves_a_sample_of_placeholders(tmp_path, capsys):
     w = world(tmp_path, "id,rle\n{id},1 1\n", SALT, "none", table={"token": "-1"})
-    assert sum(r["rle"] == "-1" for r in w.table()) == 1 and "empty: -1 (as the train table's)" in capsys.readouterr().out
+    assert (
+        sum(r["rle"] == "-1" for r in w.table()) == 1
+        and "empty: -1 (as the train table's)" in capsys.readouterr().out
+    )
 
 
 def test_more_rows_than_the_sample_are_said(tmp_path, capsys):
@@ -71,7 +91,9 @@ def test_more_rows_than_the_sample_are_said(tmp_path, capsys):
     assert [r["id"] for r in w.table()] == STEMS
 
 
-@pytest.mark.parametrize("head, message", [("id,sex,diagnosis,rle", ""), ("id,kind,diagnosis,rle", "kind, diagnosis")])
+@pytest.mark.parametrize(
+    "head, message", [("id,sex,diagnosis,rle", ""), ("id,kind,diagnosis,rle", "kind, diagnosis")]
+)
 def test_the_column_of_class_names_is_the_class(tmp_path, make_config, head, message):
     from test_bad_data import prepared
 
@@ -82,12 +104,16 @@ def test_the_column_of_class_names_is_the_class(tmp_path, make_config, head, mes
         lines.writerow(head.split(","))
         for k, label in enumerate(("benign", "malignant", "benign")):
             save(data / "images" / f"i{k}.png", picture(k, 60, 80))
-            lines.writerow([f"i{k}", label if "kind" in head else k % 2, label, written(outline((60, 80), 0))])
+            lines.writerow(
+                [f"i{k}", label if "kind" in head else k % 2, label, written(outline((60, 80), 0))]
+            )
     if message:
         with refused("columns_alike", message, "table_columns"):
             prepared(data, tmp_path, config)
     else:
-        assert [r["label"] for r in csv.DictReader(open(prepared(data, tmp_path, config).index))] == ["benign", "malignant", "benign"]
+        assert [
+            r["label"] for r in csv.DictReader(open(prepared(data, tmp_path, config).index))
+        ] == ["benign", "malignant", "benign"]
 
 
 # ------------------------------------------------------------------------------------------------------------------------------- the sample
@@ -100,7 +126,10 @@ def test_a_sample_that_is_not_understood_is_refused_before_anything_is_prepared(
 
 def test_the_order_of_integers_is_said_to_be_assumed(tmp_path, capsys):
     world(tmp_path, "id,label\n{id},0\n").table()
-    assert "0 for benign, 1 for malignant, 2 for normal (assumed: in the order of data.classes)" in capsys.readouterr().out
+    assert (
+        "0 for benign, 1 for malignant, 2 for normal (assumed: in the order of data.classes)"
+        in capsys.readouterr().out
+    )
     world(tmp_path / "other", "id,label\n{id},1\n").table()
     assert "counted from 0" in capsys.readouterr().out
 
@@ -117,7 +146,11 @@ def test_zeros_may_be_classes_or_empty_masks(tmp_path, column):
     ("submission", "code", "word"),
     [
         ({"labels": {"benign": "0", "malignant": "1"}}, "invalid_value", "for normal"),
-        ({"labels": {"benign": "0", "malignant": "1", "normal": "1"}}, "invalid_value", "two classes"),
+        (
+            {"labels": {"benign": "0", "malignant": "1", "normal": "1"}},
+            "invalid_value",
+            "two classes",
+        ),
         ({"rle": "id"}, "odd_columns", "submission.rle"),
         ({"boxes": "label", "box": "confidence xmin ymin"}, "invalid_value", "xmax or width"),
     ],
@@ -130,10 +163,17 @@ def test_settings_that_do_not_fit(tmp_path, submission, code, word):
 def test_a_box_cannot_hold_a_label_of_two_words(tmp_path):
     classes = ["benign tumor", "normal"]
     with refused("invalid_value", "'benign tumor'", "submission.labels"):
-        world(tmp_path, "id,PredictionString\n{id},\n", classes, box="label confidence xmin ymin xmax ymax")
+        world(
+            tmp_path,
+            "id,PredictionString\n{id},\n",
+            classes,
+            box="label confidence xmin ymin xmax ymax",
+        )
 
 
-@pytest.mark.parametrize("lines, alike", [("{id},1 1\n{id},1 1\n", True), ("{id},1 1\n{id},5 1\n", False)])
+@pytest.mark.parametrize(
+    "lines, alike", [("{id},1 1\n{id},1 1\n", True), ("{id},1 1\n{id},5 1\n", False)]
+)
 def test_an_id_twice_in_the_sample(tmp_path, lines, alike):
     if alike:
         with refused("id_twice", "submission.several: true"):
@@ -144,19 +184,31 @@ def test_an_id_twice_in_the_sample(tmp_path, lines, alike):
 
 def test_run_lengths_of_a_large_image(tmp_path):
     """More than the 131,072 characters that csv allows a cell."""
-    w = world(tmp_path, "id,rle\n{id},-1\n", SALT, "none", sizes=[(1400, 900)] * len(STEMS), decision=Decision(threshold=0.4))
+    w = world(
+        tmp_path,
+        "id,rle\n{id},-1\n",
+        SALT,
+        "none",
+        sizes=[(1400, 900)] * len(STEMS),
+        decision=Decision(threshold=0.4),
+    )
     noise = np.random.default_rng(0).random((len(STEMS), 384, 384)).astype(np.float16)
     w.predictions.mask = noise
     w.predictions.save(w.paths.test("exp"))
     found = w.table()
-    assert max(len(r["rle"]) for r in found) > 131072 and np.array_equal(kaggle(found[0]["rle"], 1400, 900), w.meant(STEMS[0])[0])
+    assert max(len(r["rle"]) for r in found) > 131072 and np.array_equal(
+        kaggle(found[0]["rle"], 1400, 900), w.meant(STEMS[0])[0]
+    )
     assert sample.find_id(found[0]["rle"], set(STEMS)) is None
 
 
 def test_two_files_that_look_like_the_sample(tmp_path):
     w = world(tmp_path, "id,label\n{id},normal\n", prepared=False)
     (w.paths.data / "sample_submission.csv").rename(w.paths.data / "stage1_sample_submission.csv")
-    assert sample.sample_file(w.config.competition, w.paths.data).name == "stage1_sample_submission.csv"
+    assert (
+        sample.sample_file(w.config.competition, w.paths.data).name
+        == "stage1_sample_submission.csv"
+    )
     (w.paths.data / "SampleSubmission.zip").write_bytes(b"")
     found = sample.no_sample(w.config.competition, w.paths.data)
     assert found.code == "several_samples" and "2 files" in str(found)
@@ -188,7 +240,11 @@ def test_a_damaged_sample(tmp_path, kind):
 
 
 def states(w, config=None) -> dict[str, stages.Job]:
-    return {job.stage: job for job in stages.plan(config or w.config, w.paths) if job.stage in ("prepare", "submit") and not job.name.startswith("pixels")}
+    return {
+        job.stage: job
+        for job in stages.plan(config or w.config, w.paths)
+        if job.stage in ("prepare", "submit") and not job.name.startswith("pixels")
+    }
 
 
 def test_how_masks_are_written_does_not_concern_prepare_where_they_are_files(tmp_path):
@@ -196,7 +252,10 @@ def test_how_masks_are_written_does_not_concern_prepare_where_they_are_files(tmp
     w.run()
     assert states(w)["prepare"].state().done and states(w)["submit"].state().done
     other = with_settings(w, "{order: row}")
-    assert states(w, other)["prepare"].state().done and states(w, other)["submit"].state().why == "submission.order changed from None to row"
+    assert (
+        states(w, other)["prepare"].state().done
+        and states(w, other)["submit"].state().why == "submission.order changed from None to row"
+    )
 
 
 def test_a_zipped_sample_that_changed_is_noticed(tmp_path):
@@ -223,7 +282,11 @@ def test_a_submission_of_the_other_kind_moves_away(tmp_path):
     assert w.file.is_file()
     w.config = with_settings(w, '{masks: "masks/{id}.png"}')
     w.run()
-    assert w.paths.archive("exp").is_file() and not w.file.exists() and list(w.paths.old.rglob("exp.csv"))
+    assert (
+        w.paths.archive("exp").is_file()
+        and not w.file.exists()
+        and list(w.paths.old.rglob("exp.csv"))
+    )
 
 
 def test_a_damaged_report_hinders_no_command(tmp_path):
@@ -255,7 +318,9 @@ def test_several_fetched_contests_are_told_apart(tmp_path, monkeypatch):
     from src.core import paths
 
     monkeypatch.setattr(paths, "INPUT", tmp_path)
-    assert paths.contest_folder(None) == tmp_path and paths.contest_folder("one") == tmp_path / "one"
+    assert (
+        paths.contest_folder(None) == tmp_path and paths.contest_folder("one") == tmp_path / "one"
+    )
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / paths.FETCHED).write_text("{}")
@@ -297,7 +362,9 @@ def test_a_zip_of_masks_needs_nothing_said_before_prepare(tmp_path):
     with zipfile.ZipFile(w.paths.data / "sample_submission.zip", "w") as archive:
         archive.writestr("sample_submission.csv", table.read_text())
         for stem in STEMS:
-            archive.writestr(f"masks/{stem}.png", cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes())
+            archive.writestr(
+                f"masks/{stem}.png", cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes()
+            )
     table.unlink()
     from src import prepare
     from src.__main__ import _sample_wrong
@@ -305,4 +372,6 @@ def test_a_zip_of_masks_needs_nothing_said_before_prepare(tmp_path):
     assert _sample_wrong(w.config, w.paths) == ""
     prepare.run(None, w.config, w.paths)
     w.run()
-    assert w.paths.archive("exp").is_file() and states(w)["submit"].outputs == [w.paths.archive("exp")]
+    assert w.paths.archive("exp").is_file() and states(w)["submit"].outputs == [
+        w.paths.archive("exp")
+    ]

@@ -1,7 +1,8 @@
 """Artifacts mutated at random: whatever stands in them, a command is done or says in one line what is wrong.
 
-    FUZZ=1 FUZZ_EXAMPLES=3000 python -m pytest tests/test_fuzz_artifacts.py
+FUZZ=1 FUZZ_EXAMPLES=3000 python -m pytest tests/test_fuzz_artifacts.py
 """
+
 from __future__ import annotations
 
 import json
@@ -37,15 +38,45 @@ def profile(few: int):
 # ------------------------------------------------------------------------------------- mutations
 
 VALUES = st.sampled_from(
-    [None, True, False, 0, 1, -1, 10**30, -(10**400), 0.5, 1e308, float("nan"), float("inf"), "", "x", "../../x", "\0", "é" * 300,
-     [], {}, [1], [[]], {"a": 1}, [None, "a", 2], {"mask": {}, "label": 1}]
+    [
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        10**30,
+        -(10**400),
+        0.5,
+        1e308,
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "../../x",
+        "\0",
+        "é" * 300,
+        [],
+        {},
+        [1],
+        [[]],
+        {"a": 1},
+        [None, "a", 2],
+        {"mask": {}, "label": 1},
+    ]
 )
 
 
 def places(value, at: tuple = ()) -> list[tuple]:
     """The way to every value within a JSON value."""
     found = [at]
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    pairs = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in pairs:
         found += places(inner, (*at, key))
     return found
@@ -85,7 +116,12 @@ def other_bytes(draw, data: bytes) -> bytes:
         elif way == "drop":
             del data[at : at + much]
         elif way == "insert":
-            data[at:at] = draw(st.binary(max_size=12) | st.sampled_from([b"[" * 10**5, b'"', b"\0", b",", b"\n", b"9" * 5000, b"-", b"e999"]))
+            data[at:at] = draw(
+                st.binary(max_size=12)
+                | st.sampled_from(
+                    [b"[" * 10**5, b'"', b"\0", b",", b"\n", b"9" * 5000, b"-", b"e999"]
+                )
+            )
         else:
             data[at:at] = bytes(data[at : at + 40 * much])
     return bytes(data)
@@ -99,7 +135,30 @@ def other_table(draw, text: str) -> bytes:
         way = draw(st.sampled_from(["cell", "cell", "cell", "add", "drop", "row"]))
         at = draw(st.integers(0, max(0, len(row) - 1)))
         if way == "cell" and row:
-            row[at] = draw(st.sampled_from(["", "-1", "-2", "0", "7", "9" * 30, "1.5", "nan", "inf", "x", '"', "\0", "é", "٣", " 1 ", "test", "train", "1e5"]))
+            row[at] = draw(
+                st.sampled_from(
+                    [
+                        "",
+                        "-1",
+                        "-2",
+                        "0",
+                        "7",
+                        "9" * 30,
+                        "1.5",
+                        "nan",
+                        "inf",
+                        "x",
+                        '"',
+                        "\0",
+                        "é",
+                        "٣",
+                        " 1 ",
+                        "test",
+                        "train",
+                        "1e5",
+                    ]
+                )
+            )
         elif way == "add":
             row.insert(at, "1")
         elif way == "drop" and row:
@@ -125,11 +184,15 @@ def spoilt(file: Path):
 READERS = {
     "artifacts/predictions/both/oof.npz": lambda p: Predictions.load(p.oof("both"), CLASSES),
     "artifacts/prepared/truth.npz": lambda p: Truth.load(p.truth),
-    "artifacts/prepared/images_64.npy": lambda p: tables.open_store(p.images(64, "stretch"), 24, 64),
+    "artifacts/prepared/images_64.npy": lambda p: tables.open_store(
+        p.images(64, "stretch"), 24, 64
+    ),
     "artifacts/prepared/index.csv": lambda p: tables.read_index(p),
     "artifacts/folds.csv": lambda p: tables.read_folds(p, tables.read_index(p, "train")["id"]),
     "artifacts/predictions/both/metrics.json": lambda p: records.read_metrics(p, "both"),
-    "artifacts/predictions/both/weights.json": lambda p: records.read_weights(p, "both", ["small", "otsu"]),
+    "artifacts/predictions/both/weights.json": lambda p: records.read_weights(
+        p, "both", ["small", "otsu"]
+    ),
     "artifacts/predictions/both/decision.json": lambda p: Decision.load(p.decision("both")),
     "bundle.json": infer.check,
     "submissions/log.csv": lambda p: sentlog.read(p.sent),
@@ -140,10 +203,31 @@ READERS = {
 def spare(home, tmp_path_factory) -> Path:  # noqa: F811
     """The finished run, with a manifest and a log; whatever is spoilt in it is put back."""
     spare = Path(shutil.copytree(home, tmp_path_factory.mktemp("spare") / "home"))
-    network = {"folds": [0, 1], "views": ["identity"], "image_size": 64, "weights": {"0": "float16"}, "pace": 0.1, "versions": {"torch": "2"}}
-    about = {"name": "both", "version": 1, "classes": CLASSES, "score": 0.5, "metrics": {"dice": 0.5}, "mask_size": 64, "networks": {"small": network}, "files": {}}
+    network = {
+        "folds": [0, 1],
+        "views": ["identity"],
+        "image_size": 64,
+        "weights": {"0": "float16"},
+        "pace": 0.1,
+        "versions": {"torch": "2"},
+    }
+    about = {
+        "name": "both",
+        "version": 1,
+        "classes": CLASSES,
+        "score": 0.5,
+        "metrics": {"dice": 0.5},
+        "mask_size": 64,
+        "networks": {"small": network},
+        "files": {},
+    }
     (spare / "bundle.json").write_text(json.dumps(about))
-    sentlog.edit(spare / "submissions" / "log.csv", lambda rows: rows.extend([sentlog.Row("2026-11-20T10:00:00Z", "s", "a.csv", cv=0.5, public=0.4)] * 3))
+    sentlog.edit(
+        spare / "submissions" / "log.csv",
+        lambda rows: rows.extend(
+            [sentlog.Row("2026-11-20T10:00:00Z", "s", "a.csv", cv=0.5, public=0.4)] * 3
+        ),
+    )
     return spare
 
 
@@ -171,16 +255,31 @@ def test_a_reader_gives_what_it_promises_or_an_input_error(spare, name):
 
 ALL = "artifacts/predictions/both"
 FILES = {  # what is spoilt, and commands that read it
-    "artifacts/folds.csv": ("train", "split"), "artifacts/prepared/index.csv": ("split", "submit"), "artifacts/prepared/truth.npz": ("evaluate", "ensemble"),
-    "artifacts/prepared/report.json": ("submit", "prepare"), "artifacts/prepared/images_64.npy": ("predict", "export"),
-    f"{ALL}/oof.npz": ("evaluate",), f"{ALL}/test.npz": ("submit",), f"{ALL}/metrics.json": ("submit", "bundle"), f"{ALL}/decision.json": ("submit",),
-    f"{ALL}/weights.json": ("submit", "bundle"), "artifacts/predictions/small/oof.npz": ("ensemble",), "submissions/both.json": ("submit",),
-    "submissions/log.csv": ("submissions",), "artifacts/models/small/fold0/log.csv": ("train",), "artifacts/models/small/fold0/last.pt": ("predict", "export"),
+    "artifacts/folds.csv": ("train", "split"),
+    "artifacts/prepared/index.csv": ("split", "submit"),
+    "artifacts/prepared/truth.npz": ("evaluate", "ensemble"),
+    "artifacts/prepared/report.json": ("submit", "prepare"),
+    "artifacts/prepared/images_64.npy": ("predict", "export"),
+    f"{ALL}/oof.npz": ("evaluate",),
+    f"{ALL}/test.npz": ("submit",),
+    f"{ALL}/metrics.json": ("submit", "bundle"),
+    f"{ALL}/decision.json": ("submit",),
+    f"{ALL}/weights.json": ("submit", "bundle"),
+    "artifacts/predictions/small/oof.npz": ("ensemble",),
+    "submissions/both.json": ("submit",),
+    "submissions/log.csv": ("submissions",),
+    "artifacts/models/small/fold0/log.csv": ("train",),
+    "artifacts/models/small/fold0/last.pt": ("predict", "export"),
 }
 RECORDS = {  # those by which src/core/freshness.py knows what is up to date
-    "artifacts/fingerprints.json": ("submit",), "artifacts/prepared/stage.json": ("prepare",), "artifacts/prepared/stage_pixels_64.json": ("prepare",),
-    "artifacts/stage_split.json": ("split",), "artifacts/models/small/fold0/stage.json": ("train",), "artifacts/predictions/small/stage.json": ("predict", "bundle"),
-    f"{ALL}/stage.json": ("ensemble",), f"{ALL}/stage_evaluate.json": ("evaluate", "bundle"),
+    "artifacts/fingerprints.json": ("submit",),
+    "artifacts/prepared/stage.json": ("prepare",),
+    "artifacts/prepared/stage_pixels_64.json": ("prepare",),
+    "artifacts/stage_split.json": ("split",),
+    "artifacts/models/small/fold0/stage.json": ("train",),
+    "artifacts/predictions/small/stage.json": ("predict", "bundle"),
+    f"{ALL}/stage.json": ("ensemble",),
+    f"{ALL}/stage_evaluate.json": ("evaluate", "bundle"),
 }
 
 
@@ -190,14 +289,28 @@ QUICK = {"submit", "submissions", "split", "export"}  # what the suite has time 
 @pytest.fixture(scope="module")
 def zygote():
     slow = ["pandas", "cv2", "src.submit", "src.split", "src.submissions"]
-    slow += ["src.train", "src.predict", "src.evaluate", "src.ensemble", "src.prepare", "src.bundle", "src.export"] if MANY else []
+    slow += (
+        [
+            "src.train",
+            "src.predict",
+            "src.evaluate",
+            "src.ensemble",
+            "src.prepare",
+            "src.bundle",
+            "src.export",
+        ]
+        if MANY
+        else []
+    )
     with Zygote(*slow) as running:
         yield running
 
 
 @pytest.mark.parametrize("files", [FILES, RECORDS], ids=["artifacts", "records"])
 def test_a_command_is_done_or_says_in_one_line_what_is_wrong(spare, zygote, tmp_path, files):
-    asked = sorted((name, word) for name, words in files.items() for word in words if MANY or word in QUICK)
+    asked = sorted(
+        (name, word) for name, words in files.items() for word in words if MANY or word in QUICK
+    )
 
     @profile(6)
     @given(st.data())
@@ -210,9 +323,27 @@ def test_a_command_is_done_or_says_in_one_line_what_is_wrong(spare, zygote, tmp_
         if data.draw(st.booleans()) and len(content) < (size := (work / name).stat().st_size):
             content = content.ljust(size)  # so that its length does not betray it
         (work / name).write_bytes(content)
-        more = data.draw(st.sampled_from([[], ["--force"]])) if word not in ("submissions", "export", "bundle") else []
+        more = (
+            data.draw(st.sampled_from([[], ["--force"]]))
+            if word not in ("submissions", "export", "bundle")
+            else []
+        )
         for words in (["status"], [word, *more]):
-            answer = zygote.run(line(work, *words, config="both" if word in ("ensemble", "submit", "evaluate", "bundle", "submissions") else "small"), cwd=work, timeout=60)
-            assert answer.is_civil() and not answer.timed_out and answer.peak < MEMORY, (name, words, answer)
+            answer = zygote.run(
+                line(
+                    work,
+                    *words,
+                    config="both"
+                    if word in ("ensemble", "submit", "evaluate", "bundle", "submissions")
+                    else "small",
+                ),
+                cwd=work,
+                timeout=60,
+            )
+            assert answer.is_civil() and not answer.timed_out and answer.peak < MEMORY, (
+                name,
+                words,
+                answer,
+            )
 
     fuzz()

@@ -390,9 +390,7 @@ words = st.one_of(
     named.flatmap(lambda pair: value(*pair).map(lambda v: f"{pair[1]}={v}")),
     st.text(max_size=40),
     st.sampled_from(["=", "a", "=1", ".=1", "a..b=1", "train.=1", "a=b=c", " train.lr = 1"]),
-).map(
-    lambda word: word.replace("\0", "")
-)  # which no command line can hold
+).map(lambda word: word.replace("\0", ""))  # which no command line can hold
 
 
 @pytest.fixture(scope="module")
@@ -424,9 +422,9 @@ def fuzz(demo, tmp_path_factory):
             ]
             answer = zygote.run(command, home, timeout=60)
             assert answer.is_civil(), f"{answer.code} {answer.err[-2000:]}"
-            assert (
-                answer.seconds < MOST_SECONDS and answer.peak < MOST_BYTES
-            ), f"{answer.seconds} s, {answer.peak} bytes"
+            assert answer.seconds < MOST_SECONDS and answer.peak < MOST_BYTES, (
+                f"{answer.seconds} s, {answer.peak} bytes"
+            )
 
         yield attempt
 

@@ -351,8 +351,9 @@ def tables(draw) -> bytes:
     rows = [columns, *draw(st.lists(cells, max_size=8))]
     if draw(st.integers(0, 9)) == 0:
         rows.append(draw(st.lists(CELL, max_size=8)))
-    delimiter, end = draw(st.sampled_from([",", ",", ";", "\t", "|", " ", "~"])), draw(
-        st.sampled_from(["\n", "\n", "\r\n", "\r"])
+    delimiter, end = (
+        draw(st.sampled_from([",", ",", ";", "\t", "|", " ", "~"])),
+        draw(st.sampled_from(["\n", "\n", "\r\n", "\r"])),
     )
     quote = QUOTED[
         draw(

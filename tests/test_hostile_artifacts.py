@@ -1,4 +1,5 @@
 """Artifacts that are not what they should be; and what makes one of them stale, found out by watching what the stages read."""
+
 from __future__ import annotations
 
 import argparse
@@ -38,7 +39,9 @@ model: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none,
 train: {lr: 2.0e-3}
 """
 OTSU = "image_size: 64\ntask: mask\nmodel: {arch: otsu}\n"
-STUDY = "question: Does a mask of more pixels help?\nbase: small\ngrid: {evaluate.threshold: [[0.4]]}\n"
+STUDY = (
+    "question: Does a mask of more pixels help?\nbase: small\ngrid: {evaluate.threshold: [[0.4]]}\n"
+)
 SETTINGS = ["split.folds=2", "train.epochs=2", "train.workers=0", "evaluate.bootstrap=100"]
 
 
@@ -49,7 +52,9 @@ def home(demo, tmp_path_factory) -> Path:
     (home / "configs").mkdir()
     shutil.copy(ROOT / "configs" / "competition.yaml", home / "configs")
     texts = {"both": "members: [small, otsu]\nmethod: greedy\n", "small": SMALL, "otsu": OTSU}
-    texts["few"] = "question: Does a higher threshold help?\nbase: otsu\nset: {score: {dice: 1}}\ncells: {high: {evaluate.threshold: [0.6]}}\n"
+    texts["few"] = (
+        "question: Does a higher threshold help?\nbase: otsu\nset: {score: {dice: 1}}\ncells: {high: {evaluate.threshold: [0.6]}}\n"
+    )
     for name, text in texts.items():
         (home / "configs" / f"{name}.yaml").write_text(text)
     shutil.copytree(demo, home / "data")
@@ -64,7 +69,14 @@ def copy(home, tmp_path) -> Path:
 
 def line(home: Path, *words: str, config: str = "both") -> list[str]:
     sets = [w for s in SETTINGS for w in ("--set", s)]
-    places = ["--config", home / "configs" / f"{config}.yaml", "--data", home / "data", "--work", home]
+    places = [
+        "--config",
+        home / "configs" / f"{config}.yaml",
+        "--data",
+        home / "data",
+        "--work",
+        home,
+    ]
     return [*words, *map(str, places), *sets]
 
 
@@ -140,13 +152,26 @@ def watched(config):
 
 
 DECLARING = {("config.py", "keys"), ("stages.py", "plan"), ("stages.py", "untuned")}
-STORE = {"image_size", "resize", "filter", "filter_options", "data.channels"}  # in the pixels, an input
+STORE = {
+    "image_size",
+    "resize",
+    "filter",
+    "filter_options",
+    "data.channels",
+}  # in the pixels, an input
 # What a stage may read without declaring it, and why it can do no harm.
 EXCUSED = {
     "prepare": {
-        **{f"submission.{k}": "of the inferred form, prepare takes the ids alone" for k in Submission.model_fields if k not in ("id", "name", "delimiter")},
+        **{
+            f"submission.{k}": "of the inferred form, prepare takes the ids alone"
+            for k in Submission.model_fields
+            if k not in ("id", "name", "delimiter")
+        },
     },
-    "split": {"data.classes": "all of them stand in the index, an input; their order makes no folds wrong", "data.empty_class": "in words of an error"},
+    "split": {
+        "data.classes": "all of them stand in the index, an input; their order makes no folds wrong",
+        "data.empty_class": "in words of an error",
+    },
     "train": {
         **dict.fromkeys(STORE, "the pixels are an input, and have it in their name"),
         "predict.checkpoint": "in words, and for the score that status shows",
@@ -156,26 +181,56 @@ EXCUSED = {
     "predict": {
         **dict.fromkeys(STORE, "the pixels are an input, and have it in their name"),
         **dict.fromkeys(
-            ["task", "train.amp", "train.batch_size", "data.classes", "loss.balance", *(f"model.{k}" for k in Model.model_fields)],
+            [
+                "task",
+                "train.amp",
+                "train.batch_size",
+                "data.classes",
+                "loss.balance",
+                *(f"model.{k}" for k in Model.model_fields),
+            ],
             "declared by train, whose checkpoints are inputs",
         ),
     },
     "ensemble": {},
-    "evaluate": {"split.groups": "in words of a warning", "data.channels": "of pictures; another one makes prepare stale"},
+    "evaluate": {
+        "split.groups": "in words of a warning",
+        "data.channels": "of pictures; another one makes prepare stale",
+    },
     "submit": {
-        "data.on_error": "refuses, or does not; what is written is the same", "data.table": "by prepare's report, whose part of it is an input",
+        "data.on_error": "refuses, or does not; what is written is the same",
+        "data.table": "by prepare's report, whose part of it is an input",
         "members": "to check weights.json by; declared by ensemble, whose predictions are an input",
     },
-    "study": {"data.channels": "of pictures; another one makes prepare stale", "data.empty_class": "declared by evaluate, whose metrics are inputs"},
+    "study": {
+        "data.channels": "of pictures; another one makes prepare stale",
+        "data.empty_class": "declared by evaluate, whose metrics are inputs",
+    },
 }
 RUNS = {
-    "prepare": ("small", []), "split": ("small", []), "split holdout": ("small", ["split.scheme=holdout"]),
-    "train": ("small", []), "train to the best": ("small", ["predict.checkpoint=best", "train.patience=1", "train.mix=mixup", "train.sampling=annealed"]),
+    "prepare": ("small", []),
+    "split": ("small", []),
+    "split holdout": ("small", ["split.scheme=holdout"]),
+    "train": ("small", []),
+    "train to the best": (
+        "small",
+        [
+            "predict.checkpoint=best",
+            "train.patience=1",
+            "train.mix=mixup",
+            "train.sampling=annealed",
+        ],
+    ),
     "train otsu": ("otsu", []),
-    "predict": ("small", []), "predict with the best": ("small", ["predict.checkpoint=best"]), "predict otsu": ("otsu", []),
-    "ensemble": ("both", []), "ensemble mean": ("both", ["method=mean"]),
-    "evaluate": ("both", []), "evaluate widely": ("small", ["evaluate.smooth=[0.0, 0.1]", "evaluate.agree=['no', mask]"]),
-    "submit": ("both", []), "study": ("few", []),
+    "predict": ("small", []),
+    "predict with the best": ("small", ["predict.checkpoint=best"]),
+    "predict otsu": ("otsu", []),
+    "ensemble": ("both", []),
+    "ensemble mean": ("both", ["method=mean"]),
+    "evaluate": ("both", []),
+    "evaluate widely": ("small", ["evaluate.smooth=[0.0, 0.1]", "evaluate.agree=['no', mask]"]),
+    "submit": ("both", []),
+    "study": ("few", []),
 }
 
 
@@ -205,19 +260,27 @@ def test_a_stage_declares_every_setting_that_it_reads(copy, which, monkeypatch):
     covered = declared | NEUTRAL | EXCUSED[stage].keys()
     covered |= {f"{k}[0]" for k in covered}
     assert read, "nothing was watched"
-    assert not (lacking := sorted(read - covered)), f"{stage} reads {lacking}, and does not declare it"
+    assert not (lacking := sorted(read - covered)), (
+        f"{stage} reads {lacking}, and does not declare it"
+    )
 
 
 def test_the_watch_sees_what_is_read_and_how_much_of_it(home):
     config, _ = loaded(home)
     with watched(config) as read:
-        config.competition.evaluate.threshold[0], list(config.competition.evaluate.smooth), config.members[0].experiment.train.lr
+        (
+            config.competition.evaluate.threshold[0],
+            list(config.competition.evaluate.smooth),
+            config.members[0].experiment.train.lr,
+        )
         config.keys("split")
     assert read == {"evaluate.threshold[0]", "evaluate.smooth", "train.lr"}
 
 
 def not_done(home: Path, *overrides: str, config: str = "small") -> set[str]:
-    return {job.stage for job in stages.plan(*loaded(home, config, *overrides)) if not job.state().done}
+    return {
+        job.stage for job in stages.plan(*loaded(home, config, *overrides)) if not job.state().done
+    }
 
 
 JUDGING = ["score={dice: 1}", "evaluate.threshold=[0.4]", "data.empty_class=null"]
@@ -230,7 +293,10 @@ def test_what_judges_epochs_makes_a_training_stale_only_where_it_decides_somethi
     assert not_done(copy, "predict.checkpoint=best") == {"predict"}, "judged by the same"
     assert "train" in not_done(copy, "predict.checkpoint=best", setting)
     for words in (["predict.checkpoint=best"], ["train.patience=1"]):
-        assert main(line(copy, "train", config="small") + [w for s in words for w in ("--set", s)]) == 0
+        assert (
+            main(line(copy, "train", config="small") + [w for s in words for w in ("--set", s)])
+            == 0
+        )
         assert "train" not in not_done(copy, *words) and "train" in not_done(copy, *words, setting)
 
 
@@ -238,7 +304,9 @@ def test_an_unfinished_training_does_not_go_on_under_another_score(copy):
     job = next(j for j in stages.plan(*loaded(copy, "small")) if j.stage == "train")
     job.record_file.write_text(json.dumps(job.record() | {"ended": None}))
     assert job.state().kind == "partial"
-    other = next(j for j in stages.plan(*loaded(copy, "small", "score={dice: 1}")) if j.stage == "train")
+    other = next(
+        j for j in stages.plan(*loaded(copy, "small", "score={dice: 1}")) if j.stage == "train"
+    )
     assert other.state().kind == "stale"
 
 
@@ -246,7 +314,11 @@ def test_a_record_that_does_not_say_what_judged_is_no_reason_to_train_for_hours_
     for job in stages.plan(*loaded(copy, "small")):
         if job.stage == "train":
             record = job.record()
-            record["keys"] = {k: v for k, v in record["keys"].items() if not k.startswith(("evaluate.", "data.empty"))}
+            record["keys"] = {
+                k: v
+                for k, v in record["keys"].items()
+                if not k.startswith(("evaluate.", "data.empty"))
+            }
             job.record_file.write_text(json.dumps(record))
     assert "train" not in not_done(copy) | not_done(copy, "predict.checkpoint=best")
     assert "train" in not_done(copy, "predict.checkpoint=best", "score={dice: 1}")
@@ -254,7 +326,9 @@ def test_a_record_that_does_not_say_what_judged_is_no_reason_to_train_for_hours_
 
 def test_an_ensemble_is_stale_when_what_weighs_its_members_changes(home):
     assert "ensemble" in not_done(home, "evaluate.threshold=[0.4]", config="both")
-    assert "ensemble" not in not_done(home, "evaluate.threshold=[0.5, 0.4]", "evaluate.smooth=[0.1]", config="both")
+    assert "ensemble" not in not_done(
+        home, "evaluate.threshold=[0.5, 0.4]", "evaluate.smooth=[0.1]", config="both"
+    )
 
 
 # ------------------------------------------------------------------------- the same inputs, the same bytes
@@ -276,7 +350,9 @@ def test_maps_of_contours_are_exact():
     mask[20:40, 10:50] = 1
     distances = contours.contour_distance(mask, Loss()) * 64 + 0.5
     assert np.allclose(distances**2, np.rint(distances**2), atol=2e-3)
-    assert np.array_equal(contours._to_zero(mask > 0), np.sqrt(np.rint(contours._to_zero(mask > 0) ** 2)))
+    assert np.array_equal(
+        contours._to_zero(mask > 0), np.sqrt(np.rint(contours._to_zero(mask > 0) ** 2))
+    )
 
 
 def test_evaluate_writes_the_same_bytes_every_time(home, copy):
@@ -285,7 +361,9 @@ def test_evaluate_writes_the_same_bytes_every_time(home, copy):
     words = [sys.executable, "-c", RUN_ENSEMBLE, *line(copy, "--force")]
     subprocess.run(words, cwd=ROOT, env=environment, check=True, capture_output=True)
     for name in ("metrics.json", "per_image.csv", "decision.json", "report.html", "weights.json"):
-        then, now = ((folder / "artifacts/predictions/both" / name).read_bytes() for folder in (home, copy))
+        then, now = (
+            (folder / "artifacts/predictions/both" / name).read_bytes() for folder in (home, copy)
+        )
         assert then == now, name
 
 
@@ -300,8 +378,10 @@ sys.exit(main(["ensemble", *sys.argv[1:]]) or main(["evaluate", *sys.argv[1:]]))
 
 def arrays(**changes) -> dict:
     found = {
-        "ids": np.array(["a", "b"]), "classes": np.array(["x", "y"]),
-        "mask": np.full((2, 4, 4), 0.5, np.float16), "label": np.full((2, 2), 0.5, np.float32),
+        "ids": np.array(["a", "b"]),
+        "classes": np.array(["x", "y"]),
+        "mask": np.full((2, 4, 4), 0.5, np.float16),
+        "label": np.full((2, 2), 0.5, np.float32),
     }
     return {k: v for k, v in (found | changes).items() if v is not None}
 
@@ -321,7 +401,10 @@ def arrays(**changes) -> dict:
         ({"label": np.full((2, 3), 0.3, np.float32)}, "label has shape (2, 3)"),
         ({"ids": np.array([["a"], ["b"]])}, "ids has shape (2, 1)"),
         ({"ids": np.array("a")}, "ids has shape ()"),
-        ({"ids": np.zeros(0, "U1"), "mask": np.zeros((0, 4, 4), np.float16), "label": None}, "ids has shape (0,)"),
+        (
+            {"ids": np.zeros(0, "U1"), "mask": np.zeros((0, 4, 4), np.float16), "label": None},
+            "ids has shape (0,)",
+        ),
         ({"ids": np.array([0.5, 1.5])}, "ids holds float64"),
         ({"ids": None}, "there are no ids"),
         ({"classes": None}, "there are no classes"),
@@ -333,7 +416,11 @@ def test_predictions_of_another_form_are_refused_by_name(tmp_path, changes, word
     np.savez(tmp_path / "p.npz", **arrays(**changes))
     with pytest.raises(InputError) as raised:
         Predictions.load(tmp_path / "p.npz", ["x", "y"])
-    assert raised.value.code == "predictions_damaged" and words in str(raised.value) and "allow_pickle" not in str(raised.value)
+    assert (
+        raised.value.code == "predictions_damaged"
+        and words in str(raised.value)
+        and "allow_pickle" not in str(raised.value)
+    )
 
 
 def test_probabilities_of_classes_add_up_to_one(tmp_path):
@@ -367,7 +454,12 @@ def told(home: Path, capfd, *words: str, config: str = "both", sets: tuple = ())
     code = main(line(home, *words, config=config) + [w for s in sets for w in ("--set", s)])
     err = capfd.readouterr().err
     errors = [text for text in err.splitlines() if text.startswith("error: ")]
-    assert code == 2 and len(errors) == 1 and "fault of the program" not in err and "Traceback" not in err, err
+    assert (
+        code == 2
+        and len(errors) == 1
+        and "fault of the program" not in err
+        and "Traceback" not in err
+    ), err
     return errors[0]
 
 
@@ -422,22 +514,44 @@ def test_a_damaged_pixel_store_is_named(copy, spoil, capfd):
 
 @pytest.mark.parametrize(
     "column, value",
-    [("set", "tran"), ("height", "0"), ("height", str(10**30)), ("width", "150.5"), ("width", "70000"), ("area", "9e9"), ("area", ""), ("group", "-1"), ("id", "")],
+    [
+        ("set", "tran"),
+        ("height", "0"),
+        ("height", str(10**30)),
+        ("width", "150.5"),
+        ("width", "70000"),
+        ("area", "9e9"),
+        ("area", ""),
+        ("group", "-1"),
+        ("id", ""),
+    ],
 )
 def test_a_damaged_index_is_named(home, tmp_path, column, value):
     paths = Paths(tmp_path, tmp_path)
     paths.prepared.mkdir(parents=True)
-    rows = [text.split(",") for text in (home / "artifacts/prepared/index.csv").read_text().splitlines()]
+    rows = [
+        text.split(",") for text in (home / "artifacts/prepared/index.csv").read_text().splitlines()
+    ]
     rows[1][rows[0].index(column)] = value
     paths.index.write_text("\n".join(map(",".join, rows)))
     with refused("index_damaged"):
         tables.read_index(paths)
 
 
-@pytest.mark.parametrize("name, change", [
-    ("offsets", lambda a: a[::-1]), ("offsets", lambda a: a[:-1]), ("runs", lambda a: a * 10**6), ("runs", lambda a: -a), ("runs", lambda a: a.astype(float)),
-    ("sizes", lambda a: a * 0), ("sizes", lambda a: a[:, :1]), ("ids", lambda a: a[None]), ("ids", lambda a: a.astype(object)),
-])
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("offsets", lambda a: a[::-1]),
+        ("offsets", lambda a: a[:-1]),
+        ("runs", lambda a: a * 10**6),
+        ("runs", lambda a: -a),
+        ("runs", lambda a: a.astype(float)),
+        ("sizes", lambda a: a * 0),
+        ("sizes", lambda a: a[:, :1]),
+        ("ids", lambda a: a[None]),
+        ("ids", lambda a: a.astype(object)),
+    ],
+)
 def test_damaged_true_masks_are_named(home, tmp_path, name, change):
     with np.load(home / "artifacts/prepared/truth.npz") as file:
         found = {k: file[k] for k in file.files}
@@ -463,7 +577,17 @@ def test_a_damaged_remark_about_rounding_is_made_anew(copy, monkeypatch):
     assert paths.test("small").read_bytes() == before
 
 
-WRONG = [[], {}, None, 1, "text", {"honest": []}, {"honest": {"score": "much"}}, {"mask": 1, "label": 2}, {"name": 1, "files": [], "networks": {}}]
+WRONG = [
+    [],
+    {},
+    None,
+    1,
+    "text",
+    {"honest": []},
+    {"honest": {"score": "much"}},
+    {"mask": 1, "label": 2},
+    {"name": 1, "files": [], "networks": {}},
+]
 
 
 @pytest.mark.parametrize("content", [*map(json.dumps, WRONG), "", "{", "[" * 10**5, "\udcff"])
@@ -473,7 +597,10 @@ def test_records_of_another_kind_are_named(home, tmp_path, content):
         paths.metrics("x"): (lambda: records.read_metrics(paths, "x"), "damaged_json"),
         paths.weights("x"): (lambda: records.read_weights(paths, "x", ["a"]), "damaged_json"),
         paths.manifest: (lambda: infer.check(paths), "damaged_json"),
-        paths.decision("x"): (lambda: Decision.load(paths.decision("x")), ("damaged_json", "decision_key")),
+        paths.decision("x"): (
+            lambda: Decision.load(paths.decision("x")),
+            ("damaged_json", "decision_key"),
+        ),
     }
     for file, (read, code) in readers.items():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -483,7 +610,16 @@ def test_records_of_another_kind_are_named(home, tmp_path, content):
         assert raised.value.code in code and file.name in str(raised.value)
 
 
-@pytest.mark.parametrize("stage, file", [("submit", "metrics.json"), ("submit", "weights.json"), ("submit", "decision.json"), ("bundle", "weights.json"), ("bundle", "metrics.json")])
+@pytest.mark.parametrize(
+    "stage, file",
+    [
+        ("submit", "metrics.json"),
+        ("submit", "weights.json"),
+        ("submit", "decision.json"),
+        ("bundle", "weights.json"),
+        ("bundle", "metrics.json"),
+    ],
+)
 def test_a_stage_names_the_record_that_is_damaged(copy, stage, file, capfd):
     """Of the right length, so that only reading it tells."""
     place = copy / "artifacts/predictions/both" / file
@@ -499,7 +635,9 @@ def test_a_decision_of_too_many_parts_is_refused():
         Decision(largest=10**400)
 
 
-@pytest.mark.parametrize("content", ["[]", "1", "{", '{"competition": 3}', '{"competition": ["a"]}', "[" * 10**5])
+@pytest.mark.parametrize(
+    "content", ["[]", "1", "{", '{"competition": 3}', '{"competition": ["a"]}', "[" * 10**5]
+)
 def test_a_damaged_note_of_what_was_fetched_is_as_good_as_none(tmp_path, content, capfd):
     paths = Paths(tmp_path, tmp_path)
     paths.fetched.write_text(content)
@@ -516,9 +654,13 @@ def test_a_damaged_note_of_what_was_fetched_is_as_good_as_none(tmp_path, content
         assert fetch.Part(tmp_path, "a").mark is None
 
 
-@pytest.mark.parametrize("files", [[], {"a": 1}, {"a": {"bytes": "1", "crc": "0"}}, {"a": {"bytes": 1, "crc": "x"}}])
+@pytest.mark.parametrize(
+    "files", [[], {"a": 1}, {"a": {"bytes": "1", "crc": "0"}}, {"a": {"bytes": 1, "crc": "x"}}]
+)
 def test_a_note_of_what_was_fetched_with_odd_files_is_as_good_as_none(tmp_path, files):
-    (tmp_path / "fetched.json").write_text(json.dumps({"competition": "a", "dataset": None, "when": "now", "files": files}))
+    (tmp_path / "fetched.json").write_text(
+        json.dumps({"competition": "a", "dataset": None, "when": "now", "files": files})
+    )
     if files:
         assert fetch.earlier(tmp_path / "fetched.json", "a") == {"files": {}}
 
@@ -531,13 +673,19 @@ def sent(ref: str, when: str) -> kaggle.Sent:
 
 
 def row(**changes) -> sentlog.Row:
-    return sentlog.Row("2026-11-20T10:00:00Z", "slug", "e.csv", message="one", status="unconfirmed", **changes)
+    return sentlog.Row(
+        "2026-11-20T10:00:00Z", "slug", "e.csv", message="one", status="unconfirmed", **changes
+    )
 
 
 def test_an_unconfirmed_submission_does_not_take_the_score_of_an_older_one(tmp_path):
     """The same file and message may have gone there before, from the web page."""
     sentlog.edit(tmp_path / "log.csv", lambda rows: rows.append(row()))
-    older, own, later = sent("1", "2026-11-20T09:00:00Z"), sent("2", "2026-11-20T09:59:30Z"), sent("3", "2026-11-20T11:00:00Z")
+    older, own, later = (
+        sent("1", "2026-11-20T09:00:00Z"),
+        sent("2", "2026-11-20T09:59:30Z"),
+        sent("3", "2026-11-20T11:00:00Z"),
+    )
     assert sentlog.handed_over(row(), [later, own, older]) == own, "the clocks may differ a little"
     assert sentlog.handed_over(row(), [older]) is None
     found = sentlog.refresh(tmp_path / "log.csv", "slug", [later, own, older])
@@ -560,7 +708,12 @@ def test_a_damaged_log_of_submissions_is_named(tmp_path, spoil):
 def test_a_package_that_lacks_a_request_is_named_with_the_version_needed(monkeypatch):
     client = object.__new__(kaggle.Kaggle)
     client.secrets, client.api = [], object()
-    for ask in (lambda: client.download("a-contest"), lambda: client.submissions("a-contest"), lambda: client.files("a/b"), lambda: client.submit("a", Path("x"), "m")):
+    for ask in (
+        lambda: client.download("a-contest"),
+        lambda: client.submissions("a-contest"),
+        lambda: client.files("a/b"),
+        lambda: client.submit("a", Path("x"), "m"),
+    ):
         monkeypatch.setattr(kaggle.Kaggle, "_request", lambda *_, **__: None)
         with refused("kaggle_too_old", kaggle.NEEDED) as raised:
             ask()
@@ -587,7 +740,9 @@ def zipped(file: Path, *names: str) -> Path:
     return file
 
 
-def test_names_that_differ_only_in_case_are_refused_where_the_disk_takes_them_for_one(tmp_path, monkeypatch):
+def test_names_that_differ_only_in_case_are_refused_where_the_disk_takes_them_for_one(
+    tmp_path, monkeypatch
+):
     file = zipped(tmp_path / "a.zip", "x/A.png", "x/a.png")
     monkeypatch.setattr(archives, "tells_case", lambda folder: False)
     with refused("archive_twice"):
@@ -614,7 +769,9 @@ def test_no_link_at_a_temporary_name_is_followed(tmp_path):
 
     (folder / ".fetch").mkdir()
     (folder / ".fetch" / "archive.part").symlink_to(precious)
-    (folder / ".fetch" / "mark.json").write_text(json.dumps({"of": "x", "mark": {"etag": "e", "modified": None, "bytes": 9}}))
+    (folder / ".fetch" / "mark.json").write_text(
+        json.dumps({"of": "x", "mark": {"etag": "e", "modified": None, "bytes": 9}})
+    )
     part = fetch.Part(folder, "x")
     assert part.mark is None
     part.begin({"etag": "e", "modified": None, "bytes": 9})
@@ -630,7 +787,9 @@ def test_no_link_at_a_temporary_name_is_followed(tmp_path):
     (tmp_path / ".bundle.part").symlink_to(elsewhere)
     with bundle.replacing_folder(tmp_path / "bundle") as inside:
         (inside / "new").touch()
-    assert (tmp_path / "bundle" / "new").is_file() and [f.name for f in elsewhere.iterdir()] == ["kept"]
+    assert (tmp_path / "bundle" / "new").is_file() and [f.name for f in elsewhere.iterdir()] == [
+        "kept"
+    ]
 
 
 def test_a_damaged_stamp_of_an_earlier_infer_is_as_good_as_none(tmp_path):
@@ -640,7 +799,9 @@ def test_a_damaged_stamp_of_an_earlier_infer_is_as_good_as_none(tmp_path):
     assert infer._version("no-such-package-anywhere") == "none"
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"runs": []}', '{"runs": {"order": "spiral"}}', "[" * 10**5, "{"])
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"runs": []}', '{"runs": {"order": "spiral"}}', "[" * 10**5, "{"]
+)
 def test_a_damaged_report_of_the_images_is_named_before_masks_are_written(copy, content, capfd):
     """Its words on run lengths lost, masks would be written in the usual order, right or wrong."""
     report = copy / "artifacts/prepared/report.json"

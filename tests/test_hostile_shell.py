@@ -1,5 +1,6 @@
 """Shells that are not as one would wish: locales, folders that are gone, low limits, a stdout that
 takes nothing. One line each, and no traceback."""
+
 from __future__ import annotations
 
 import errno
@@ -49,8 +50,10 @@ def test_a_class_and_a_file_with_umlauts_under_an_ascii_locale(tmp_path):
     save(data / "train" / "normal" / "ärger.png", picture(99))
     shutil.copy(ROOT / "configs" / "competition.yaml", tmp_path)
     (tmp_path / "small.yaml").write_text("image_size: 64\n")
-    words = ("--config small.yaml --data data --work work --set split.folds=2 "
-             "--set data.classes='[größe, malignant, normal]'")
+    words = (
+        "--config small.yaml --data data --work work --set split.folds=2 "
+        "--set data.classes='[größe, malignant, normal]'"
+    )
     for stage in ("status", "prepare", "split", "status"):
         done = shell(f'"$RUN" {stage} {words}', tmp_path, **ASCII)
         assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()

@@ -1,4 +1,5 @@
 """Reading files of every kind, and making them square and back."""
+
 from __future__ import annotations
 
 import cv2
@@ -24,9 +25,13 @@ def test_grey_rgb_rgba_palette_and_1_bit_read_alike(tmp_path):
     for mode in ("RGB", "RGBA", "LA", "P"):
         image.convert(mode).save(tmp_path / f"{mode}.png")
         assert np.array_equal(read_image(tmp_path / f"{mode}.png"), grey), mode
-        assert np.array_equal(read_image(tmp_path / f"{mode}.png", 3), np.repeat(grey[..., None], 3, 2)), mode
+        assert np.array_equal(
+            read_image(tmp_path / f"{mode}.png", 3), np.repeat(grey[..., None], 3, 2)
+        ), mode
     assert np.array_equal(np.unique(read_image(save(tmp_path / "bit.png", box()))), [0, 255])
-    image.convert("CMYK").save(tmp_path / "print.tif")  # four channels that are not red, green, blue, alpha
+    image.convert("CMYK").save(
+        tmp_path / "print.tif"
+    )  # four channels that are not red, green, blue, alpha
     assert np.abs(read_image(tmp_path / "print.tif").astype(int) - grey).max() <= 2
 
 
@@ -42,7 +47,9 @@ def test_colours_are_red_green_blue(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bits_are_scaled_by_their_own_range(tmp_path, suffix):
-    deep = np.linspace(1000, 4095, 60 * 80).reshape(60, 80).astype(np.uint16)  # 12-bit data: shifting by 8 bits would leave 16 grey levels
+    deep = (
+        np.linspace(1000, 4095, 60 * 80).reshape(60, 80).astype(np.uint16)
+    )  # 12-bit data: shifting by 8 bits would leave 16 grey levels
     cv2.imwrite(str(tmp_path / f"deep.{suffix}"), deep)
     read = read_image(tmp_path / f"deep.{suffix}")
     assert read.min() == 0 and read.max() == 255 and len(np.unique(read)) == 256
@@ -53,7 +60,12 @@ def test_16_bits_are_scaled_by_their_own_range(tmp_path, suffix):
 def test_truncated_and_foreign_files_are_unreadable(tmp_path):
     whole = save(tmp_path / "whole.png", picture(3)).read_bytes()
     save(tmp_path / "whole.jpg", picture(3))
-    damaged = {"cut.png": whole[: len(whole) // 2], "empty.png": b"", "text.png": b"<html>404</html>", "cut.jpg": (tmp_path / "whole.jpg").read_bytes()[:1500]}
+    damaged = {
+        "cut.png": whole[: len(whole) // 2],
+        "empty.png": b"",
+        "text.png": b"<html>404</html>",
+        "cut.jpg": (tmp_path / "whole.jpg").read_bytes()[:1500],
+    }
     for name, bytes_ in damaged.items():
         (tmp_path / name).write_bytes(bytes_)
         with pytest.raises(ValueError, match=r"^.{3,80}$"):
@@ -84,17 +96,25 @@ def test_masks_of_every_kind_are_the_same_mask(tmp_path):
     Image.fromarray(plane * 255).save(tmp_path / "mask.jpg", quality=75)
     read, two_valued = read_mask(tmp_path / "mask.jpg")
     assert two_valued and (read != mask).sum() <= 4
-    cv2.imwrite(str(tmp_path / "blurred.png"), cv2.GaussianBlur(box(120, 160, 30, 40, 50).astype(np.uint8) * 255, (3, 3), 0))
+    cv2.imwrite(
+        str(tmp_path / "blurred.png"),
+        cv2.GaussianBlur(box(120, 160, 30, 40, 50).astype(np.uint8) * 255, (3, 3), 0),
+    )
     read, two_valued = read_mask(tmp_path / "blurred.png")
     assert two_valued and np.array_equal(read, box(120, 160, 30, 40, 50))
 
 
 def test_empty_masks_and_what_is_no_mask(tmp_path):
     zero = np.zeros((9, 9, 3), np.uint8)
-    for name, pixels in {"rgb zero": zero, "rgba zero": np.dstack([zero, zero[..., 0] + 255])}.items():
+    for name, pixels in {
+        "rgb zero": zero,
+        "rgba zero": np.dstack([zero, zero[..., 0] + 255]),
+    }.items():
         read, two_valued = read_mask(save(tmp_path / f"{name}.png", pixels))
         assert two_valued and not read.any(), name
-    Image.fromarray(np.random.default_rng(0).integers(0, 4, (60, 80)).astype(np.uint8)).save(tmp_path / "noise.jpg")
+    Image.fromarray(np.random.default_rng(0).integers(0, 4, (60, 80)).astype(np.uint8)).save(
+        tmp_path / "noise.jpg"
+    )
     read, two_valued = read_mask(tmp_path / "noise.jpg")
     assert two_valued and not read.any()
     classes = np.repeat(np.arange(3, dtype=np.uint8), 20)[:, None] * np.ones((1, 50), np.uint8)
@@ -102,7 +122,12 @@ def test_empty_masks_and_what_is_no_mask(tmp_path):
     third[:8, :8] = 130  # a small region of a third value is another class, not a blurred edge
     two_colours = np.zeros((9, 9, 3), np.uint8)
     two_colours[:4, :, 0], two_colours[4:, :, 1] = 255, 255
-    for name, pixels in {"photo": picture(4), "three classes": classes, "small third class": third, "two colours": two_colours}.items():
+    for name, pixels in {
+        "photo": picture(4),
+        "three classes": classes,
+        "small third class": third,
+        "two colours": two_colours,
+    }.items():
         assert not read_mask(save(tmp_path / f"{name}.png", pixels))[1], name
 
 
@@ -119,7 +144,11 @@ def test_restore_is_the_inverse_of_resize(shape, mode):
     assert square.shape == (64, 64) and square.dtype == np.uint8
     top, left, inner_height, inner_width = content(height, width, 64, mode)
     if mode == "letterbox":
-        assert max(inner_height, inner_width) == 64 and abs(inner_height / inner_width - height / width) < 0.05 * max(height / width, 1) or min(shape) == 3
+        assert (
+            max(inner_height, inner_width) == 64
+            and abs(inner_height / inner_width - height / width) < 0.05 * max(height / width, 1)
+            or min(shape) == 3
+        )
         outside = square.copy()
         outside[top : top + inner_height, left : left + inner_width] = 0
         assert not outside.any()
@@ -136,6 +165,9 @@ def test_masks_stay_masks_and_keep_their_place():
         assert set(np.unique(small)) == {0, 1} and small.dtype == np.uint8
         top, left, height, width = content(200, 100, 64, mode)
         rows, columns = np.nonzero(small)
-        assert np.allclose([rows.min(), rows.max() + 1, columns.min(), columns.max() + 1],
-                           [top + 0.25 * height, top + 0.45 * height, left + 0.2 * width, left + 0.6 * width], atol=1)
+        assert np.allclose(
+            [rows.min(), rows.max() + 1, columns.min(), columns.max() + 1],
+            [top + 0.25 * height, top + 0.45 * height, left + 0.2 * width, left + 0.6 * width],
+            atol=1,
+        )
     assert resize(np.zeros((30, 20, 3), np.uint8), 16, "letterbox").shape == (16, 16, 3)

@@ -1,4 +1,5 @@
 """The client: what it asks for, one clear line for everything that is refused, and no credentials in anything that it says."""
+
 import argparse
 import ast
 import os
@@ -38,15 +39,34 @@ def refuses(kind: type, code: str, words: tuple[str, ...], call) -> str:
 @pytest.mark.parametrize("how", ["key", "token"])
 def test_what_it_says_of_a_contest(server, monkeypatch, tmp_path, how, capfd):  # noqa: F811
     enter(monkeypatch, server, tmp_path / "home", how)
-    server.add("a-contest", {f"train/{i}.png": b"x" * i for i in range(250)}, daily=3, used=1, deadline=datetime(2031, 5, 1, 23, 59))
+    server.add(
+        "a-contest",
+        {f"train/{i}.png": b"x" * i for i in range(250)},
+        daily=3,
+        used=1,
+        deadline=datetime(2031, 5, 1, 23, 59),
+    )
     server.add_dataset("some-one/data", {"a.csv": b"1,2"})
     client = Kaggle()
-    assert client.contest("a-contest") == Contest("a-contest", "A contest", "https://www.kaggle.com/competitions/a-contest", datetime(2031, 5, 1, 23, 59, tzinfo=timezone.utc), True, 3,
-                                                  "Mean of Dice and macro F1")
+    assert client.contest("a-contest") == Contest(
+        "a-contest",
+        "A contest",
+        "https://www.kaggle.com/competitions/a-contest",
+        datetime(2031, 5, 1, 23, 59, tzinfo=timezone.utc),
+        True,
+        3,
+        "Mean of Dice and macro F1",
+    )
     files = client.files("a-contest")  # two pages
-    assert len(files) == 250 and files[7] == Remote("train/7.png", 7) and client.files("some-one/data") == [Remote("a.csv", 3)]
+    assert (
+        len(files) == 250
+        and files[7] == Remote("train/7.png", 7)
+        and client.files("some-one/data") == [Remote("a.csv", 3)]
+    )
     assert client.remaining("a-contest") == 2 and client.submissions("a-contest") == []
-    assert {s.headers.get("Authorization") for s in server.seen if s.endpoint != "IntrospectToken"} == {"***"}
+    assert {
+        s.headers.get("Authorization") for s in server.seen if s.endpoint != "IntrospectToken"
+    } == {"***"}
     assert capfd.readouterr() == ("", "")
 
 
@@ -57,15 +77,38 @@ def test_submitting_and_the_list(server, tmp_path, capfd):  # noqa: F811
     assert client.submit("a-contest", file, "the first one") is None
     assert contest.submissions[0]["data"] == file.read_bytes()
     first = client.submissions("a-contest")[0]
-    assert (first.ref, first.file, first.message, first.status, first.public, first.private, first.team) == ("41000000", "best.csv", "the first one", "pending", None, None, "The team")
-    assert abs(datetime.fromisoformat(first.when.replace("Z", "+00:00")) - datetime.now(timezone.utc)).total_seconds() < 60
+    assert (
+        first.ref,
+        first.file,
+        first.message,
+        first.status,
+        first.public,
+        first.private,
+        first.team,
+    ) == ("41000000", "best.csv", "the first one", "pending", None, None, "The team")
+    assert (
+        abs(
+            datetime.fromisoformat(first.when.replace("Z", "+00:00")) - datetime.now(timezone.utc)
+        ).total_seconds()
+        < 60
+    )
     again = client.submissions("a-contest")[0]
-    assert (again.ref, again.status, again.public, again.private) == ("41000000", "complete", 0.9, 0.25)
+    assert (again.ref, again.status, again.public, again.private) == (
+        "41000000",
+        "complete",
+        0.9,
+        0.25,
+    )
     contest.scorer = reject
     client.submit("a-contest", file, "")
     client.submissions("a-contest")
     newest, oldest = client.submissions("a-contest")
-    assert (newest.ref, newest.status, newest.public, newest.error) == ("41000001", "error", None, "Unknown id us_1 in row 3") and oldest == again
+    assert (newest.ref, newest.status, newest.public, newest.error) == (
+        "41000001",
+        "error",
+        None,
+        "Unknown id us_1 in row 3",
+    ) and oldest == again
     assert "Authorization" not in server.asked("Upload")[0].headers  # another host
     assert capfd.readouterr().out == ""
 
@@ -84,19 +127,55 @@ def test_the_package_is_content_with_the_stand_in(server, tmp_path):  # noqa: F8
     assert (tmp_path / "file").read_bytes() == contest.files["a.csv"]
 
 
-ASKING = {"GetCompetition": lambda c: c.contest("a-contest"), "ListDataFiles": lambda c: c.files("a-contest"), "DownloadDataFiles": lambda c: c.download("a-contest"),
-          "ListSubmissions": lambda c: c.submissions("a-contest"), "DownloadDataset": lambda c: c.download("some-one/data"), "Storage": lambda c: c.download("a-contest")}
+ASKING = {
+    "GetCompetition": lambda c: c.contest("a-contest"),
+    "ListDataFiles": lambda c: c.files("a-contest"),
+    "DownloadDataFiles": lambda c: c.download("a-contest"),
+    "ListSubmissions": lambda c: c.submissions("a-contest"),
+    "DownloadDataset": lambda c: c.download("some-one/data"),
+    "Storage": lambda c: c.download("a-contest"),
+}
 
 
 @pytest.mark.parametrize(
     ("endpoint", "status", "kind", "code", "words"),
     [
-        ("GetCompetition", 401, InputError, "bad_credentials", ("(401) (KAGGLE_USERNAME and KAGGLE_KEY)", "https://www.kaggle.com/settings")),
-        ("DownloadDataFiles", 403, InputError, "rules_not_accepted", ("(403: You must) (a-contest)", "https://www.kaggle.com/competitions/a-contest/rules")),
-        ("DownloadDataset", 403, InputError, "dataset_denied", ("(403: You must) (https://www.kaggle.com/datasets/some-one/data)",)),
-        ("ListDataFiles", 404, InputError, "no_such_contest", ("'a-contest'", "https://www.kaggle.com/t/…")),
+        (
+            "GetCompetition",
+            401,
+            InputError,
+            "bad_credentials",
+            ("(401) (KAGGLE_USERNAME and KAGGLE_KEY)", "https://www.kaggle.com/settings"),
+        ),
+        (
+            "DownloadDataFiles",
+            403,
+            InputError,
+            "rules_not_accepted",
+            ("(403: You must) (a-contest)", "https://www.kaggle.com/competitions/a-contest/rules"),
+        ),
+        (
+            "DownloadDataset",
+            403,
+            InputError,
+            "dataset_denied",
+            ("(403: You must) (https://www.kaggle.com/datasets/some-one/data)",),
+        ),
+        (
+            "ListDataFiles",
+            404,
+            InputError,
+            "no_such_contest",
+            ("'a-contest'", "https://www.kaggle.com/t/…"),
+        ),
         ("DownloadDataset", 404, InputError, "no_such_dataset", ("'some-one/data'", "OWNER/NAME")),
-        ("ListSubmissions", 400, InputError, "kaggle_refuses", ("(400: You must) (https://www.kaggle.com/competitions/a-contest)",)),
+        (
+            "ListSubmissions",
+            400,
+            InputError,
+            "kaggle_refuses",
+            ("(400: You must) (https://www.kaggle.com/competitions/a-contest)",),
+        ),
         ("ListSubmissions", 500, Busy, "kaggle_trouble", ("(500: You must)", "again later")),
         ("ListSubmissions", 429, Busy, "too_many_requests", ("(429)", "some minutes")),
         ("Storage", 403, InputError, "rules_not_accepted", ()),
@@ -110,7 +189,11 @@ def test_refusals(server, endpoint, status, kind, code, words, capfd):  # noqa: 
     refuses(kind, code, words, lambda: ASKING[endpoint](client))
     assert len(server.asked(endpoint)) == (kaggle.TRIES if kind is Busy else 1)
     out, err = capfd.readouterr()
-    assert out == "" and err.count("trying again") == (kaggle.TRIES - 1 if kind is Busy else 0) and not [s for s in SECRETS if s in err]
+    assert (
+        out == ""
+        and err.count("trying again") == (kaggle.TRIES - 1 if kind is Busy else 0)
+        and not [s for s in SECRETS if s in err]
+    )
 
 
 def test_what_passes_is_tried_again(server, monkeypatch):  # noqa: F811
@@ -141,11 +224,31 @@ def test_no_network(server, monkeypatch):  # noqa: F811
     refuses(Lost, "kaggle_silent", words, lambda: client.contest("a-contest"))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
     refuses(Lost, "no_proxy", (), lambda: client.contest("a-contest"))
-    for text, code in (("Failed to resolve 'api.kaggle.com' ([Errno -2] Name or service not known)", "no_network"),
-                        ("NewConnectionError: [Errno 111] Connection refused", "connection_refused"), ("Connection aborted.", "connection_lost")):
-        refuses(Lost, code, (), lambda: raises(refusals.translated(requests.ConnectionError(text), "a-contest", [])))
-    refuses(StageError, "not_kaggle", (), lambda: raises(refusals.translated(requests.exceptions.JSONDecodeError("x", "<html>", 0), "", [])))
-    refuses(InputError, "disk_full", (), lambda: raises(refusals.translated(OSError(28, "No space left on device"), "", [])))
+    for text, code in (
+        ("Failed to resolve 'api.kaggle.com' ([Errno -2] Name or service not known)", "no_network"),
+        ("NewConnectionError: [Errno 111] Connection refused", "connection_refused"),
+        ("Connection aborted.", "connection_lost"),
+    ):
+        refuses(
+            Lost,
+            code,
+            (),
+            lambda: raises(refusals.translated(requests.ConnectionError(text), "a-contest", [])),
+        )
+    refuses(
+        StageError,
+        "not_kaggle",
+        (),
+        lambda: raises(
+            refusals.translated(requests.exceptions.JSONDecodeError("x", "<html>", 0), "", [])
+        ),
+    )
+    refuses(
+        InputError,
+        "disk_full",
+        (),
+        lambda: raises(refusals.translated(OSError(28, "No space left on device"), "", [])),
+    )
 
 
 def raises(error: Exception) -> None:
@@ -153,14 +256,21 @@ def raises(error: Exception) -> None:
 
 
 def test_secrets_are_taken_out_of_what_is_quoted():
-    text = refusals.plain(f"GET http://storage.test/a.zip?Signature=the-signature&x=1 with {KEY}\nfailed?", [KEY])
+    text = refusals.plain(
+        f"GET http://storage.test/a.zip?Signature=the-signature&x=1 with {KEY}\nfailed?", [KEY]
+    )
     assert text == "GET http://storage.test/a.zip with *** failed?"
 
 
 @pytest.mark.parametrize(
     ("how", "files", "code", "words"),
     [
-        ("none", {}, "no_credentials", ("https://www.kaggle.com/settings", "~/.kaggle/access_token", "KAGGLE_API_TOKEN")),
+        (
+            "none",
+            {},
+            "no_credentials",
+            ("https://www.kaggle.com/settings", "~/.kaggle/access_token", "KAGGLE_API_TOKEN"),
+        ),
         ("none", {"access_token": "KGAT_another"}, "bad_credentials", ("access_token)",)),
         ("none", {"kaggle.json": '{"username": '}, "bad_credentials", ("kaggle.json)",)),
         ("bad token", {}, "bad_credentials", ("(KAGGLE_API_TOKEN)",)),
@@ -175,12 +285,27 @@ def test_credentials(tmp_path, how, files, code, words):
     for name, text in files.items():
         (tmp_path / ".kaggle" / name).write_text(text)
         (tmp_path / ".kaggle" / name).chmod(0o600)
-    extra = {"bad token": {"KAGGLE_API_TOKEN": "KGAT_another"}, "bad key": {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": "another"}}.get(how, {})
+    extra = {
+        "bad token": {"KAGGLE_API_TOKEN": "KGAT_another"},
+        "bad key": {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": "another"},
+    }.get(how, {})
     with KaggleServer() as running:
         running.add("a-contest")
-        env = {k: v for k, v in os.environ.items() if k not in CLEARED} | running.environment(tmp_path, "none") | extra | {"VERBOSE": "true"}
+        env = (
+            {k: v for k, v in os.environ.items() if k not in CLEARED}
+            | running.environment(tmp_path, "none")
+            | extra
+            | {"VERBOSE": "true"}
+        )
         script = "import logging; from src.core.kaggle import Kaggle\ntry: print(Kaggle().contest('a-contest').title, logging.getLogger().handlers)\nexcept Exception as e: print(type(e).__name__, e.code, e)"
-        ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+        ran = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     assert ran.stderr == "" and not [s for s in (*SECRETS, "another") if s in ran.stdout]
     if code is None:
         assert ran.stdout == "A contest []\n"
@@ -194,11 +319,21 @@ def test_a_download_goes_on_only_with_the_same_file(server):  # noqa: F811
     client = Kaggle()
     arriving = client.download("a-contest")
     data, mark = b"".join(arriving), arriving.mark
-    assert data == contest.zipped() and arriving.name == "archive.zip" and mark["bytes"] == len(data) and arriving.start == 0
+    assert (
+        data == contest.zipped()
+        and arriving.name == "archive.zip"
+        and mark["bytes"] == len(data)
+        and arriving.start == 0
+    )
     rest = client.download("a-contest", 100_000, mark)
     assert rest.start == 100_000 and b"".join(rest) == data[100_000:] and rest.mark == mark
-    assert server.asked("Storage")[-1].sent == len(data) - 100_000 and "Authorization" not in server.asked("Storage")[-1].headers
-    assert client.download("a-contest", 100_000, mark | {"bytes": 7}).start == 0  # If-Range was not enough
+    assert (
+        server.asked("Storage")[-1].sent == len(data) - 100_000
+        and "Authorization" not in server.asked("Storage")[-1].headers
+    )
+    assert (
+        client.download("a-contest", 100_000, mark | {"bytes": 7}).start == 0
+    )  # If-Range was not enough
     assert client.download("a-contest", len(data), mark).start == 0  # 416
     contest.archive = None
     contest.files["b"] = b"new"
@@ -209,19 +344,63 @@ def test_a_download_goes_on_only_with_the_same_file(server):  # noqa: F811
 @pytest.mark.parametrize(
     ("contest", "fault", "kind", "code", "words", "kept"),
     [
-        ({"entered": False}, None, InputError, "rules_not_accepted", ("403: You cannot submit until", "/competitions/a-contest/rules"), 0),
-        ({"deadline": ago(days=1)}, None, InputError, "kaggle_refuses", ("400: The competition deadline has passed",), 0),
-        ({"daily": 2, "used": 2}, None, InputError, "kaggle_refuses", ("400: Submission not allowed: ", "(2)"), 0),
-        ({}, ("Upload", {"status": 400}), StageError, "upload_failed", ("best.csv", "Nothing was handed in"), 0),
-        ({}, ("Upload", {"cut": 1000}), StageError, "upload_failed", ("best.csv", "Nothing was handed in"), 0),
+        (
+            {"entered": False},
+            None,
+            InputError,
+            "rules_not_accepted",
+            ("403: You cannot submit until", "/competitions/a-contest/rules"),
+            0,
+        ),
+        (
+            {"deadline": ago(days=1)},
+            None,
+            InputError,
+            "kaggle_refuses",
+            ("400: The competition deadline has passed",),
+            0,
+        ),
+        (
+            {"daily": 2, "used": 2},
+            None,
+            InputError,
+            "kaggle_refuses",
+            ("400: Submission not allowed: ", "(2)"),
+            0,
+        ),
+        (
+            {},
+            ("Upload", {"status": 400}),
+            StageError,
+            "upload_failed",
+            ("best.csv", "Nothing was handed in"),
+            0,
+        ),
+        (
+            {},
+            ("Upload", {"cut": 1000}),
+            StageError,
+            "upload_failed",
+            ("best.csv", "Nothing was handed in"),
+            0,
+        ),
         ({}, ("Upload", {"cut": 1000, "times": 1}), None, "", (), 1),
         ({}, ("CreateSubmission", {"status": 500}), Busy, "kaggle_trouble", ("(500",), 0),
-        ({}, ("CreateSubmission", {"cut": 3}), Lost, "connection_lost", (), 1),  # handed in, and the answer was lost
+        (
+            {},
+            ("CreateSubmission", {"cut": 3}),
+            Lost,
+            "connection_lost",
+            (),
+            1,
+        ),  # handed in, and the answer was lost
         ({}, ("StartSubmissionUpload", {"status": 429, "times": 1}), None, "", (), 1),
         ({"lost": True}, None, None, "", (), 0),
     ],
 )
-def test_submitting_goes_wrong(server, tmp_path, contest, fault, kind, code, words, kept, monkeypatch):  # noqa: F811
+def test_submitting_goes_wrong(
+    server, tmp_path, contest, fault, kind, code, words, kept, monkeypatch
+):  # noqa: F811
     there = server.add("a-contest", **contest)
     (tmp_path / "best.csv").write_text("id,label\n" * 5000)
     client = Kaggle()
@@ -229,7 +408,9 @@ def test_submitting_goes_wrong(server, tmp_path, contest, fault, kind, code, wor
         server.fault(fault[0], **fault[1])
     send = lambda: client.submit("a-contest", tmp_path / "best.csv", "hello")  # noqa: E731
     refuses(kind, code, words, send) if kind else send()
-    assert len(there.submissions) == kept and len(server.asked("CreateSubmission")) <= 1  # never twice
+    assert (
+        len(there.submissions) == kept and len(server.asked("CreateSubmission")) <= 1
+    )  # never twice
     assert all(s["data"] == (tmp_path / "best.csv").read_bytes() for s in there.submissions)
 
 
@@ -243,7 +424,16 @@ def test_remaining_where_kaggle_does_not_say(server):  # noqa: F811
     assert client.remaining("c-contest") == 0
 
 
-@pytest.mark.parametrize("text", ["a-contest", "https://www.kaggle.com/competitions/a-contest", "https://www.kaggle.com/competitions/A-contest/data?x=1", "kaggle.com/c/a-contest/overview", " a-contest "])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a-contest",
+        "https://www.kaggle.com/competitions/a-contest",
+        "https://www.kaggle.com/competitions/A-contest/data?x=1",
+        "kaggle.com/c/a-contest/overview",
+        " a-contest ",
+    ],
+)
 def test_a_slug_or_the_address_of_a_page(text):
     assert plain_slug(text) == "a-contest"
 
@@ -265,7 +455,9 @@ def test_what_is_no_slug(text, code):
 
 
 def test_data_sets():
-    assert plain_dataset("aryashah2k/breast-ultrasound-images-dataset") == plain_dataset("https://www.kaggle.com/datasets/aryashah2k/breast-ultrasound-images-dataset?resource=download")
+    assert plain_dataset("aryashah2k/breast-ultrasound-images-dataset") == plain_dataset(
+        "https://www.kaggle.com/datasets/aryashah2k/breast-ultrasound-images-dataset?resource=download"
+    )
     for text in ("busi", "a/b/c", "../b", "a/.."):
         with refused("not_a_slug", f"'{text}'", "OWNER/NAME"):
             plain_dataset(text)
@@ -274,7 +466,10 @@ def test_data_sets():
 def test_which_contest(tmp_path):
     paths = Paths(tmp_path, tmp_path / "data")
     paths.data.mkdir()
-    given, config = argparse.Namespace(competition=None), Config("c", tmp_path / "c.yaml", Competition())
+    given, config = (
+        argparse.Namespace(competition=None),
+        Config("c", tmp_path / "c.yaml", Competition()),
+    )
     with refused("no_contest_named", "--competition", "slug: in competition.yaml", "fetched.json"):
         slug_of(given, config, paths)
     paths.fetched.write_text('{"competition": "of-the-folder", "dataset": null}')
@@ -290,11 +485,22 @@ def test_which_contest(tmp_path):
 
 def test_nothing_else_imports_the_package():
     """Writing a CSV must not need it, nor the network."""
+
     def names(node: ast.AST) -> list[str]:
-        return [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        return (
+            [a.name for a in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
 
     for file in (ROOT / "src").rglob("*.py"):
         tree = ast.parse(file.read_text())
         roots = {name.split(".")[0] for node in ast.walk(tree) for name in names(node)}
         assert file.name == "kaggle.py" or not roots & {"kaggle", "kagglesdk"}, file
-        assert not {name.split(".")[0] for node in tree.body for name in names(node)} & {"kaggle", "kagglesdk", "requests"}, file
+        assert not {name.split(".")[0] for node in tree.body for name in names(node)} & {
+            "kaggle",
+            "kagglesdk",
+            "requests",
+        }, file

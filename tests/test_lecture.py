@@ -1,4 +1,5 @@
 """The lecture's numbers against a plain loop over batches of raw logits, and against the library that has the same definitions."""
+
 import math
 
 import numpy as np
@@ -16,25 +17,46 @@ def made(n: int = 67, size: int = 12, seed: int = 0):
     """Raw logits (N,S,S), true masks (N,S,S), class logits (N,C), labels and folds (N): some masks empty, some pairs empty together, classes in no order."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(-0.5, 2, (n, size, size)).astype(np.float32)
-    logits[(logits > 0.499) & (logits <= 0.5)] = 0.49  # what float16 probabilities cannot tell from 0.5 has a test of its own
+    logits[(logits > 0.499) & (logits <= 0.5)] = (
+        0.49  # what float16 probabilities cannot tell from 0.5 has a test of its own
+    )
     truths = rng.random((n, size, size)) < rng.random((n, 1, 1)) * 0.6
-    labels, folds = rng.choice([0, 0, 1, 2, 2, 2], n), rng.permutation(np.repeat([0, 1, 2], [28, 21, 18])[:n])  # 4, 5 and 2 images more than whole batches
+    labels, folds = (
+        rng.choice([0, 0, 1, 2, 2, 2], n),
+        rng.permutation(np.repeat([0, 1, 2], [28, 21, 18])[:n]),
+    )  # 4, 5 and 2 images more than whole batches
     truths[labels == 2] = False
     logits[(labels == 2) & (rng.random(n) < 0.95)] = -3
-    return logits, truths.astype(np.uint8), rng.normal(0, 1, (n, 3)).astype(np.float32) + 1.5 * np.eye(3, dtype=np.float32)[labels], labels, folds
+    return (
+        logits,
+        truths.astype(np.uint8),
+        rng.normal(0, 1, (n, 3)).astype(np.float32) + 1.5 * np.eye(3, dtype=np.float32)[labels],
+        labels,
+        folds,
+    )
 
 
 def predicted(logits, class_logits) -> Predictions:
-    mask = None if logits is None else torch.sigmoid(torch.from_numpy(logits)).numpy().astype(np.float16)
-    label = None if class_logits is None else torch.softmax(torch.from_numpy(class_logits), 1).numpy()
-    return Predictions([f"i{i}" for i in range(len(mask if label is None else label))], mask, label, CLASSES)
+    mask = (
+        None
+        if logits is None
+        else torch.sigmoid(torch.from_numpy(logits)).numpy().astype(np.float16)
+    )
+    label = (
+        None if class_logits is None else torch.softmax(torch.from_numpy(class_logits), 1).numpy()
+    )
+    return Predictions(
+        [f"i{i}" for i in range(len(mask if label is None else label))], mask, label, CLASSES
+    )
 
 
 def plainly(logits, truths, class_logits, labels, folds) -> dict[str, float]:
     """The definitions once more: tensors of raw logits, one loop over folds, one over batches, nothing shared with src/."""
     by_fold = []
     for fold in sorted(set(folds.tolist())):
-        order = [i for c in range(3) for i in range(len(labels)) if folds[i] == fold and labels[i] == c]
+        order = [
+            i for c in range(3) for i in range(len(labels)) if folds[i] == fold and labels[i] == c
+        ]
         rows = []
         for batch in (order[k : k + 8] for k in range(0, len(order), 8)):
             pred, true = torch.from_numpy(logits[batch]) > 0.5, torch.from_numpy(truths[batch]) == 1
@@ -43,14 +65,19 @@ def plainly(logits, truths, class_logits, labels, folds) -> dict[str, float]:
                 tp, fp, fn = (x.sum().item() for x in (p & t, p & ~t, ~p & t))
                 row["iou"].append(tp / (tp + fp + fn) if tp + fp + fn else 1.0)
                 row["f1"].append(2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0)
-                row["dice"].append(2 * tp / (p.sum() + t.sum()).item() if p.any() or t.any() else 0.0)
+                row["dice"].append(
+                    2 * tp / (p.sum() + t.sum()).item() if p.any() or t.any() else 0.0
+                )
                 row["precision"].append(tp / (tp + fp) if tp + fp else 1.0)
                 row["recall"].append(tp / (tp + fn) if tp + fn else 1.0)
             row = {n: (a + b) / 2 for n, (a, b) in row.items()}
             decided, truth = class_logits[batch].argmax(1).tolist(), labels[batch].tolist()
             row["accuracy"] = sum(d == t for d, t in zip(decided, truth)) / len(batch)
             pairs = list(zip(decided, truth))
-            f1 = [2 * pairs.count((c, c)) / (decided.count(c) + truth.count(c)) for c in sorted({*decided, *truth})]
+            f1 = [
+                2 * pairs.count((c, c)) / (decided.count(c) + truth.count(c))
+                for c in sorted({*decided, *truth})
+            ]
             row["macro_f1"] = float(np.mean(f1))
             rows.append(row)
         assert len(rows) > 1 and len(batch) < 8, "the last batch should be incomplete"
@@ -64,7 +91,9 @@ def test_they_are_the_plain_loop_to_the_last_bit(seed):
     found = lecture.numbers(predicted(logits, class_logits), truths, labels, folds)
     assert found == plainly(logits, truths, class_logits, labels, folds)
     assert found.keys() == page.LECTURE.keys()
-    assert found["lecture_dice"] < found["lecture_f1"], "some batches should be empty and rightly so"
+    assert found["lecture_dice"] < found["lecture_f1"], (
+        "some batches should be empty and rightly so"
+    )
 
 
 def test_the_masks_numbers_are_those_of_smp():
@@ -75,11 +104,29 @@ def test_the_masks_numbers_are_those_of_smp():
     rows = []
     for start in range(0, len(order), 8):
         batch = order[start : start + 8]
-        stats = smp.get_stats(torch.from_numpy(logits[batch] > 0.5).long(), torch.from_numpy(truths[batch]).long(), mode="multiclass", num_classes=2)
-        rows.append([metric(*stats, reduction="macro").item() for metric in (smp.iou_score, smp.f1_score, smp.precision, smp.recall)])
+        stats = smp.get_stats(
+            torch.from_numpy(logits[batch] > 0.5).long(),
+            torch.from_numpy(truths[batch]).long(),
+            mode="multiclass",
+            num_classes=2,
+        )
+        rows.append(
+            [
+                metric(*stats, reduction="macro").item()
+                for metric in (smp.iou_score, smp.f1_score, smp.precision, smp.recall)
+            ]
+        )
     found = lecture.numbers(predicted(logits, None), truths, labels, np.zeros(len(labels), int))
-    assert [found[f"lecture_{n}"] for n in ("iou", "f1", "precision", "recall")] == pytest.approx(np.mean(rows, 0).tolist(), abs=1e-6)
-    assert list(found) == ["lecture_iou", "lecture_f1", "lecture_dice", "lecture_precision", "lecture_recall"]
+    assert [found[f"lecture_{n}"] for n in ("iou", "f1", "precision", "recall")] == pytest.approx(
+        np.mean(rows, 0).tolist(), abs=1e-6
+    )
+    assert list(found) == [
+        "lecture_iou",
+        "lecture_f1",
+        "lecture_dice",
+        "lecture_precision",
+        "lecture_recall",
+    ]
 
 
 def test_the_labels_numbers_are_those_of_scikit_learn():
@@ -90,18 +137,42 @@ def test_the_labels_numbers_are_those_of_scikit_learn():
     for k in range(3):
         rows = np.concatenate(order[3 * k : 3 * k + 3])
         batches = [rows[i : i + 8] for i in range(0, len(rows), 8)]
-        by_fold.append(np.mean([sk.f1_score(labels[b], class_logits[b].argmax(1), average="macro") for b in batches]))
+        by_fold.append(
+            np.mean(
+                [
+                    sk.f1_score(labels[b], class_logits[b].argmax(1), average="macro")
+                    for b in batches
+                ]
+            )
+        )
     found = lecture.numbers(predicted(None, class_logits), None, labels, folds)
-    assert list(found) == ["lecture_accuracy", "lecture_macro_f1"] and found["lecture_macro_f1"] == pytest.approx(np.mean(by_fold), abs=1e-12)
+    assert list(found) == ["lecture_accuracy", "lecture_macro_f1"] and found[
+        "lecture_macro_f1"
+    ] == pytest.approx(np.mean(by_fold), abs=1e-12)
 
 
 def test_one_batch_by_hand():
     """tp 2, fp 1, fn 2, tn 3: lesion IoU 2/5, F1 4/7, precision 2/3, recall 1/2; background 3/6, 6/9, 3/5, 3/4."""
     found = lecture.of_pixels(2, 1, 2, 3)
-    pairs = {"iou": (2 / 5, 3 / 6), "f1": (4 / 7, 6 / 9), "dice": (4 / 7, 6 / 9), "precision": (2 / 3, 3 / 5), "recall": (1 / 2, 3 / 4)}
-    assert found == pytest.approx({f"lecture_{n}": sum(pair) / 2 for n, pair in pairs.items()}, abs=1e-15)
+    pairs = {
+        "iou": (2 / 5, 3 / 6),
+        "f1": (4 / 7, 6 / 9),
+        "dice": (4 / 7, 6 / 9),
+        "precision": (2 / 3, 3 / 5),
+        "recall": (1 / 2, 3 / 4),
+    }
+    assert found == pytest.approx(
+        {f"lecture_{n}": sum(pair) / 2 for n, pair in pairs.items()}, abs=1e-15
+    )
     nothing = lecture.of_pixels(0, 0, 0, 64)  # a batch of normal images, none of them wrong
-    assert nothing["lecture_f1"] == nothing["lecture_iou"] == nothing["lecture_precision"] == nothing["lecture_recall"] == 1 and nothing["lecture_dice"] == 0.5
+    assert (
+        nothing["lecture_f1"]
+        == nothing["lecture_iou"]
+        == nothing["lecture_precision"]
+        == nothing["lecture_recall"]
+        == 1
+        and nothing["lecture_dice"] == 0.5
+    )
 
 
 def test_a_small_last_batch_weighs_as_much_as_a_full_one():
@@ -109,7 +180,9 @@ def test_a_small_last_batch_weighs_as_much_as_a_full_one():
     truths[:, 0] = 1
     mask = truths.astype(np.float16)
     mask[8] = 1 - mask[8]  # the only wrong image is alone in the second batch
-    found = lecture.numbers(Predictions(range(9), mask, None, CLASSES), truths, np.zeros(9, int), np.zeros(9, int))
+    found = lecture.numbers(
+        Predictions(range(9), mask, None, CLASSES), truths, np.zeros(9, int), np.zeros(9, int)
+    )
     assert found["lecture_iou"] == found["lecture_f1"] == 0.5
 
 

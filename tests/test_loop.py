@@ -1,4 +1,5 @@
 """The training loop's parts: order and seeds of samples, skipped steps, EMA, rates, accumulation, number formats."""
+
 from __future__ import annotations
 
 import copy
@@ -38,19 +39,31 @@ def store(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def always_something(monkeypatch):
     """A set that never leaves an image as it is, so that two equal images are a repetition."""
-    monkeypatch.setitem(augment.AUGMENTS, "turned", lambda: [augment.A.Affine(rotate=(-90, 90), p=1)])
+    monkeypatch.setitem(
+        augment.AUGMENTS, "turned", lambda: [augment.A.Affine(rotate=(-90, 90), p=1)]
+    )
 
 
 def epoch_of(store, workers: int, epoch: int, step: int = 0, seed: int = 0) -> list[torch.Tensor]:
     plan = Plan(12, 4, 1, seed, 0)
-    batches = loader(Images(*store, np.arange(12), LABELS, augment.build("turned")), plan, workers, CPU)
+    batches = loader(
+        Images(*store, np.arange(12), LABELS, augment.build("turned")), plan, workers, CPU
+    )
     plan.begin(epoch, step)
-    return [torch.cat([images.flatten(1), target["label"].to(torch.uint8)], 1) for images, target in batches]
+    return [
+        torch.cat([images.flatten(1), target["label"].to(torch.uint8)], 1)
+        for images, target in batches
+    ]
 
 
 def test_augmentations_differ_within_an_epoch_and_across_workers_and_epochs(store):
-    first, second = torch.cat(epoch_of(store, 2, 0))[:, :-1], torch.cat(epoch_of(store, 2, 1))[:, :-1]
-    assert len(torch.unique(torch.cat([first, second]), dim=0)) == 24, "two workers or two epochs drew the same augmentation"
+    first, second = (
+        torch.cat(epoch_of(store, 2, 0))[:, :-1],
+        torch.cat(epoch_of(store, 2, 1))[:, :-1],
+    )
+    assert len(torch.unique(torch.cat([first, second]), dim=0)) == 24, (
+        "two workers or two epochs drew the same augmentation"
+    )
 
 
 def test_augmentations_repeat_across_runs_and_do_not_depend_on_the_number_of_workers(store):
@@ -85,7 +98,11 @@ def test_every_image_once_an_epoch_and_no_partial_batch():
 class Tiny(nn.Module):
     def __init__(self):
         super().__init__()
-        self.mask, self.label, self.norm = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(1, 3), nn.BatchNorm2d(1)
+        self.mask, self.label, self.norm = (
+            nn.Conv2d(1, 1, 3, padding=1),
+            nn.Linear(1, 3),
+            nn.BatchNorm2d(1),
+        )
         self.spoilt = False
 
     def forward(self, images):
@@ -96,13 +113,37 @@ class Tiny(nn.Module):
 def make_loop(accumulate=1, batch=4, dtype=torch.float32, loss=None, clip=0.0, count=8) -> Loop:
     torch.manual_seed(0)
     net = Tiny()
-    optimiser = optimiser_for([{"params": list(net.parameters()), "base_lr": 1e-2, "lr": 0.0, "weight_decay": 0.0}])
+    optimiser = optimiser_for(
+        [{"params": list(net.parameters()), "base_lr": 1e-2, "lr": 0.0, "weight_decay": 0.0}]
+    )
     random = np.random.default_rng(0)
-    data = [(torch.from_numpy(random.integers(0, 256, (batch, 1, 8, 8), dtype=np.uint8)), {"mask": torch.ones(batch, 1, 8, 8, dtype=torch.uint8), "label": torch.eye(3)[[0] * batch]}) for _ in range(count // batch)]
-    settings = Train(epochs=2, batch_size=batch, accumulate=accumulate, clip=clip, ema=0.9, lr=1e-2, warmup=0)
+    data = [
+        (
+            torch.from_numpy(random.integers(0, 256, (batch, 1, 8, 8), dtype=np.uint8)),
+            {
+                "mask": torch.ones(batch, 1, 8, 8, dtype=torch.uint8),
+                "label": torch.eye(3)[[0] * batch],
+            },
+        )
+        for _ in range(count // batch)
+    ]
+    settings = Train(
+        epochs=2, batch_size=batch, accumulate=accumulate, clip=clip, ema=0.9, lr=1e-2, warmup=0
+    )
     scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
     total = lambda output, target: losses.total(output, target, ALIKE, Loss())  # noqa: E731
-    return Loop(net, copy.deepcopy(net), optimiser, scaler, loss or total, Plan(count, batch, accumulate, 0, 0), data, settings, CPU, dtype)
+    return Loop(
+        net,
+        copy.deepcopy(net),
+        optimiser,
+        scaler,
+        loss or total,
+        Plan(count, batch, accumulate, 0, 0),
+        data,
+        settings,
+        CPU,
+        dtype,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -149,13 +190,21 @@ def test_accumulated_batches_are_one_large_batch():
     """BCE and cross-entropy are means over images, so two batches of four are one of eight."""
     settings = Loss(mask={"bce": 1})
     means = lambda output, target: losses.total(output, target, ALIKE, settings)  # noqa: E731
-    small, large = make_loop(accumulate=2, batch=4, loss=means), make_loop(accumulate=1, batch=8, loss=means)
+    small, large = (
+        make_loop(accumulate=2, batch=4, loss=means),
+        make_loop(accumulate=1, batch=8, loss=means),
+    )
     for loop in (small, large):
         loop.net.norm = nn.Identity()  # BatchNorm does see the batch's size
         loop.statistics = []
         loop.ema.norm, loop.averaged = nn.Identity(), (([], []), ([], []))
         loop.settings.ema = 0
-    large.batches = [(torch.cat([i for i, _ in small.batches]), {k: torch.cat([t[k] for _, t in small.batches]) for k in ("mask", "label")})]
+    large.batches = [
+        (
+            torch.cat([i for i, _ in small.batches]),
+            {k: torch.cat([t[k] for _, t in small.batches]) for k in ("mask", "label")},
+        )
+    ]
     for loop in (small, large):
         assert len(list(loop.steps(0))) == 1
     for k, v in small.net.named_parameters():
@@ -180,12 +229,19 @@ def test_the_rate_warms_up_and_ends_at_zero():
 
 def test_bad_steps_are_counted_in_a_row_only():
     bad = BadSteps(CPU, 0, 3)
-    assert [bad.too_many(torch.tensor(fine)) for fine in (False, False, True, False, False, False)] == [False] * 5 + [True]
+    assert [
+        bad.too_many(torch.tensor(fine)) for fine in (False, False, True, False, False, False)
+    ] == [False] * 5 + [True]
     assert BadSteps(CPU, 2, 3).too_many(torch.tensor(False)), "the count goes on after a resume"
 
 
 def test_a_gpu_without_kernels_is_refused_by_name(monkeypatch):
-    for name, value in (("is_available", True), ("get_device_name", "Tesla P100"), ("get_device_capability", (6, 0)), ("get_arch_list", ["sm_75", "sm_90"])):
+    for name, value in (
+        ("is_available", True),
+        ("get_device_name", "Tesla P100"),
+        ("get_device_capability", (6, 0)),
+        ("get_arch_list", ["sm_75", "sm_90"]),
+    ):
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     with refused("gpu_not_supported", "Tesla P100", "CUDA_VISIBLE_DEVICES=-1"):
         pick_device()
@@ -201,13 +257,26 @@ def test_the_clock_tells_fold_and_plan_and_names_the_small_config_on_a_cpu(monke
     for _ in range(30):
         clock.tick()
     said = capsys.readouterr().out
-    assert "an epoch" in said and "for all 3 folds" in said and "configs/cpu.yaml" in said and said.count("an epoch") == 1
+    assert (
+        "an epoch" in said
+        and "for all 3 folds" in said
+        and "configs/cpu.yaml" in said
+        and said.count("an epoch") == 1
+    )
 
 
 def test_amp_can_be_set_and_a_gpu_without_kernels_is_known():
-    assert amp_dtype("float16", CPU) == torch.float16 and amp_dtype("auto", CPU) in (torch.bfloat16, torch.float32)
+    assert amp_dtype("float16", CPU) == torch.float16 and amp_dtype("auto", CPU) in (
+        torch.bfloat16,
+        torch.float32,
+    )
     built = ["sm_75", "sm_80", "sm_90"]
-    assert has_kernels((7, 5), built) and has_kernels((8, 6), built) and not has_kernels((6, 0), built) and not has_kernels((7, 0), built)
+    assert (
+        has_kernels((7, 5), built)
+        and has_kernels((8, 6), built)
+        and not has_kernels((6, 0), built)
+        and not has_kernels((7, 0), built)
+    )
     assert has_kernels((12, 0), ["compute_90"]) and not has_kernels((10, 0), built)
 
 
@@ -220,7 +289,10 @@ def test_the_environment_says_what_auto_means(numbers, monkeypatch):
     with pytest.raises(InputError) as raised:
         amp_dtype("auto", CPU)
     assert raised.value.code == "invalid_value"
-    assert str(raised.value) == f"no such number format: int7 (environment variable {AUTO_AMP}). Take float32, bfloat16, float16, or unset it"
+    assert (
+        str(raised.value)
+        == f"no such number format: int7 (environment variable {AUTO_AMP}). Take float32, bfloat16, float16, or unset it"
+    )
 
 
 def test_momentum_begins_at_zero_though_the_first_step_is_left_out_and_some_are_frozen():
@@ -234,4 +306,6 @@ def test_momentum_begins_at_zero_though_the_first_step_is_left_out_and_some_are_
         optimiser.found_inf, optimiser.grad_scale = torch.tensor(found_inf), None
         optimiser.step()
     step = lambda buffer: 1e-2 * (1 + 0.9 * buffer)  # noqa: E731  (Nesterov: gradient + momentum · buffer)
-    assert torch.allclose(parameters[0], torch.ones(3) - step(1) - step(1.9)) and torch.allclose(parameters[1], torch.ones(3) - step(1))
+    assert torch.allclose(parameters[0], torch.ones(3) - step(1) - step(1.9)) and torch.allclose(
+        parameters[1], torch.ones(3) - step(1)
+    )

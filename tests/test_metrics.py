@@ -1,4 +1,5 @@
 """Metrics against hand-made cases, per image, independent of how images are grouped."""
+
 import cv2
 import numpy as np
 import pytest
@@ -21,21 +22,79 @@ def test_counts_and_every_mask_metric_of_a_hand_made_image():
     counts = metrics.counts([PRED], [TRUE])
     assert counts[:, 0].tolist() == [2, 1, 2, 3]
     found = {name: float(v[0]) for name, v in metrics.per_image(counts).items()}
-    expected = {"dice": 4 / 7, "iou": 2 / 5, "precision": 2 / 3, "recall": 2 / 4, "specificity": 3 / 4, "pixel_accuracy": 5 / 8, "volume_similarity": 6 / 7}
+    expected = {
+        "dice": 4 / 7,
+        "iou": 2 / 5,
+        "precision": 2 / 3,
+        "recall": 2 / 4,
+        "specificity": 3 / 4,
+        "pixel_accuracy": 5 / 8,
+        "volume_similarity": 6 / 7,
+    }
     assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     ("pred", "true", "expected"),
     [
-        (EMPTY, EMPTY, {"dice": 1, "iou": 1, "precision": 1, "recall": 1, "specificity": 1, "pixel_accuracy": 1, "volume_similarity": 1}),
-        (PRED, EMPTY, {"dice": 0, "iou": 0, "precision": 0, "recall": 0, "specificity": 5 / 8, "pixel_accuracy": 5 / 8, "volume_similarity": 0}),
-        (EMPTY, TRUE, {"dice": 0, "iou": 0, "precision": 0, "recall": 0, "specificity": 1, "pixel_accuracy": 4 / 8, "volume_similarity": 0}),
-        (~EMPTY, ~EMPTY, {"dice": 1, "iou": 1, "precision": 1, "recall": 1, "specificity": 1, "pixel_accuracy": 1, "volume_similarity": 1}),
+        (
+            EMPTY,
+            EMPTY,
+            {
+                "dice": 1,
+                "iou": 1,
+                "precision": 1,
+                "recall": 1,
+                "specificity": 1,
+                "pixel_accuracy": 1,
+                "volume_similarity": 1,
+            },
+        ),
+        (
+            PRED,
+            EMPTY,
+            {
+                "dice": 0,
+                "iou": 0,
+                "precision": 0,
+                "recall": 0,
+                "specificity": 5 / 8,
+                "pixel_accuracy": 5 / 8,
+                "volume_similarity": 0,
+            },
+        ),
+        (
+            EMPTY,
+            TRUE,
+            {
+                "dice": 0,
+                "iou": 0,
+                "precision": 0,
+                "recall": 0,
+                "specificity": 1,
+                "pixel_accuracy": 4 / 8,
+                "volume_similarity": 0,
+            },
+        ),
+        (
+            ~EMPTY,
+            ~EMPTY,
+            {
+                "dice": 1,
+                "iou": 1,
+                "precision": 1,
+                "recall": 1,
+                "specificity": 1,
+                "pixel_accuracy": 1,
+                "volume_similarity": 1,
+            },
+        ),
     ],
 )
 def test_empty_masks(pred, true, expected):
-    assert {n: float(v[0]) for n, v in metrics.per_image(metrics.counts([pred], [true])).items()} == pytest.approx(expected)
+    assert {
+        n: float(v[0]) for n, v in metrics.per_image(metrics.counts([pred], [true])).items()
+    } == pytest.approx(expected)
 
 
 def test_masks_of_another_size_are_refused():
@@ -48,7 +107,9 @@ def test_masks_of_another_size_are_refused():
 
 def blob(rng, height: int, width: int) -> np.ndarray:
     """A random mask, smooth or ragged, small or nearly the whole image."""
-    field = cv2.GaussianBlur(rng.random((height, width)).astype(np.float32), (0, 0), rng.uniform(0.5, 8))
+    field = cv2.GaussianBlur(
+        rng.random((height, width)).astype(np.float32), (0, 0), rng.uniform(0.5, 8)
+    )
     return field > np.quantile(field, rng.uniform(0.1, 0.99))
 
 
@@ -59,7 +120,10 @@ def test_an_outline_is_what_has_background_or_the_image_edge_on_one_of_four_side
     expected[1:3, 2:4] = False  # the first row lies at the image's edge
     assert np.array_equal(metrics.outline(mask), expected)
     mask[4:, 5:] = True  # meets the other at a corner: the four sides stay as they are
-    assert np.array_equal(metrics.outline(mask)[:4, :5], expected[:4, :5]) and metrics.outline(mask)[4:, 5:].all()
+    assert (
+        np.array_equal(metrics.outline(mask)[:4, :5], expected[:4, :5])
+        and metrics.outline(mask)[4:, 5:].all()
+    )
 
 
 def test_distances_of_two_squares_by_hand():
@@ -69,13 +133,22 @@ def test_distances_of_two_squares_by_hand():
     right[1:4, 5:8] = True
     there, back = metrics.outline_distances(left, right)
     assert sorted(there) == sorted(back) == [2, 2, 2, 3, 3, 4, 4, 4]
-    assert metrics.hausdorff(there, back) == metrics.hd95(there, back) == 4 and metrics.assd(there, back) == pytest.approx(24 / 8)
+    assert metrics.hausdorff(there, back) == metrics.hd95(there, back) == 4 and metrics.assd(
+        there, back
+    ) == pytest.approx(24 / 8)
 
 
 def test_the_larger_percentile_and_the_mean_of_both_ways():
-    there, back = np.arange(21.0), np.array([1.0, 5.0])  # 95th percentiles: rank 19 of 0..20, and 1 + 0.95·4
-    assert metrics.hausdorff(there, back) == 20 and metrics.hd95(there, back) == metrics.hd95(back, there) == pytest.approx(19)
-    assert metrics.hd95(np.zeros(3), back) == pytest.approx(4.8) and metrics.assd(there, back) == pytest.approx((210 + 6) / 23)
+    there, back = (
+        np.arange(21.0),
+        np.array([1.0, 5.0]),
+    )  # 95th percentiles: rank 19 of 0..20, and 1 + 0.95·4
+    assert metrics.hausdorff(there, back) == 20 and metrics.hd95(there, back) == metrics.hd95(
+        back, there
+    ) == pytest.approx(19)
+    assert metrics.hd95(np.zeros(3), back) == pytest.approx(4.8) and metrics.assd(
+        there, back
+    ) == pytest.approx((210 + 6) / 23)
 
 
 def test_distances_where_masks_are_empty():
@@ -83,7 +156,11 @@ def test_distances_where_masks_are_empty():
     some[3:5, 6] = True
     for name, metric in metrics.SURFACE_METRICS.items():
         assert metric(*metrics.outline_distances(~some & some, ~some & some)) == 0, name
-        assert metric(*metrics.outline_distances(some, ~some & some)) == metric(*metrics.outline_distances(~some & some, some)) == 50, name
+        assert (
+            metric(*metrics.outline_distances(some, ~some & some))
+            == metric(*metrics.outline_distances(~some & some, some))
+            == 50
+        ), name
 
 
 def test_distances_agree_with_monai():
@@ -92,11 +169,24 @@ def test_distances_agree_with_monai():
     for _ in range(25):
         shape = rng.integers(8, 80, 2)
         pred, true = blob(rng, *shape), blob(rng, *shape)
-        found = {name: metric(*metrics.outline_distances(pred, true)) for name, metric in metrics.SURFACE_METRICS.items()}
+        found = {
+            name: metric(*metrics.outline_distances(pred, true))
+            for name, metric in metrics.SURFACE_METRICS.items()
+        }
         pair = [torch.from_numpy(mask)[None, None].float() for mask in (pred, true)]
-        assert found["hausdorff"] == pytest.approx(monai.compute_hausdorff_distance(*pair, include_background=True).item(), rel=1e-5)
-        assert found["hd95"] == pytest.approx(monai.compute_hausdorff_distance(*pair, include_background=True, percentile=95).item(), rel=1e-5)
-        assert found["assd"] == pytest.approx(monai.compute_average_surface_distance(*pair, include_background=True, symmetric=True).item(), rel=1e-5)
+        assert found["hausdorff"] == pytest.approx(
+            monai.compute_hausdorff_distance(*pair, include_background=True).item(), rel=1e-5
+        )
+        assert found["hd95"] == pytest.approx(
+            monai.compute_hausdorff_distance(*pair, include_background=True, percentile=95).item(),
+            rel=1e-5,
+        )
+        assert found["assd"] == pytest.approx(
+            monai.compute_average_surface_distance(
+                *pair, include_background=True, symmetric=True
+            ).item(),
+            rel=1e-5,
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- every entry of every list
@@ -105,19 +195,33 @@ def test_distances_agree_with_monai():
 @pytest.mark.parametrize("name", metrics.MASK_METRICS)
 def test_every_mask_metric_is_a_share_and_1_where_all_is_right(name):
     rng = np.random.default_rng(1)
-    masks = [blob(rng, 20, 30) for _ in range(20)] + [np.zeros((20, 30), bool), np.ones((20, 30), bool)]
+    masks = [blob(rng, 20, 30) for _ in range(20)] + [
+        np.zeros((20, 30), bool),
+        np.ones((20, 30), bool),
+    ]
     others = masks[1:] + masks[:1]
     found = metrics.MASK_METRICS[name](*metrics.counts(others, masks))
-    assert found.shape == (22,) and np.isfinite(found).all() and (found >= 0).all() and (found <= 1).all() and len(set(found.tolist())) > 10
+    assert (
+        found.shape == (22,)
+        and np.isfinite(found).all()
+        and (found >= 0).all()
+        and (found <= 1).all()
+        and len(set(found.tolist())) > 10
+    )
     assert (metrics.MASK_METRICS[name](*metrics.counts(masks, masks)) == 1).all()
 
 
 @pytest.mark.parametrize("name", metrics.SURFACE_METRICS)
 def test_every_distance_is_finite_and_0_where_all_is_right(name):
     rng = np.random.default_rng(2)
-    masks = [blob(rng, 20, 30) for _ in range(20)] + [np.zeros((20, 30), bool), np.ones((20, 30), bool)]
+    masks = [blob(rng, 20, 30) for _ in range(20)] + [
+        np.zeros((20, 30), bool),
+        np.ones((20, 30), bool),
+    ]
     metric = metrics.SURFACE_METRICS[name]
-    found = [metric(*metrics.outline_distances(*pair)) for pair in zip(masks[1:] + masks[:1], masks)]
+    found = [
+        metric(*metrics.outline_distances(*pair)) for pair in zip(masks[1:] + masks[:1], masks)
+    ]
     assert all(0 < value <= np.hypot(20, 30) for value in found)
     assert all(metric(*metrics.outline_distances(mask, mask.copy())) == 0 for mask in masks)
     with refused("invalid_value", name, "distance"):
@@ -138,14 +242,25 @@ def test_distances_of_predictions_are_those_of_the_decided_masks():
     predictions, _, truths = images()
     truth = Truth.build(predictions.ids, [t.shape for t in truths], [to_runs(t) for t in truths])
     data = Competition().data
-    decisions = [Decision(threshold=0.4 + 0.05 * i, empty_above=0.5, min_area=0.01) for i in range(7)]
+    decisions = [
+        Decision(threshold=0.4 + 0.05 * i, empty_above=0.5, min_area=0.01) for i in range(7)
+    ]
     found = scoring.surfaces(predictions, truth, decisions, data)
     assert list(found) == list(metrics.SURFACE_METRICS)
     for i, decision in enumerate(decisions):
-        mask, _ = apply(decision, predictions.mask[i], predictions.label[i], *truths[i].shape, data.classes, data.empty_class)
+        mask, _ = apply(
+            decision,
+            predictions.mask[i],
+            predictions.label[i],
+            *truths[i].shape,
+            data.classes,
+            data.empty_class,
+        )
         assert found["hd95"][i] == metrics.hd95(*metrics.outline_distances(mask, truths[i]))
     assert len(set(found["hd95"].tolist())) > 4
-    alone = Predictions(predictions.ids, predictions.mask, None, predictions.classes)  # without labels there is no gate
+    alone = Predictions(
+        predictions.ids, predictions.mask, None, predictions.classes
+    )  # without labels there is no gate
     assert (scoring.surfaces(alone, truth, decisions, data)["assd"] != found["assd"]).any()
 
 
@@ -158,7 +273,11 @@ def test_every_label_metric_of_a_hand_made_case():
     found = {name: f(truth, decided, probs) for name, f in metrics.LABEL_METRICS.items()}
     # recall 2/3, 1/2, 1; precision 1, 1/2, 1/2; F1 0.8, 0.5, 2/3; AUC: right pairs + half of the ties
     assert found["accuracy"] == pytest.approx(4 / 6)
-    assert found["balanced_accuracy"] == found["macro_recall"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    assert (
+        found["balanced_accuracy"]
+        == found["macro_recall"]
+        == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    )
     assert found["macro_precision"] == pytest.approx((1 + 1 / 2 + 1 / 2) / 3)
     assert found["macro_f1"] == pytest.approx((0.8 + 0.5 + 2 / 3) / 3)
     assert found["auc"] == pytest.approx((7.5 / 9 + 5 / 8 + 4.5 / 5) / 3)
@@ -170,9 +289,15 @@ def test_label_metrics_agree_with_scikit_learn():
     truth, probs = rng.integers(0, 3, 200), rng.dirichlet([1, 1, 1], 200).round(2)  # rounded: ties
     probs /= probs.sum(1, keepdims=True)
     decided = probs.argmax(1)
-    assert metrics.macro_f1(truth, decided, probs) == pytest.approx(sk.f1_score(truth, decided, average="macro"))
-    assert metrics.balanced_accuracy(truth, decided, probs) == pytest.approx(sk.balanced_accuracy_score(truth, decided))
-    assert metrics.auc(truth, decided, probs) == pytest.approx(sk.roc_auc_score(truth, probs, multi_class="ovr"))
+    assert metrics.macro_f1(truth, decided, probs) == pytest.approx(
+        sk.f1_score(truth, decided, average="macro")
+    )
+    assert metrics.balanced_accuracy(truth, decided, probs) == pytest.approx(
+        sk.balanced_accuracy_score(truth, decided)
+    )
+    assert metrics.auc(truth, decided, probs) == pytest.approx(
+        sk.roc_auc_score(truth, probs, multi_class="ovr")
+    )
 
 
 def test_decided_labels_override_the_probabilities_but_not_the_auc():
@@ -189,7 +314,9 @@ def test_a_class_that_is_absent_does_not_count():
 
 
 def test_score_is_the_weighted_sum_and_unknown_names_are_refused():
-    assert metrics.score({"dice": 0.25, "accuracy": 0.75}, {"dice": 0.8, "accuracy": 0.4, "iou": 1.0}) == pytest.approx(0.5)
+    assert metrics.score(
+        {"dice": 0.25, "accuracy": 0.75}, {"dice": 0.8, "accuracy": 0.4, "iou": 1.0}
+    ) == pytest.approx(0.5)
     with refused("unknown_part", "'macro_f'", "macro_f1"):
         metrics.score({"macro_f": 1.0}, {"macro_f1": 1.0})
     with refused("invalid_value", "dice"):
@@ -199,7 +326,9 @@ def test_score_is_the_weighted_sum_and_unknown_names_are_refused():
 def test_an_absent_answer_gives_its_weight_to_the_other_and_says_so_once(capsys):
     metrics._say_once.cache_clear()
     for _ in range(3):
-        assert metrics.score({"dice": 0.5, "macro_f1": 0.5}, {"macro_f1": 0.7}) == pytest.approx(0.7)
+        assert metrics.score({"dice": 0.5, "macro_f1": 0.5}, {"macro_f1": 0.7}) == pytest.approx(
+            0.7
+        )
     assert capsys.readouterr().out.count("no dice in these predictions") == 1
     with refused("no_such_answer", "dice"):
         metrics.score({"dice": 1.0}, {"macro_f1": 0.7})
@@ -212,7 +341,11 @@ def images(n: int = 7):
     truths[0] = np.zeros(sizes[0], dtype=bool)
     mask = rng.random((n, 16, 16)).astype(np.float16)
     label = rng.dirichlet([1, 1, 1], n).astype(np.float32)
-    return Predictions([f"i{k}" for k in range(n)], mask, label, ["benign", "malignant", "normal"]), rng.integers(0, 3, n), truths
+    return (
+        Predictions([f"i{k}" for k in range(n)], mask, label, ["benign", "malignant", "normal"]),
+        rng.integers(0, 3, n),
+        truths,
+    )
 
 
 def test_numbers_do_not_depend_on_how_images_are_grouped():
@@ -220,9 +353,16 @@ def test_numbers_do_not_depend_on_how_images_are_grouped():
     whole = scoring.score_predictions(predictions, labels, truths, Competition())
     for batch in (1, 2, 5):
         groups = [slice(i, i + batch) for i in range(0, 7, batch)]
-        parts = [scoring.score_predictions(predictions.select(predictions.ids[g]), labels[g], truths[g], Competition()) for g in groups]
+        parts = [
+            scoring.score_predictions(
+                predictions.select(predictions.ids[g]), labels[g], truths[g], Competition()
+            )
+            for g in groups
+        ]
         for name in ("dice", "iou", "area", "label"):
-            assert np.array_equal(np.concatenate([p["per_image"][name] for p in parts]), whole["per_image"][name])
+            assert np.array_equal(
+                np.concatenate([p["per_image"][name] for p in parts]), whole["per_image"][name]
+            )
     assert whole["dice"] == pytest.approx(np.mean(whole["per_image"]["dice"]))
     assert whole["score"] == pytest.approx(0.5 * whole["dice"] + 0.5 * whole["macro_f1"])
 
@@ -233,11 +373,22 @@ def test_masks_are_compared_at_the_image_size_and_not_at_the_predictions():
     prob = np.zeros((1, 2, 2), dtype=np.float16)
     prob[0, 0] = 1
     one = Predictions(["a"], prob, None, ["benign", "malignant", "normal"])
-    found = scoring.score_predictions(one, np.array([0]), [truth], Competition(score={"dice": 1.0}), Decision())
-    assert found["per_image"]["true_area"][0] == 1600 and found["dice"] == 1 and "accuracy" not in found
+    found = scoring.score_predictions(
+        one, np.array([0]), [truth], Competition(score={"dice": 1.0}), Decision()
+    )
+    assert (
+        found["per_image"]["true_area"][0] == 1600
+        and found["dice"] == 1
+        and "accuracy" not in found
+    )
 
 
 def test_class_only_predictions():
     predictions, labels, truths = images()
-    found = scoring.score_predictions(Predictions(predictions.ids, None, predictions.label, predictions.classes), labels, truths, Competition())
+    found = scoring.score_predictions(
+        Predictions(predictions.ids, None, predictions.label, predictions.classes),
+        labels,
+        truths,
+        Competition(),
+    )
     assert found["score"] == found["macro_f1"] and "dice" not in found

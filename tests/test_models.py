@@ -1,4 +1,5 @@
 """Networks: every name learns, is saved and comes back; heads and tasks, freezing, image sizes, and what MONAI's networks need to work here."""
+
 from __future__ import annotations
 
 import copy
@@ -23,13 +24,31 @@ CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.name != "com
 ALIKE = losses.Frequencies(torch.tensor([1.0, 1.0, 1.0]) / 3)
 # the least that each can be tried with; everything else at 32 pixels
 SIZES = {"swin_unetr": 64, "pan": 128}
-SETTINGS = {"dpt": {"encoder": "tu-vit_tiny_patch16_224"}, "unetr": {"options": {"hidden_size": 48, "num_heads": 2, "mlp_dim": 96}},
-            "vnet": {"options": {"dropout_prob_down": 0.1}}}
-SIXTEEN = [(arch, encoder) for arch in ("unet", "unetplusplus", "fpn", "deeplabv3plus") for encoder in ("resnet50", "resnext50_32x4d", "tu-wide_resnet50_2", "efficientnet-b4")]
+SETTINGS = {
+    "dpt": {"encoder": "tu-vit_tiny_patch16_224"},
+    "unetr": {"options": {"hidden_size": 48, "num_heads": 2, "mlp_dim": 96}},
+    "vnet": {"options": {"dropout_prob_down": 0.1}},
+}
+SIXTEEN = [
+    (arch, encoder)
+    for arch in ("unet", "unetplusplus", "fpn", "deeplabv3plus")
+    for encoder in ("resnet50", "resnext50_32x4d", "tu-wide_resnet50_2", "efficientnet-b4")
+]
 
 
-def experiment(arch: str, size: int = 64, task: str = "both", train: Train = Train(), **settings) -> Experiment:
-    return Experiment(task=task, image_size=size, train=train, model=Model(**{"arch": arch, "encoder": "mobilenet_v2", "encoder_weights": "none"} | SETTINGS.get(arch, {}) | settings))
+def experiment(
+    arch: str, size: int = 64, task: str = "both", train: Train = Train(), **settings
+) -> Experiment:
+    return Experiment(
+        task=task,
+        image_size=size,
+        train=train,
+        model=Model(
+            **{"arch": arch, "encoder": "mobilenet_v2", "encoder_weights": "none"}
+            | SETTINGS.get(arch, {})
+            | settings
+        ),
+    )
 
 
 def built(e: Experiment) -> models.Network:
@@ -54,7 +73,13 @@ def tried(arch: str) -> models.Network:
 
 
 def images(size: int, count: int = 2) -> torch.Tensor:
-    return torch.randint(0, 256, (count, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        0,
+        256,
+        (count, 1, size, size),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(1),
+    )
 
 
 def step(net: models.Network, dtype: torch.dtype = torch.float32, rate: float = 1e-3) -> dict:
@@ -67,7 +92,9 @@ def step(net: models.Network, dtype: torch.dtype = torch.float32, rate: float = 
         group["lr"] = rate
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         output = net(images(size))
-    loss = losses.total(output, {"mask": mask, "label": torch.eye(3)[[0, 2]]}, ALIKE, Loss())["loss"]
+    loss = losses.total(output, {"mask": mask, "label": torch.eye(3)[[0, 2]]}, ALIKE, Loss())[
+        "loss"
+    ]
     assert torch.isfinite(loss)
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
@@ -91,18 +118,28 @@ def alike(one: dict, other: dict) -> bool:
 def test_every_network_learns_and_comes_back(arch):
     net = tried(arch)
     names = net.state_dict()
-    assert len({v.data_ptr() for v in names.values() if v.numel()}) == sum(v.numel() > 0 for v in names.values()), "a tensor with two names is averaged twice"
+    assert len({v.data_ptr() for v in names.values() if v.numel()}) == sum(
+        v.numel() > 0 for v in names.values()
+    ), "a tensor with two names is averaged twice"
     assert not any(isinstance(m, nn.Dropout3d) for m in net.modules()), "it drops whole images"
     if not hasattr(net.body, "fit"):  # tests/test_fitted.py lets those learn
         output = step(net.train(), torch.bfloat16)
         mask, label = behind(output["mask"]), behind(output["label"])
         grown = {id(p) for p in net.parameters() if p.grad is not None and p.grad.any()}
-        assert mask - label & grown and label - mask & grown, "both answers have parts of their own, and they learn"
+        assert mask - label & grown and label - mask & grown, (
+            "both answers have parts of their own, and they learn"
+        )
         assert mask & label & grown, "and they share some"
     expected = answers(net)
     shapes = {"mask": (2, 1, net.image_size, net.image_size), "label": (2, 3)}
-    assert expected and all(v.shape == shapes[k] for k, v in expected.items()) and (len(expected) == 2 or arch in FITTED)
-    assert alike(answers(copy.deepcopy(net)), expected), "train keeps a copy, the average of the weights"
+    assert (
+        expected
+        and all(v.shape == shapes[k] for k, v in expected.items())
+        and (len(expected) == 2 or arch in FITTED)
+    )
+    assert alike(answers(copy.deepcopy(net)), expected), (
+        "train keeps a copy, the average of the weights"
+    )
     file = io.BytesIO()
     torch.save(net.state_dict(), file)
     file.seek(0)
@@ -127,11 +164,22 @@ def test_nnunet_learns_in_float16():
     step(built(experiment("dynunet", 32)).train(), torch.float16)
 
 
-@pytest.mark.parametrize("arch, encoder, size", [("segformer", "mit_b2", 32), ("upernet", "mit_b2", 32), ("unet", "tu-convnext_tiny", 32), ("upernet", "tu-swin_tiny_patch4_window7_224", 96),
-                                                 ("upernet", "tu-swin_tiny_patch4_window7_224", 224), ("unet", "tu-maxvit_nano_rw_256", 96)])
+@pytest.mark.parametrize(
+    "arch, encoder, size",
+    [
+        ("segformer", "mit_b2", 32),
+        ("upernet", "mit_b2", 32),
+        ("unet", "tu-convnext_tiny", 32),
+        ("upernet", "tu-swin_tiny_patch4_window7_224", 96),
+        ("upernet", "tu-swin_tiny_patch4_window7_224", 224),
+        ("unet", "tu-maxvit_nano_rw_256", 96),
+    ],
+)
 def test_transformers_take_the_image_size_that_is_asked_for(arch, encoder, size):
     found = answers(built(experiment(arch, size, encoder=encoder)))
-    assert found["mask"].shape == (2, 1, size, size) and all(torch.isfinite(v).all() for v in found.values())
+    assert found["mask"].shape == (2, 1, size, size) and all(
+        torch.isfinite(v).all() for v in found.values()
+    )
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -141,10 +189,16 @@ def test_every_head_and_every_task(head, arch):
     for task, answer in (("mask", "mask"), ("class", "label")):
         net = built(experiment(arch, 32, head=head, task=task))
         output = step(net.train())
-        assert set(output) - {"deep"} == {answer} and set(answers(net)) == {answer} and ("deep" in output) == (arch == "dynunet" and task == "mask")
+        assert (
+            set(output) - {"deep"} == {answer}
+            and set(answers(net)) == {answer}
+            and ("deep" in output) == (arch == "dynunet" and task == "mask")
+        )
         assert sum(p.numel() for p in net.parameters()) < sum(p.numel() for p in whole.parameters())
         if arch == "unet":
-            assert behind(output[answer]) == {id(p) for p in net.parameters()}, "nothing is left that is of no use"
+            assert behind(output[answer]) == {id(p) for p in net.parameters()}, (
+                "nothing is left that is of no use"
+            )
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda p: p.stem)
@@ -152,11 +206,15 @@ def test_every_config_loads_and_builds_its_network(file):
     config = load(file)
     if not config.study:  # those are checked in tests/test_study.py
         check(config)
-    different = {str((c.experiment.model, c.experiment.task)): c.experiment for c in config.experiments}
+    different = {
+        str((c.experiment.model, c.experiment.task)): c.experiment for c in config.experiments
+    }
     for e in different.values():
         net = models.build(e.model_copy(update={"image_size": 64}), 3, pretrained=False)
         found = answers(net)
-        assert set(found) == {"both": {"mask", "label"}, "mask": {"mask"}, "class": {"label"}}[e.task]
+        assert (
+            set(found) == {"both": {"mask", "label"}, "mask": {"mask"}, "class": {"label"}}[e.task]
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ heads, by hand
@@ -165,7 +223,10 @@ def test_every_config_loads_and_builds_its_network(file):
 def test_the_linear_head_is_smps():
     from segmentation_models_pytorch.base import ClassificationHead
 
-    mine, theirs = HEADS["linear"](8, 3, 0.2).eval(), ClassificationHead(8, 3, pooling="avg", dropout=0.2).eval()
+    mine, theirs = (
+        HEADS["linear"](8, 3, 0.2).eval(),
+        ClassificationHead(8, 3, pooling="avg", dropout=0.2).eval(),
+    )
     theirs.load_state_dict(mine.state_dict())
     features = torch.randn(2, 8, 4, 5)
     assert torch.equal(mine(features), theirs(features))
@@ -180,7 +241,9 @@ def test_attention_weighs_positions():
         head.answer[1].weight.copy_(torch.eye(2))
         assert head(features).tolist() == [[2.0, 2.0]], "no scores: the mean"
         head.score[0].weight[0, 1] = 1.0  # tanh(second channel): 0 and tanh(4)
-        head.score[2].weight[0, 0] = torch.log(torch.tensor(3.0)) / torch.tanh(torch.tensor(4.0))  # odds of 1 to 3
+        head.score[2].weight[0, 0] = torch.log(torch.tensor(3.0)) / torch.tanh(
+            torch.tensor(4.0)
+        )  # odds of 1 to 3
         assert torch.allclose(head(features), torch.tensor([[2.5, 3.0]]))
 
 
@@ -204,7 +267,11 @@ def test_encoder_and_the_rest_have_their_own_rates_and_norms_no_decay():
 
 
 def test_names_that_do_not_exist():
-    for wrong, message in (({"arch": "unett"}, "Did you mean unet"), ({"head": "atention"}, "Did you mean attention"), ({"encoder": "resnet51"}, "Did you mean resnet")):
+    for wrong, message in (
+        ({"arch": "unett"}, "Did you mean unet"),
+        ({"head": "atention"}, "Did you mean attention"),
+        ({"encoder": "resnet51"}, "Did you mean resnet"),
+    ):
         with refused("unknown_part", message):
             models.check(experiment(**{"arch": "unet"} | wrong))
     models.check(experiment("dynunet", encoder="resnet51"))  # it has no encoder of that kind
@@ -215,7 +282,11 @@ class Own(nn.Module):
 
     def __init__(self, classes: int, encoder: bool):
         super().__init__()
-        self.deepest, self.up, self.head = nn.Conv2d(3, 4, 96, 96), nn.ConvTranspose2d(4, 1, 96, 96), HEADS["linear"](4, classes, 0.0)
+        self.deepest, self.up, self.head = (
+            nn.Conv2d(3, 4, 96, 96),
+            nn.ConvTranspose2d(4, 1, 96, 96),
+            HEADS["linear"](4, classes, 0.0),
+        )
         if encoder:
             self.encoder = self.deepest
 
@@ -241,7 +312,9 @@ def test_a_size_that_a_network_cannot_take_is_said_before_anything_is_downloaded
 def test_a_network_of_ones_own_gets_weights_where_it_has_an_encoder(monkeypatch, tmp_path, capsys):
     torch.save(nn.Conv2d(3, 4, 96, 96).state_dict(), tmp_path / "e.pth")
     for encoder in (True, False):
-        monkeypatch.setitem(models.MODELS, "own", lambda settings, classes, weights: Own(classes, encoder))
+        monkeypatch.setitem(
+            models.MODELS, "own", lambda settings, classes, weights: Own(classes, encoder)
+        )
         e = experiment("own", 96, encoder="none of smp's", encoder_weights=str(tmp_path / "e.pth"))
         models.check(e)
         models.build(e, 3, pretrained=True)
@@ -251,14 +324,18 @@ def test_a_network_of_ones_own_gets_weights_where_it_has_an_encoder(monkeypatch,
 # ------------------------------------------------------------------------------------------------------------ freezing
 
 
-def moved(net: models.Network, freeze: str | int, epoch: int, unfreeze_at: int | None = None) -> set[str]:
+def moved(
+    net: models.Network, freeze: str | int, epoch: int, unfreeze_at: int | None = None
+) -> set[str]:
     """The names of the encoder's parameters and running statistics that one step of this epoch changes."""
     before = {k: v.clone() for k, v in net.body.encoder.state_dict().items()}
     net.train().freeze(Train(freeze=freeze, unfreeze_at=unfreeze_at), epoch)
     rest = {k: v.clone() for k, v in net.state_dict().items() if ".encoder." not in k}
     step(net)
     net.zero_grad(set_to_none=True)
-    assert all(not torch.equal(v, net.state_dict()[k]) for k, v in rest.items() if k.endswith("weight")), "what is no encoder learns"
+    assert all(
+        not torch.equal(v, net.state_dict()[k]) for k, v in rest.items() if k.endswith("weight")
+    ), "what is no encoder learns"
     return {k for k, v in net.body.encoder.state_dict().items() if not torch.equal(v, before[k])}
 
 
@@ -270,8 +347,12 @@ def test_a_frozen_part_stays_as_it_is_until_it_is_thawed():
     assert moved(net, 2, 1, unfreeze_at=2) == every - first, "the second time as the first"
     assert moved(net, 2, 2, unfreeze_at=2) == every
     assert moved(net, "encoder", 0) == set()
-    assert moved(net, "encoder", 5) == set() and moved(net, 1, 5) == {k for k in every if not k.startswith(("conv1", "bn1"))}
-    assert moved(built(experiment("unet", encoder="resnet18")), "encoder", 3, unfreeze_at=3) == every, "gone on with after it was thawed"
+    assert moved(net, "encoder", 5) == set() and moved(net, 1, 5) == {
+        k for k in every if not k.startswith(("conv1", "bn1"))
+    }
+    assert (
+        moved(built(experiment("unet", encoder="resnet18")), "encoder", 3, unfreeze_at=3) == every
+    ), "gone on with after it was thawed"
 
 
 def test_what_never_was_trainable_stays_so():
@@ -280,18 +361,34 @@ def test_what_never_was_trainable_stays_so():
     net.train().freeze(Train(freeze=1, unfreeze_at=1), 0)
     assert not net.body.encoder.bn1.weight.requires_grad
     net.train().freeze(Train(freeze=1, unfreeze_at=1), 1)
-    assert net.body.encoder.bn1.weight.requires_grad and not net.body.encoder.conv1.weight.requires_grad
+    assert (
+        net.body.encoder.bn1.weight.requires_grad
+        and not net.body.encoder.conv1.weight.requires_grad
+    )
 
 
-@pytest.mark.parametrize("arch, encoder, stages, first", [("unet", "efficientnet-b0", 5, ("_conv_stem", "_bn0")), ("unet", "tu-convnext_atto", 4, ("model.stem", "model.stages_0")),
-                                                          ("upernet", "mit_b0", 4, ("patch_embed1", "block1", "norm1")), ("dpt", "tu-vit_tiny_patch16_224", 4, None)])
+@pytest.mark.parametrize(
+    "arch, encoder, stages, first",
+    [
+        ("unet", "efficientnet-b0", 5, ("_conv_stem", "_bn0")),
+        ("unet", "tu-convnext_atto", 4, ("model.stem", "model.stages_0")),
+        ("upernet", "mit_b0", 4, ("patch_embed1", "block1", "norm1")),
+        ("dpt", "tu-vit_tiny_patch16_224", 4, None),
+    ],
+)
 def test_stages_are_the_feature_maps_in_order(arch, encoder, stages, first):
     net = built(experiment(arch, encoder=encoder))
     training = {m: m.training for m in net.modules()}
     found = encoder_stages(net.body.encoder, 64)
-    assert len(found) == stages and all(a < b for a, b in zip(found, found[1:])), "each rests on the one before"
-    assert first is None or found[0] == {k for k, _ in net.body.encoder.named_parameters() if k.startswith(first)}
-    assert training == {m: m.training for m in net.modules()} and all(p.requires_grad for p in net.parameters())
+    assert len(found) == stages and all(a < b for a, b in zip(found, found[1:])), (
+        "each rests on the one before"
+    )
+    assert first is None or found[0] == {
+        k for k, _ in net.body.encoder.named_parameters() if k.startswith(first)
+    }
+    assert training == {m: m.training for m in net.modules()} and all(
+        p.requires_grad for p in net.parameters()
+    )
 
 
 def test_freezing_what_is_not_there():

@@ -1,4 +1,5 @@
 """MONAI's networks: what had to be changed for two dimensions, one mask and this loop."""
+
 from __future__ import annotations
 
 import pytest
@@ -13,16 +14,22 @@ def network(arch: str, size: int, **options) -> MonaiNetwork:
     return MonaiNetwork(Model(arch=arch, dropout=0.0, options=options), 3, image_size=size)
 
 
-@pytest.mark.parametrize("size, halved, deep", [(64, 4, [32, 16]), (96, 4, [48, 24]), (32, 3, [16])])
+@pytest.mark.parametrize(
+    "size, halved, deep", [(64, 4, [32, 16]), (96, 4, [48, 24]), (32, 3, [16])]
+)
 def test_nnunet_halves_while_four_positions_are_left(size, halved, deep):
     """All resolutions but the lowest two have a mask, in training."""
     net = network("dynunet", size)
     shapes = []
-    net.net.get_submodule(net.features).register_forward_hook(lambda module, given, output: shapes.append(tuple(output.shape)))
+    net.net.get_submodule(net.features).register_forward_hook(
+        lambda module, given, output: shapes.append(tuple(output.shape))
+    )
     output = net.train()(torch.randn(2, 3, size, size))
     assert shapes == [(2, min(512, 32 * 2**halved), size >> halved, size >> halved)]
     assert [tuple(d.shape) for d in output["deep"]] == [(2, 1, s, s) for s in deep]
-    assert "deep" not in net.eval()(torch.randn(1, 3, size, size)) and "deep" not in network("dynunet", size, deep_supervision=False).train()(torch.randn(1, 3, size, size))
+    assert "deep" not in net.eval()(torch.randn(1, 3, size, size)) and "deep" not in network(
+        "dynunet", size, deep_supervision=False
+    ).train()(torch.randn(1, 3, size, size))
 
 
 def test_nnunet_pads_another_size():
@@ -32,7 +39,9 @@ def test_nnunet_pads_another_size():
     with torch.inference_mode():
         found = net(small)
         padded = net(torch.nn.functional.pad(small, (0, 32, 0, 32)))
-    assert torch.equal(found["mask"], padded["mask"][..., :224, :224]) and torch.equal(found["label"], padded["label"])
+    assert torch.equal(found["mask"], padded["mask"][..., :224, :224]) and torch.equal(
+        found["label"], padded["label"]
+    )
 
 
 def test_the_autoencoders_loss_is_weighed_and_for_training_only():
@@ -48,15 +57,21 @@ def test_the_autoencoders_loss_is_weighed_and_for_training_only():
 def test_vnet_drops_channels_not_images():
     net = network("vnet", 32, dropout_prob_down=0.5).train()
     kept = []
-    net.net.get_submodule("1.down_tr128.dropout").register_forward_hook(lambda module, given, output: kept.append((output != 0).flatten(2).any(2)))
+    net.net.get_submodule("1.down_tr128.dropout").register_forward_hook(
+        lambda module, given, output: kept.append((output != 0).flatten(2).any(2))
+    )
     net(torch.randn(8, 3, 32, 32))
-    assert kept[0].any(1).all() and not kept[0].all(1).any(), "every image keeps some of its 128 channels and loses some"
+    assert kept[0].any(1).all() and not kept[0].all(1).any(), (
+        "every image keeps some of its 128 channels and loses some"
+    )
 
 
 def test_highresnet_can_say_no():
     net = network("highresnet", 32).eval()
     with torch.inference_mode():
-        assert (net(torch.randn(2, 3, 32, 32))["mask"] < 0).any(), "a ReLU at the end would leave every probability at one half or more"
+        assert (net(torch.randn(2, 3, 32, 32))["mask"] < 0).any(), (
+            "a ReLU at the end would leave every probability at one half or more"
+        )
 
 
 def test_every_position_of_a_transformers_tokens_goes_where_it_came_from():
@@ -66,4 +81,6 @@ def test_every_position_of_a_transformers_tokens_goes_where_it_came_from():
     net.classification_head.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     net.net.decoder5.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     net(torch.randn(2, 3, 64, 64))
-    assert seen[0].shape == (2, 48, 4, 4) and torch.equal(seen[0], seen[1]), "as UNETR itself lays them out"
+    assert seen[0].shape == (2, 48, 4, 4) and torch.equal(seen[0], seen[1]), (
+        "as UNETR itself lays them out"
+    )

@@ -350,7 +350,9 @@ def test_force_stopped_before_it_is_noted_is_suggested_again(home, capfd, monkey
 def test_force_stopped_before_anything_is_written_is_not_forgotten(home, capfd, monkeypatch):
     oof = paths_of(home).oof("small").stat().st_mtime_ns
     with monkeypatch.context() as patched:
-        patched.setattr("src.predict.one_part", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(
+            "src.predict.one_part", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         assert main(line(home, "predict", "--force")) == 130
     assert paths_of(home).oof("small").stat().st_mtime_ns == oof, "the old one is back"
     assert states(home)["predict small"] == "stale" and "--force" not in capfd.readouterr().err

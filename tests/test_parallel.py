@@ -1,4 +1,5 @@
 """Folds side by side: how many, what each process is given, what becomes of one that fails, is killed or is stopped; and the same weights as one after another."""
+
 from __future__ import annotations
 
 import os
@@ -41,14 +42,19 @@ def started(tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "devices", lambda: [])
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "small.yaml"
-    (tmp_path / "competition.yaml").write_bytes((ROOT / "configs" / "competition.yaml").read_bytes())
+    (tmp_path / "competition.yaml").write_bytes(
+        (ROOT / "configs" / "competition.yaml").read_bytes()
+    )
     file.write_text(SMALL)
 
     def start(code: str, folds: int, slots: int, sets: tuple[str, ...] = ()) -> list[str]:
         config, paths = load(file, [f"split.folds={folds}", *sets]), Paths(tmp_path, tmp_path)
         monkeypatch.setattr(parallel, "CHILD", [sys.executable, "-u", "-c", STAND_IN + code])
         (tmp_path / "began").unlink(missing_ok=True)
-        assert parallel.run([train_job(config, paths, k) for k in range(folds)], config, slots) == folds
+        assert (
+            parallel.run([train_job(config, paths, k) for k in range(folds)], config, slots)
+            == folds
+        )
         return began(tmp_path)
 
     return start
@@ -68,7 +74,17 @@ def fake_smi(folder: Path, monkeypatch, script: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-@pytest.mark.parametrize("value, found", [("0,1", ["0", "1"]), (" 1 , 3", ["1", "3"]), ("", []), ("-1", []), ("0,-1,1", ["0"]), ("GPU-8932f937,MIG-2a", ["GPU-8932f937", "MIG-2a"])])
+@pytest.mark.parametrize(
+    "value, found",
+    [
+        ("0,1", ["0", "1"]),
+        (" 1 , 3", ["1", "3"]),
+        ("", []),
+        ("-1", []),
+        ("0,-1,1", ["0"]),
+        ("GPU-8932f937,MIG-2a", ["GPU-8932f937", "MIG-2a"]),
+    ],
+)
 def test_devices_are_those_that_the_environment_lends(value, found, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     assert parallel.devices() == found and parallel.count(None) == max(1, len(found))
@@ -77,7 +93,11 @@ def test_devices_are_those_that_the_environment_lends(value, found, monkeypatch)
 def test_devices_are_asked_of_the_driver(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(parallel, "DRIVER", tmp_path / "gpus")
-    fake_smi(tmp_path / "two", monkeypatch, "echo 'GPU 0: Tesla T4 (UUID: GPU-1)'; echo '  MIG 1g.5gb Device 0: (UUID: MIG-2)'; echo 'GPU 1: Tesla T4 (UUID: GPU-3)'")
+    fake_smi(
+        tmp_path / "two",
+        monkeypatch,
+        "echo 'GPU 0: Tesla T4 (UUID: GPU-1)'; echo '  MIG 1g.5gb Device 0: (UUID: MIG-2)'; echo 'GPU 1: Tesla T4 (UUID: GPU-3)'",
+    )
     assert parallel.devices() == ["0", "1"] and parallel.count(None) == 2
     fake_smi(tmp_path / "broken", monkeypatch, "echo 'GPU 0: of no use'; exit 9")
     assert parallel.devices() == []
@@ -105,17 +125,30 @@ def test_each_gpu_has_one_fold_and_the_next_fold_goes_to_the_free_one(started, m
 
 def test_without_a_gpu_the_cores_are_shared(started, monkeypatch):
     monkeypatch.setattr(parallel, "_cores", lambda: 8)
-    assert [line.split()[1:] for line in started("", 2, 5)] == [["None", "4", "None"]] * 2, "two folds, so two share"
+    assert [line.split()[1:] for line in started("", 2, 5)] == [["None", "4", "None"]] * 2, (
+        "two folds, so two share"
+    )
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert [line.split()[2] for line in started("", 2, 2)] == ["3", "3"], "not more than the user allows"
+    assert [line.split()[2] for line in started("", 2, 2)] == ["3", "3"], (
+        "not more than the user allows"
+    )
 
 
 def test_lines_are_whole_and_say_whose_they_are(started, capfd):
-    started("\nfor part in ('ep', f'och {job.fold}\\n\\n', 'no end'): print(part, end='', flush=True); time.sleep(0.05)\nprint('warning: mind', file=sys.stderr)", 2, 2)
+    started(
+        "\nfor part in ('ep', f'och {job.fold}\\n\\n', 'no end'): print(part, end='', flush=True); time.sleep(0.05)\nprint('warning: mind', file=sys.stderr)",
+        2,
+        2,
+    )
     out, err = capfd.readouterr()
     lines = out.splitlines()
     assert lines[0].startswith("[train] 2 folds, 2 at a time")
-    assert sorted(lines[1:]) == ["fold 0 | epoch 0", "fold 0 | no end", "fold 1 | epoch 1", "fold 1 | no end"]
+    assert sorted(lines[1:]) == [
+        "fold 0 | epoch 0",
+        "fold 0 | no end",
+        "fold 1 | epoch 1",
+        "fold 1 | no end",
+    ]
     assert sorted(err.splitlines()) == ["fold 0 | warning: mind", "fold 1 | warning: mind"]
 
 
@@ -124,8 +157,15 @@ def test_lines_are_whole_and_say_whose_they_are(started, capfd):
 
 def test_a_fold_that_fails_is_named_and_the_others_are_trained(started, tmp_path):
     with refused("out_of_memory", kind=StageError) as raised:
-        started("\nif job.fold == 0: sys.exit(print('error: out of memory at batch 4. [out_of_memory]', file=sys.stderr) or 1)", 4, 2)
-    assert str(raised.value) == "train small fold 0: out of memory at batch 4. What the others trained is kept", "its name stands once, at the end"
+        started(
+            "\nif job.fold == 0: sys.exit(print('error: out of memory at batch 4. [out_of_memory]', file=sys.stderr) or 1)",
+            4,
+            2,
+        )
+    assert (
+        str(raised.value)
+        == "train small fold 0: out of memory at batch 4. What the others trained is kept"
+    ), "its name stands once, at the end"
     assert len(began(tmp_path)) == 4, "the other slot took all that were left"
 
 
@@ -157,7 +197,9 @@ def test_a_killed_fold_is_named(started):
 
 def test_a_wrong_input_of_the_real_training_comes_through(tmp_path):
     file = tmp_path / "small.yaml"
-    (tmp_path / "competition.yaml").write_bytes((ROOT / "configs" / "competition.yaml").read_bytes())
+    (tmp_path / "competition.yaml").write_bytes(
+        (ROOT / "configs" / "competition.yaml").read_bytes()
+    )
     file.write_text(SMALL)
     config, paths = load(file), Paths(tmp_path, tmp_path)
     with refused("no_index", "train small fold 3"):
@@ -166,14 +208,23 @@ def test_a_wrong_input_of_the_real_training_comes_through(tmp_path):
 
 def children(pid: int) -> list[int]:
     """Its children and theirs, as Linux knows them."""
-    found = [int(p) for task in Path(f"/proc/{pid}/task").glob("*/children") for p in task.read_text().split()]
+    found = [
+        int(p)
+        for task in Path(f"/proc/{pid}/task").glob("*/children")
+        for p in task.read_text().split()
+    ]
     return found + [g for p in found for g in children(p)]
 
 
 def gone(pids: list[int]) -> bool:
     """Ended, or a zombie that waits for its new parent."""
     for _ in range(300):
-        if not [p for p in pids if Path(f"/proc/{p}/stat").exists() and Path(f"/proc/{p}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"]:
+        if not [
+            p
+            for p in pids
+            if Path(f"/proc/{p}/stat").exists()
+            and Path(f"/proc/{p}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
+        ]:
             return True
         time.sleep(0.1)
     return False
@@ -182,7 +233,9 @@ def gone(pids: list[int]) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is told by Linux only")
 def test_no_child_outlives_a_parent_that_was_killed(tmp_path):
     (tmp_path / "small.yaml").write_text(SMALL)
-    (tmp_path / "competition.yaml").write_bytes((ROOT / "configs" / "competition.yaml").read_bytes())
+    (tmp_path / "competition.yaml").write_bytes(
+        (ROOT / "configs" / "competition.yaml").read_bytes()
+    )
     code = f"""
 import argparse, sys
 from pathlib import Path
@@ -195,7 +248,9 @@ config, paths = load(home / "small.yaml"), Paths(home, home)
 parallel.CHILD = [sys.executable, "-u", "-c", "import time; print('here'); time.sleep(600)"]
 parallel.run([train_job(config, paths, k) for k in (0, 1)], config, 2)
 """
-    parent = subprocess.Popen([sys.executable, "-u", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-u", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     here = [line for line in (parent.stdout.readline() for _ in range(3)) if "here" in line]
     pids = children(parent.pid)
     parent.kill()
@@ -219,36 +274,67 @@ time.sleep(60)
 """
     with pytest.raises(Stopped) as stopped:
         started(code, 3, 2)
-    assert sorted(str(stopped.value).split("; ")) == ["fold 0: finished", "fold 1: saved at epoch 1"]
-    assert sorted((tmp_path / "asked").read_text().split()) == ["0", "1"], "each once, and the third fold was not begun"
+    assert sorted(str(stopped.value).split("; ")) == [
+        "fold 0: finished",
+        "fold 1: saved at epoch 1",
+    ]
+    assert sorted((tmp_path / "asked").read_text().split()) == ["0", "1"], (
+        "each once, and the third fold was not begun"
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------- really trained
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_stopped_by_ctrl_c_and_gone_on_with_it_ends_as_one_after_another_bit_for_bit(demo, tmp_path, monkeypatch, capfd):
+def test_stopped_by_ctrl_c_and_gone_on_with_it_ends_as_one_after_another_bit_for_bit(
+    demo, tmp_path, monkeypatch, capfd
+):
     """Ctrl+C on a terminal reaches the whole group of processes. The same command goes on, and both folds end with the weights of a run that trained them one
     after another."""
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "small.yaml").write_text(SMALL)
-    (tmp_path / "configs" / "competition.yaml").write_bytes((ROOT / "configs" / "competition.yaml").read_bytes())
+    (tmp_path / "configs" / "competition.yaml").write_bytes(
+        (ROOT / "configs" / "competition.yaml").read_bytes()
+    )
     sets = [w for s in [*SETTINGS, "train.epochs=5", "train.amp=float32"] for w in ("--set", s)]
 
     def words(work: str, *more: str) -> list[str]:
-        return [*more, "--config", str(tmp_path / "configs" / "small.yaml"), "--data", str(demo), "--work", str(tmp_path / work), *sets]
+        return [
+            *more,
+            "--config",
+            str(tmp_path / "configs" / "small.yaml"),
+            "--data",
+            str(demo),
+            "--work",
+            str(tmp_path / work),
+            *sets,
+        ]
 
     assert main(words("alone", "prepare")) == 0 and main(words("alone", "split")) == 0
     shutil.copytree(tmp_path / "alone", tmp_path / "together")
-    run = subprocess.Popen([sys.executable, "-u", "-m", "src", *words("together", "train", "--parallel", "2")], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                           start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    run = subprocess.Popen(
+        [sys.executable, "-u", "-m", "src", *words("together", "train", "--parallel", "2")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert any("|   epoch " in line for line in run.stdout), run.stderr.read()
     pids = children(run.pid)
     os.killpg(run.pid, signal.SIGINT)
     out, err = run.communicate(timeout=120)
     assert run.returncode == 130 and "Traceback" not in err, out + err
     last = err.splitlines()[-1]
-    assert last.startswith("stopped: ") and "fold 0: " in last and "fold 1: " in last and "saved " in last and "--parallel 2" in last
+    assert (
+        last.startswith("stopped: ")
+        and "fold 0: " in last
+        and "fold 1: " in last
+        and "saved " in last
+        and "--parallel 2" in last
+    )
     assert len(pids) >= 2 and gone(pids)
     capfd.readouterr()
 
@@ -264,5 +350,12 @@ def test_stopped_by_ctrl_c_and_gone_on_with_it_ends_as_one_after_another_bit_for
         torch.set_num_threads(threads)
     assert " | " not in capfd.readouterr().out, "one after another, in this process"
     for fold in (0, 1):
-        weights = [torch.load(Paths(tmp_path / w, demo).checkpoint("small", fold, "last"), weights_only=True) for w in ("alone", "together")]
-        assert identical(weights[0]["ema"], weights[1]["ema"]) and identical(weights[0]["net"], weights[1]["net"])
+        weights = [
+            torch.load(
+                Paths(tmp_path / w, demo).checkpoint("small", fold, "last"), weights_only=True
+            )
+            for w in ("alone", "together")
+        ]
+        assert identical(weights[0]["ema"], weights[1]["ema"]) and identical(
+            weights[0]["net"], weights[1]["net"]
+        )

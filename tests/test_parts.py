@@ -1,4 +1,5 @@
 """Views and weights: undo(view(x)) = x, pre-trained weights from files and over the network."""
+
 from __future__ import annotations
 
 import http.server
@@ -35,10 +36,17 @@ def test_undoing_a_view_gives_the_image_back(name):
     assert back.shape == x.shape
     if "scale" in name:
         assert (back - x).abs().max() < 0.02
-        assert VIEWS[name].do(x).shape[-1] % 32 == 0 and VIEWS[name].do(torch.zeros(1, 1, 224, 224)).shape[-1] != 224, "at the usual size it is another one"
+        assert (
+            VIEWS[name].do(x).shape[-1] % 32 == 0
+            and VIEWS[name].do(torch.zeros(1, 1, 224, 224)).shape[-1] != 224
+        ), "at the usual size it is another one"
     else:
         assert torch.equal(back, x)
-    assert name == "identity" or VIEWS[name].do(x).shape != x.shape or not torch.equal(VIEWS[name].do(x), x), "a view that changes nothing is none"
+    assert (
+        name == "identity"
+        or VIEWS[name].do(x).shape != x.shape
+        or not torch.equal(VIEWS[name].do(x), x)
+    ), "a view that changes nothing is none"
 
 
 # ------------------------------------------------------------------------------------------------------------ pre-trained weights
@@ -52,7 +60,14 @@ def encoder():
 def test_weights_load_under_any_prefix_with_their_statistics(tmp_path, prefix, capsys):
     source, target = encoder(), encoder()
     extra = {"classifier.weight": torch.zeros(3)}
-    torch.save({prefix + k: v.half() if v.is_floating_point() else v for k, v in source.state_dict().items()} | extra, tmp_path / "e.pth")
+    torch.save(
+        {
+            prefix + k: v.half() if v.is_floating_point() else v
+            for k, v in source.state_dict().items()
+        }
+        | extra,
+        tmp_path / "e.pth",
+    )
     (tmp_path / "e.json").write_text(json.dumps({"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}))
     mean, std = load_encoder(target, tmp_path / "e.pth")
     assert mean == [0.1, 0.2, 0.3]
@@ -70,7 +85,11 @@ def test_weights_of_another_encoder_are_refused(tmp_path):
     with refused("weights_unreadable", "broken.pth"):
         load_encoder(encoder(), tmp_path / "broken.pth")
     with refused("no_weights", "absent.pth"):
-        models.build(with_model(encoder="mobilenet_v2", encoder_weights=str(tmp_path / "absent.pth")), 3, pretrained=True)
+        models.build(
+            with_model(encoder="mobilenet_v2", encoder_weights=str(tmp_path / "absent.pth")),
+            3,
+            pretrained=True,
+        )
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "tu-mobilenet_edgetpu_100"])
@@ -92,7 +111,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.asked.append(self.path)
         content = self.files.get(self.path.rsplit("/", 1)[-1])
         self.send_response(200 if content is not None else 404)
-        for name, value in (("ETag", f'"{hash(content) & 0xFFFF:x}"'), ("X-Repo-Commit", "0" * 40), ("Content-Length", str(len(content or b"")))):
+        for name, value in (
+            ("ETag", f'"{hash(content) & 0xFFFF:x}"'),
+            ("X-Repo-Commit", "0" * 40),
+            ("Content-Length", str(len(content or b""))),
+        ):
             self.send_header(name, value)
         self.end_headers()
         if body and content:
@@ -121,8 +144,21 @@ except InputError as error:
 
 
 def build_with_hub(address: str, cache: Path) -> str:
-    env = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run([sys.executable, "-c", BUILD], cwd=ROOT, env=env, capture_output=True, text=True, timeout=200)
+    env = os.environ | {
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(cache),
+        "HF_HUB_DISABLE_XET": "1",
+        "OMP_NUM_THREADS": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -132,14 +168,26 @@ def test_a_download_from_a_hub(tmp_path):
 
     state = encoder().state_dict()
     state["features.0.0.weight"] = torch.full_like(state["features.0.0.weight"], 0.125)
-    Hub.files = {"model.safetensors": save(state), "config.json": json.dumps({"mean": [0.25, 0.25, 0.25], "std": [0.2, 0.2, 0.2], "input_space": "RGB", "input_range": [0, 1]}).encode()}
+    Hub.files = {
+        "model.safetensors": save(state),
+        "config.json": json.dumps(
+            {
+                "mean": [0.25, 0.25, 0.25],
+                "std": [0.2, 0.2, 0.2],
+                "input_space": "RGB",
+                "input_range": [0, 1],
+            }
+        ).encode(),
+    }
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         said = build_with_hub(f"http://127.0.0.1:{server.server_port}", tmp_path)
     finally:
         server.shutdown()
-    assert "first weight 0.125 mean 63.75" in said and any("mobilenet_v2" in path for path in Hub.asked)
+    assert "first weight 0.125 mean 63.75" in said and any(
+        "mobilenet_v2" in path for path in Hub.asked
+    )
 
 
 def test_a_failed_download_names_every_way_out(monkeypatch):
@@ -152,6 +200,16 @@ def test_a_failed_download_names_every_way_out(monkeypatch):
 
     monkeypatch.setitem(models.MODELS, "unet", offline)
     with refused("no_download", "mobilenet_v2") as error:
-        models.build(with_model(arch="unet", encoder="mobilenet_v2", weights_dir=str(ROOT / "src")), 3, pretrained=True)
-    for way in ("connect to the network", "mobilenet_v2.pth", "model.weights_dir=", "model.encoder_weights=FILE", "model.encoder_weights=none"):
+        models.build(
+            with_model(arch="unet", encoder="mobilenet_v2", weights_dir=str(ROOT / "src")),
+            3,
+            pretrained=True,
+        )
+    for way in (
+        "connect to the network",
+        "mobilenet_v2.pth",
+        "model.weights_dir=",
+        "model.encoder_weights=FILE",
+        "model.encoder_weights=none",
+    ):
         assert way in str(error.value)

@@ -1,4 +1,5 @@
 """From probabilities to a mask and a class: every step and rule, and the file that users edit."""
+
 import json
 from dataclasses import fields
 
@@ -12,7 +13,11 @@ from src.core.settings import Evaluate
 from src.parts.postprocess import STEPS, Decision, apply, drop_parts, larger
 
 CLASSES = ["benign", "malignant", "normal"]
-BENIGN, MALIGNANT, NORMAL = np.array([0.7, 0.2, 0.1], np.float32), np.array([0.1, 0.8, 0.1], np.float32), np.array([0.1, 0.2, 0.7], np.float32)
+BENIGN, MALIGNANT, NORMAL = (
+    np.array([0.7, 0.2, 0.1], np.float32),
+    np.array([0.1, 0.8, 0.1], np.float32),
+    np.array([0.1, 0.2, 0.7], np.float32),
+)
 
 
 def answer(prob, label=BENIGN, empty_class="normal", size=None, **decision):
@@ -52,7 +57,9 @@ def rows(*lines: str) -> np.ndarray:
 
 def blobs(rng, height: int, width: int) -> np.ndarray:
     """A few smooth or ragged parts, some with holes, some at the edge."""
-    field = cv2.GaussianBlur(rng.random((height, width)).astype(np.float32), (0, 0), rng.uniform(0.5, 3))
+    field = cv2.GaussianBlur(
+        rng.random((height, width)).astype(np.float32), (0, 0), rng.uniform(0.5, 3)
+    )
     return field > np.quantile(field, rng.uniform(0.3, 0.95))
 
 
@@ -67,9 +74,15 @@ def test_smoothing_is_a_majority_vote_with_background_outside():
     expected[1:6, 1:6] = True
     expected[[1, 1, 5, 5], [1, 5, 1, 5]] = False
     assert np.array_equal(drawn("smooth", mask, smooth=0.3), expected)
-    assert np.array_equal(drawn("smooth", mask, smooth=0.19), mask)  # a window of 1.9 pixels is nearest to 1
-    assert not drawn("smooth", mask, smooth=1.0).any()  # 11 pixels, half of 121 is more than there is
-    assert np.array_equal(drawn("smooth", mask, pixels=40000, smooth=0.015), expected)  # the share is of the image, whatever part of it is given
+    assert np.array_equal(
+        drawn("smooth", mask, smooth=0.19), mask
+    )  # a window of 1.9 pixels is nearest to 1
+    assert not drawn(
+        "smooth", mask, smooth=1.0
+    ).any()  # 11 pixels, half of 121 is more than there is
+    assert np.array_equal(
+        drawn("smooth", mask, pixels=40000, smooth=0.015), expected
+    )  # the share is of the image, whatever part of it is given
 
 
 def test_smoothing_is_counted_pixel_by_pixel():
@@ -77,16 +90,22 @@ def test_smoothing_is_counted_pixel_by_pixel():
     for share, side in ((0.1, 5), (0.2, 9), (0.5, 23)):  # of √(40·50) = 44.7
         mask = blobs(rng, 40, 50)
         padded = np.pad(mask, side // 2)
-        votes = np.array([[padded[y : y + side, x : x + side].sum() for x in range(50)] for y in range(40)])
+        votes = np.array(
+            [[padded[y : y + side, x : x + side].sum() for x in range(50)] for y in range(40)]
+        )
         assert np.array_equal(drawn("smooth", mask, smooth=share), votes > side * side / 2)
 
 
 def test_convex_hulls_of_parts_by_hand():
     mask = rows("#....", "#...#", "###.#", ".....", ".#...")
-    assert np.array_equal(drawn("convex", mask, convex=True), rows("#....", "##..#", "###.#", ".....", ".#..."))
+    assert np.array_equal(
+        drawn("convex", mask, convex=True), rows("#....", "##..#", "###.#", ".....", ".#...")
+    )
     ring = rows("###", "#.#", "###")
     assert drawn("convex", ring, convex=True).all()
-    assert drawn("convex", rows("#...#", "#.#.#", "#...#", "#####"), convex=True).all()  # the hull of the outer part swallows the speck
+    assert drawn(
+        "convex", rows("#...#", "#.#.#", "#...#", "#####"), convex=True
+    ).all()  # the hull of the outer part swallows the speck
 
 
 def test_a_hull_covers_its_part_and_reaches_at_most_a_pixel_further():
@@ -96,8 +115,16 @@ def test_a_hull_covers_its_part_and_reaches_at_most_a_pixel_further():
     for _ in range(20):
         mask = cv2.connectedComponents(blobs(rng, 30, 40).astype(np.uint8))[1] == 1
         corners = cv2.convexHull(np.argwhere(mask)[:, ::-1].astype(np.int32))[:, 0]
-        sides = [(b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0]) for a, b in zip(corners, np.roll(corners, -1, 0))]
-        box = (x >= corners[:, 0].min()) & (x <= corners[:, 0].max()) & (y >= corners[:, 1].min()) & (y <= corners[:, 1].max())
+        sides = [
+            (b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])
+            for a, b in zip(corners, np.roll(corners, -1, 0))
+        ]
+        box = (
+            (x >= corners[:, 0].min())
+            & (x <= corners[:, 0].max())
+            & (y >= corners[:, 1].min())
+            & (y <= corners[:, 1].max())
+        )
         exact = (np.all(np.array(sides) >= 0, 0) | np.all(np.array(sides) <= 0, 0)) & box
         found = drawn("convex", mask, convex=True)
         assert found[exact].all() and exact[mask].all()
@@ -110,17 +137,30 @@ def test_the_largest_parts_stay_and_equals_stay_together():
         assert drop_parts(mask, Decision(largest=k), 25).sum() == area, k
     assert drop_parts(mask, Decision(largest=3, min_area=3 / 25), 25).sum() == 7
     assert larger(np.array([4, 2, 2, 3])).tolist() == [0, 2, 2, 1]
-    assert answer(ring(), largest=1)[0].sum() == 8 and answer(ring(), largest=1, min_area=0.09)[0].sum() == 0
+    assert (
+        answer(ring(), largest=1)[0].sum() == 8
+        and answer(ring(), largest=1, min_area=0.09)[0].sum() == 0
+    )
 
 
 def test_the_steps_follow_the_order_of_the_fields():
     names = [f.name for f in fields(Decision)]
-    assert list(STEPS) == names[1 : 1 + len(STEPS)] and names[0] == "threshold" and set(names) == set(Evaluate.model_fields) - {"bootstrap"}
-    two = np.zeros((12, 12))  # a U with a speck inside, and a block that is larger than the U and smaller than its hull
+    assert (
+        list(STEPS) == names[1 : 1 + len(STEPS)]
+        and names[0] == "threshold"
+        and set(names) == set(Evaluate.model_fields) - {"bootstrap"}
+    )
+    two = np.zeros(
+        (12, 12)
+    )  # a U with a speck inside, and a block that is larger than the U and smaller than its hull
     two[1:8, [1, 5]] = two[7, 1:6] = two[3, 3] = 0.9
     two[1:6, 8:12] = 0.9
-    assert answer(two, largest=1)[0].sum() == 20 and answer(two, convex=True, largest=1)[0].sum() == 35
-    assert answer(two, smooth=0.25, largest=1)[0][2:5, 9:11].all()  # 3 of 12 pixels: the thin U is gone
+    assert (
+        answer(two, largest=1)[0].sum() == 20 and answer(two, convex=True, largest=1)[0].sum() == 35
+    )
+    assert answer(two, smooth=0.25, largest=1)[0][
+        2:5, 9:11
+    ].all()  # 3 of 12 pixels: the thin U is gone
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -131,12 +171,24 @@ def test_every_step_is_off_untuned_stays_in_the_box_and_does_not_see_the_crop(na
     for _ in range(30):
         mask, pixels = blobs(rng, *rng.integers(8, 60, 2)), int(rng.integers(100, 2000))
         before = mask.copy()
-        assert np.array_equal(STEPS[name](mask, Decision.untuned(Evaluate(fill_holes=[False])), pixels), before)
+        assert np.array_equal(
+            STEPS[name](mask, Decision.untuned(Evaluate(fill_holes=[False])), pixels), before
+        )
         left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
         box = np.s_[top : top + height, left : left + width]
-        whole, part = STEPS[name](mask, on, pixels), STEPS[name](np.ascontiguousarray(mask[box]), on, pixels)
-        assert whole.dtype == bool and np.array_equal(whole[box], part) and whole.sum() == part.sum() and np.array_equal(mask, before)
-        assert np.array_equal(STEPS[name](np.pad(mask, ((3, 5), (7, 2))), on, pixels)[3:-5, 7:-2], whole)
+        whole, part = (
+            STEPS[name](mask, on, pixels),
+            STEPS[name](np.ascontiguousarray(mask[box]), on, pixels),
+        )
+        assert (
+            whole.dtype == bool
+            and np.array_equal(whole[box], part)
+            and whole.sum() == part.sum()
+            and np.array_equal(mask, before)
+        )
+        assert np.array_equal(
+            STEPS[name](np.pad(mask, ((3, 5), (7, 2))), on, pixels)[3:-5, 7:-2], whole
+        )
         changed += not np.array_equal(whole, mask)
         assert not STEPS[name](np.zeros_like(mask), on, pixels).any()
     assert changed > 5
@@ -156,7 +208,9 @@ def test_a_bay_at_the_edge_is_no_hole():
 def test_a_diagonal_holds_parts_together_and_holes_closed():
     prob = np.zeros((5, 5))
     prob[[0, 1, 1, 2], [1, 0, 2, 1]] = 1  # a diamond around (1,1)
-    assert answer(prob, min_area=4 / 25)[0].sum() == 4 and answer(prob, fill_holes=True)[0].sum() == 5
+    assert (
+        answer(prob, min_area=4 / 25)[0].sum() == 4 and answer(prob, fill_holes=True)[0].sum() == 5
+    )
 
 
 def test_empty_above_is_a_gate_on_the_empty_class():
@@ -182,7 +236,10 @@ def test_agreement():
 def test_no_empty_class_or_one_answer_alone():
     mask, label = answer(ring(), NORMAL, empty_class=None, empty_above=0.1, agree="mask")
     assert mask.any() and label == 2
-    assert answer(ring(), None, empty_above=0.1, agree="label")[1] is None and answer(ring(), None, agree="label")[0].any()
+    assert (
+        answer(ring(), None, empty_above=0.1, agree="label")[1] is None
+        and answer(ring(), None, agree="label")[0].any()
+    )
     assert answer(None, MALIGNANT, size=(5, 5), agree="label") == (None, 1)
 
 

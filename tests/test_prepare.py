@@ -1,4 +1,5 @@
 """prepare: every layout, every trap of the data, near-duplicates, being stopped."""
+
 from __future__ import annotations
 
 import json
@@ -23,12 +24,26 @@ from src.core.tables import read_index
 def test_demo_data_with_all_its_traps(demo, demo_prepared):
     index = read_index(demo_prepared)
     train, test = index[index["set"] == "train"], read_index(demo_prepared, "test")
-    assert len(train) == 24 and len(test) == 6 and list(index["set"]) == ["train"] * 24 + ["test"] * 6
-    assert list(train["id"])[:3] == ["benign (1)", "benign (2)", "benign (3)"] and list(train["id"])[9] == "benign (10)"  # natural order
-    assert test["id"].tolist() == [line.split(",")[0] for line in (demo / "sample_submission.csv").read_text().split()[1:]]
-    assert test["area"].isna().all() and (train["area"][train["label"] == "normal"] == 0).all() and (train["area"][train["label"] != "normal"] > 0).all()
+    assert (
+        len(train) == 24 and len(test) == 6 and list(index["set"]) == ["train"] * 24 + ["test"] * 6
+    )
+    assert (
+        list(train["id"])[:3] == ["benign (1)", "benign (2)", "benign (3)"]
+        and list(train["id"])[9] == "benign (10)"
+    )  # natural order
+    assert test["id"].tolist() == [
+        line.split(",")[0] for line in (demo / "sample_submission.csv").read_text().split()[1:]
+    ]
+    assert (
+        test["area"].isna().all()
+        and (train["area"][train["label"] == "normal"] == 0).all()
+        and (train["area"][train["label"] != "normal"] > 0).all()
+    )
     truth = rle.Truth.load(demo_prepared.truth)
-    images, masks = np.load(demo_prepared.images(64, "stretch"), mmap_mode="r"), np.load(demo_prepared.masks(64, "stretch"), mmap_mode="r")
+    images, masks = (
+        np.load(demo_prepared.images(64, "stretch"), mmap_mode="r"),
+        np.load(demo_prepared.masks(64, "stretch"), mmap_mode="r"),
+    )
     assert images.shape == masks.shape == (24, 64, 64) and images.dtype == masks.dtype == np.uint8
     shown = np.load(demo_prepared.images(64, "stretch", "test"), mmap_mode="r")
     assert shown.shape == (6, 64, 64)
@@ -38,9 +53,15 @@ def test_demo_data_with_all_its_traps(demo, demo_prepared):
         image = read_image(demo / row.image)
         files = sorted((demo / row.image).parent.glob(f"{row.id}_mask*.png"))
         union = np.any([read_mask(f)[0] for f in files], axis=0)
-        assert (row.height, row.width) == image.shape and row.masks == len(files) and row.area == union.sum()
+        assert (
+            (row.height, row.width) == image.shape
+            and row.masks == len(files)
+            and row.area == union.sum()
+        )
         assert np.array_equal(truth.mask(row.id), union)
-        assert np.array_equal(images[row.Index], resize(image, 64)) and np.array_equal(masks[row.Index], resize(union, 64, is_mask=True))
+        assert np.array_equal(images[row.Index], resize(image, 64)) and np.array_equal(
+            masks[row.Index], resize(union, 64, is_mask=True)
+        )
     assert (train["masks"] > 1).any(), "the demo data has images with several masks"
 
 
@@ -84,9 +105,17 @@ def test_table_with_run_lengths(tmp_path, make_config, dialect):
         lines += [f"{i}.png,{label},{rle.encode(m, order, first)}" for m in masks]
     (data / "train.csv").write_text("\n".join(lines))
     columns = "data.table_columns={id: name, label: kind, rle: mask}"
-    paths = prepared(data, tmp_path, make_config(columns, f"submission.order={order}", f"submission.first={first}"))
+    paths = prepared(
+        data,
+        tmp_path,
+        make_config(columns, f"submission.order={order}", f"submission.first={first}"),
+    )
     truth = rle.Truth.load(paths.truth)
-    assert np.array_equal(truth.mask("0"), one | two) and np.array_equal(truth.mask("1"), one) and not truth.mask("2").any()
+    assert (
+        np.array_equal(truth.mask("0"), one | two)
+        and np.array_equal(truth.mask("1"), one)
+        and not truth.mask("2").any()
+    )
     assert read_index(paths)["masks"].tolist() == [2, 1, 0]
 
 
@@ -96,10 +125,15 @@ def test_letterbox_and_three_channels_are_stores_of_their_own(tmp_path, make_con
     before = paths.index.stat().st_mtime_ns
     assert prepare.run(None, make_config(yaml="image_size: 32\nresize: letterbox\n"), paths)
     assert paths.index.stat().st_mtime_ns == before, "only the new pixels are made"
-    assert np.load(paths.images(32, "letterbox")).shape == (9, 32, 32) and paths.images(64, "stretch").is_file()
+    assert (
+        np.load(paths.images(32, "letterbox")).shape == (9, 32, 32)
+        and paths.images(64, "stretch").is_file()
+    )
     colour = Paths(tmp_path / "colour", data)
     prepare.run(None, make_config("data.channels=3"), colour)
-    assert np.load(colour.images(64, "stretch")).shape == (9, 64, 64, 3) and np.load(colour.masks(64, "stretch")).shape == (9, 64, 64)
+    assert np.load(colour.images(64, "stretch")).shape == (9, 64, 64, 3) and np.load(
+        colour.masks(64, "stretch")
+    ).shape == (9, 64, 64)
 
 
 def test_a_second_run_does_nothing_and_a_changed_file_redoes_it(tmp_path, make_config):
@@ -120,11 +154,17 @@ def test_near_duplicates_are_found_also_mirrored(tmp_path, make_config):
     first, mask = picture(0), box(left=5)
     train = data / "train"
     save(train / "benign" / "benign (1)_mask.png", mask)
-    save(train / "benign" / "benign (2).png", np.ascontiguousarray(first[:, ::-1]))  # mirrored, its mask too
+    save(
+        train / "benign" / "benign (2).png", np.ascontiguousarray(first[:, ::-1])
+    )  # mirrored, its mask too
     save(train / "benign" / "benign (2)_mask.png", np.ascontiguousarray(mask[:, ::-1]))
-    save(train / "malignant" / "malignant (3).png", np.ascontiguousarray(first[::-1]))  # upside down: another class, another mask
+    save(
+        train / "malignant" / "malignant (3).png", np.ascontiguousarray(first[::-1])
+    )  # upside down: another class, another mask
     save(train / "malignant" / "malignant (3)_mask.png", box(top=0, left=0))
-    save(train / "normal" / "normal (1).png", np.zeros((60, 80), np.uint8))  # constant images are nobody's twin
+    save(
+        train / "normal" / "normal (1).png", np.zeros((60, 80), np.uint8)
+    )  # constant images are nobody's twin
     save(train / "normal" / "normal (2).png", np.zeros((60, 80), np.uint8))
     save(data / "test" / "t0.png", first[1:, 1:])
     paths = prepared(data, tmp_path, make_config())
@@ -133,9 +173,19 @@ def test_near_duplicates_are_found_also_mirrored(tmp_path, make_config):
     group = index["group"]
     assert group["benign (1)"] == group["benign (2)"] == group["malignant (3)"] == group["t0"]
     assert (group == group["benign (1)"]).sum() == 4 and group.nunique() == 14 - 3
-    assert report["counts"]["duplicate_groups"] == 1 and report["counts"]["surplus"] == 3 and report["counts"]["test_twins"] == 1
-    assert ["benign (1)", "malignant (3)"] in report["contradicting_labels"] and ["benign (1)", "benign (2)"] not in report["contradicting_labels"]
-    assert ["benign (1)", "malignant (3)"] in report["contradicting_masks"] and ["benign (1)", "benign (2)"] not in report["contradicting_masks"]
+    assert (
+        report["counts"]["duplicate_groups"] == 1
+        and report["counts"]["surplus"] == 3
+        and report["counts"]["test_twins"] == 1
+    )
+    assert ["benign (1)", "malignant (3)"] in report["contradicting_labels"] and [
+        "benign (1)",
+        "benign (2)",
+    ] not in report["contradicting_labels"]
+    assert ["benign (1)", "malignant (3)"] in report["contradicting_masks"] and [
+        "benign (1)",
+        "benign (2)",
+    ] not in report["contradicting_masks"]
     assert {b for _, b in report["test_twins"]} == {"t0"}
 
 
@@ -149,7 +199,12 @@ def test_pairs_do_not_depend_on_the_blocks(monkeypatch):
     pairs = duplicates.find_pairs(thumbs, 25, 0.95)
     assert sorted(zip(pairs.first, pairs.second, pairs.flip)) == expected
     group = duplicates.groups(30, pairs)
-    assert group[2] == group[7] == group[21] and group[11] == group[29] and len(set(group)) == 27 and group[:7].tolist() == list(range(7))
+    assert (
+        group[2] == group[7] == group[21]
+        and group[11] == group[29]
+        and len(set(group)) == 27
+        and group[:7].tolist() == list(range(7))
+    )
 
 
 def test_two_test_images_are_not_compared():
@@ -190,7 +245,13 @@ try:
 except console.Stopped as stopped:
     print("stopped:", stopped)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stdout.readline() == "ready\n"
     while not leftovers(paths) and process.poll() is None:
         time.sleep(0.05)
@@ -212,4 +273,6 @@ def test_the_real_images(shared, tmp_path, make_config):
     assert counts["counts"]["test"] == 156 and counts["counts"]["test_twins"] == 0
     assert counts["counts"]["duplicate_groups"] == 93 and counts["counts"]["surplus"] == 117
     index = read_index(paths, "train")
-    assert ((index["area"] > 0) == (index["label"] != "normal")).all() and (index["masks"] > 1).sum() == 15
+    assert ((index["area"] > 0) == (index["label"] != "normal")).all() and (
+        index["masks"] > 1
+    ).sum() == 15

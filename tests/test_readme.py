@@ -1,4 +1,5 @@
 """What the README says is so: stages, files, names of registries, settings, and the example config."""
+
 from __future__ import annotations
 
 import importlib
@@ -32,10 +33,36 @@ def test_every_stage_is_shown_and_every_shown_command_is_understood():
 
 def test_the_tree_of_artifacts_is_the_map_of_names():
     paths, name = Paths(Path("w"), Path("d")), "x"
-    written = [paths.index, paths.report, paths.truth, paths.images(448, "stretch"), paths.masks(448, "stretch"), paths.folds, paths.checkpoint(name, 0, "last"), paths.checkpoint(name, 0, "best"),
-               paths.log(name, 0), paths.curves(name, 0), paths.oof(name), paths.test(name), paths.weights(name), paths.metrics(name), paths.per_image(name), paths.decision(name), paths.html(name), paths.sent, paths.sent_plot]
-    assert set(re.findall(r"[\w]+\.(?:csv|json|npy|npz|pt|png|html)", TREE)) == {p.name for p in written}
-    for folder in (paths.prepared, paths.bundle("<name>"), paths.fold("<experiment>", 0), paths.predictions("<ensemble>")):
+    written = [
+        paths.index,
+        paths.report,
+        paths.truth,
+        paths.images(448, "stretch"),
+        paths.masks(448, "stretch"),
+        paths.folds,
+        paths.checkpoint(name, 0, "last"),
+        paths.checkpoint(name, 0, "best"),
+        paths.log(name, 0),
+        paths.curves(name, 0),
+        paths.oof(name),
+        paths.test(name),
+        paths.weights(name),
+        paths.metrics(name),
+        paths.per_image(name),
+        paths.decision(name),
+        paths.html(name),
+        paths.sent,
+        paths.sent_plot,
+    ]
+    assert set(re.findall(r"[\w]+\.(?:csv|json|npy|npz|pt|png|html)", TREE)) == {
+        p.name for p in written
+    }
+    for folder in (
+        paths.prepared,
+        paths.bundle("<name>"),
+        paths.fold("<experiment>", 0),
+        paths.predictions("<ensemble>"),
+    ):
         assert str(folder.relative_to("w")).replace("fold0", "fold<k>") in TREE
     assert all(re.search(rf"\b{stage}\b", TREE) for stage in STAGES)
 
@@ -59,7 +86,9 @@ def test_one_stage_at_a_time_works_as_typed_from_top_to_bottom(demo, tmp_path):
     assert {"configs/cpu.yaml", "configs/ensemble.yaml"} == {line.split()[-1] for line in lines}
 
 
-@pytest.mark.parametrize("file, names", re.findall(r"\| `(src/parts/\w+\.py)`, (?:dict )?(`[^|]*`)", README))
+@pytest.mark.parametrize(
+    "file, names", re.findall(r"\| `(src/parts/\w+\.py)`, (?:dict )?(`[^|]*`)", README)
+)
 def test_the_registries_are_where_the_readme_says(file, names):
     module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
     for name in re.findall(r"`(\w+)`", names):
@@ -71,28 +100,53 @@ def test_the_table_of_what_can_be_named_names_all_of_it():
     from src.parts import augment, filters, heads, losses, metrics, models, sampling
 
     table = README.split("What can be named:")[1].split("## ")[0]
-    for key, *registries in (("model.arch", models.MODELS), ("model.head", heads.HEADS), ("loss.mask", losses.MASK_LOSSES, losses.MAP_LOSSES), ("loss.label", losses.LABEL_LOSSES),
-                             ("train.augment", augment.AUGMENTS, augment.MIXES, sampling.SAMPLINGS), ("filter", filters.FILTERS), ("score", metrics.MASK_METRICS, metrics.LABEL_METRICS)):
+    for key, *registries in (
+        ("model.arch", models.MODELS),
+        ("model.head", heads.HEADS),
+        ("loss.mask", losses.MASK_LOSSES, losses.MAP_LOSSES),
+        ("loss.label", losses.LABEL_LOSSES),
+        ("train.augment", augment.AUGMENTS, augment.MIXES, sampling.SAMPLINGS),
+        ("filter", filters.FILTERS),
+        ("score", metrics.MASK_METRICS, metrics.LABEL_METRICS),
+    ):
         row = next(line for line in table.splitlines() if line.startswith(f"| `{key}`"))
-        assert not (lacking := [name for registry in registries for name in registry if f"`{name}`" not in row]), f"{key}: {lacking}"
+        assert not (
+            lacking := [
+                name for registry in registries for name in registry if f"`{name}`" not in row
+            ]
+        ), f"{key}: {lacking}"
 
 
 def test_every_file_and_setting_that_is_named_exists():
-    for page in (README, (ROOT / "input" / "README.md").read_text(), *(p.read_text() for p in (ROOT / "docs").glob("*.md"))):
+    for page in (
+        README,
+        (ROOT / "input" / "README.md").read_text(),
+        *(p.read_text() for p in (ROOT / "docs").glob("*.md")),
+    ):
         for file in re.findall(r"\b(?:src|configs|docs)/[\w/]+\.(?:py|yaml|md|png)\b", page):
-            assert (ROOT / file).is_file() or file in ("configs/new.yaml", "configs/studies/new.yaml", "src/verb.py"), file
+            assert (ROOT / file).is_file() or file in (
+                "configs/new.yaml",
+                "configs/studies/new.yaml",
+                "src/verb.py",
+            ), file
         for key in re.findall(r"--set ([a-z_.]+)=", page):
             assert key in KNOWN or key == "key", key
 
 
 def test_the_example_config_is_valid(tmp_path):
     (tmp_path / "competition.yaml").write_text("")
-    (tmp_path / "example.yaml").write_text(re.search(r"```yaml\n(.*?)```", README.split("## An experiment")[1], re.S)[1])
+    (tmp_path / "example.yaml").write_text(
+        re.search(r"```yaml\n(.*?)```", README.split("## An experiment")[1], re.S)[1]
+    )
     assert load(tmp_path / "example.yaml").experiment.train.epochs == 20
 
 
 def test_requirements_give_a_reason_for_every_line_and_no_second_cv2():
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     assert all("#" in line for line in lines)
     names = [re.match(r"[\w-]+", line)[0] for line in lines]
     assert "six" in names and "opencv-python" not in names and len(names) == len(set(names))

@@ -1,12 +1,12 @@
 """Run lengths: order and numbering against a hand-made case, there and back, and text that is none."""
+
 import numpy as np
 import pytest
 
 from src.core.rle import Truth, decode, encode, from_runs, to_runs
 
 #   columns:  0 1 2        numbered from 1, top to bottom, then left to right:  1 3 5
-MASK = np.array([[0, 1, 1],
-                 [0, 1, 0]], dtype=bool)  # fmt: skip                            2 4 6
+MASK = np.array([[0, 1, 1], [0, 1, 0]], dtype=bool)  # fmt: skip                            2 4 6
 
 
 def test_order_and_first_pixel_against_a_hand_made_case():
@@ -14,7 +14,10 @@ def test_order_and_first_pixel_against_a_hand_made_case():
     assert encode(MASK, first=0) == "2 3"
     assert encode(MASK, order="row") == "2 2 5 1"  # left to right
     assert encode(np.array([[1, 0, 1], [1, 0, 0]], dtype=bool)) == "1 2 5 1"
-    assert encode(np.zeros((2, 3), dtype=bool)) == "-1" and encode(np.zeros((2, 3), dtype=bool), empty="") == ""
+    assert (
+        encode(np.zeros((2, 3), dtype=bool)) == "-1"
+        and encode(np.zeros((2, 3), dtype=bool), empty="") == ""
+    )
     assert encode(np.ones((2, 3), dtype=bool)) == "1 6"
 
 
@@ -27,7 +30,9 @@ def test_there_and_back(order, first, share):
     assert np.array_equal(from_runs(to_runs(mask), 23, 31), mask)
 
 
-@pytest.mark.parametrize("text", ["1", "1 2 3", "a b", "1.5 2", "-3 2", "6 2", "0 1", "3 2 1 1", "1 3 2 1", "2 0"])
+@pytest.mark.parametrize(
+    "text", ["1", "1 2 3", "a b", "1.5 2", "-3 2", "6 2", "0 1", "3 2 1 1", "1 3 2 1", "2 0"]
+)
 def test_text_that_is_no_run_lengths_of_a_2_by_3_image(text):
     with pytest.raises(ValueError):
         decode(text, 2, 3)
@@ -39,7 +44,9 @@ def test_the_empty_word_and_nothing_are_empty_masks():
 
 def test_truth_holds_every_mask_at_its_own_size(tmp_path):
     masks = {"a": MASK, "b": np.zeros((5, 4), dtype=bool), "c": np.ones((3, 3), dtype=bool)}
-    Truth.build(masks, [m.shape for m in masks.values()], [to_runs(m) for m in masks.values()]).save(tmp_path / "truth.npz")
+    Truth.build(
+        masks, [m.shape for m in masks.values()], [to_runs(m) for m in masks.values()]
+    ).save(tmp_path / "truth.npz")
     truth = Truth.load(tmp_path / "truth.npz")
     for id, mask in masks.items():
         assert np.array_equal(truth.mask(id), mask)

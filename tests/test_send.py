@@ -1,4 +1,5 @@
 """submit --send with the real kaggle package against a server on this machine: what goes through, what is refused, and that the log says nothing false."""
+
 from __future__ import annotations
 
 import hashlib
@@ -44,12 +45,19 @@ def paths(written, tmp_path) -> Paths:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Minutes of waiting become parts of a second."""
-    for name, value in {"PAUSES": (0.01, 0.02, 0.05), "LISTED_WITHIN": 0.3, "RECOVERED_WITHIN": 0.2, "SCORED_WITHIN": 0.5}.items():
+    for name, value in {
+        "PAUSES": (0.01, 0.02, 0.05),
+        "LISTED_WITHIN": 0.3,
+        "RECOVERED_WITHIN": 0.2,
+        "SCORED_WITHIN": 0.5,
+    }.items():
         monkeypatch.setattr(send, name, value)
     monkeypatch.setattr("src.core.kaggle.PAUSE", 0.01)
     monkeypatch.setattr("urllib3.util.retry.Retry.sleep", lambda *_: None)
     monkeypatch.setattr(sentplot, "draw", lambda *_: False)  # one test draws
-    monkeypatch.setattr(console, "OF_CONTEST", ["--competition", SLUG])  # as the command line leaves it
+    monkeypatch.setattr(
+        console, "OF_CONTEST", ["--competition", SLUG]
+    )  # as the command line leaves it
 
 
 @pytest.fixture
@@ -58,7 +66,11 @@ def contest(server):  # noqa: F811
 
 
 def go(paths: Paths, *words: str, yes: bool = True) -> int:
-    return send.run(parse(["submit", "--send", "--competition", SLUG, *(["--yes"] if yes else []), *words]), settings(), paths)
+    return send.run(
+        parse(["submit", "--send", "--competition", SLUG, *(["--yes"] if yes else []), *words]),
+        settings(),
+        paths,
+    )
 
 
 def log(paths: Paths) -> list[sentlog.Row]:
@@ -96,23 +108,61 @@ def test_a_scored_submission_stands_in_the_log_beside_its_cv(paths, contest, mon
     contest.polls = 3
     contest.scorer = lambda data: (0.8123, 0.7001)
     assert go(paths, "-m", "first  try") == 0
-    out, record, bytes_ = capsys.readouterr().out, json.loads(paths.record("submit", "exp").read_text()), paths.submission("exp").read_bytes()
+    out, record, bytes_ = (
+        capsys.readouterr().out,
+        json.loads(paths.record("submit", "exp").read_text()),
+        paths.submission("exp").read_bytes(),
+    )
     assert contest.submissions[0]["data"] == bytes_ and len(contest.submissions) == 1
     [row] = log(paths)
-    assert (row.competition, row.file, row.message, row.status, row.ref, row.error) == (SLUG, "exp.csv", "first try", "complete", "41000000", "")
+    assert (row.competition, row.file, row.message, row.status, row.ref, row.error) == (
+        SLUG,
+        "exp.csv",
+        "first try",
+        "complete",
+        "41000000",
+        "",
+    )
     assert (row.sha256, row.commit) == (hashlib.sha256(bytes_).hexdigest(), record["commit"] or "")
-    assert ((row.cv, row.cv_low, row.cv_high), row.public, row.private) == ((record["score"], *record["interval"]), 0.8123, 0.7001)
-    assert abs((datetime.strptime(row.time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc) - datetime.now(timezone.utc)).total_seconds()) < 60
+    assert ((row.cv, row.cv_low, row.cv_high), row.public, row.private) == (
+        (record["score"], *record["interval"]),
+        0.8123,
+        0.7001,
+    )
+    assert (
+        abs(
+            (
+                datetime.strptime(row.time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+                - datetime.now(timezone.utc)
+            ).total_seconds()
+        )
+        < 60
+    )
     lines = out.splitlines()
-    assert "AIO – Medical Image" in out and f"CV score {record['score']:.4f}" in out and "5 of 5 submissions left today" in out and "pending …" in out and "closes at 2030-01-01" in out
-    assert "public score 0.8123, private 0.7001, CV score" in lines[-2] and "log.csv" in lines[-1] and "log.png" in lines[-1] and "submissions --competition" in lines[-1]
+    assert (
+        "AIO – Medical Image" in out
+        and f"CV score {record['score']:.4f}" in out
+        and "5 of 5 submissions left today" in out
+        and "pending …" in out
+        and "closes at 2030-01-01" in out
+    )
+    assert (
+        "public score 0.8123, private 0.7001, CV score" in lines[-2]
+        and "log.csv" in lines[-1]
+        and "log.png" in lines[-1]
+        and "submissions --competition" in lines[-1]
+    )
     assert paths.sent_plot.stat().st_size > 10_000 and KEY not in out + paths.sent.read_text()
 
 
 def test_the_message_by_default_says_what_it_is(paths, contest):
     spoil(paths, commit="abc123+")
     go(paths)
-    assert contest.submissions[0]["description"] == f"exp, CV {json.loads(paths.record('submit', 'exp').read_text())['score']:.4f}, commit abc123+" == log(paths)[0].message
+    assert (
+        contest.submissions[0]["description"]
+        == f"exp, CV {json.loads(paths.record('submit', 'exp').read_text())['score']:.4f}, commit abc123+"
+        == log(paths)[0].message
+    )
 
 
 def test_a_zip_goes_where_the_record_says_so(paths, contest, monkeypatch):
@@ -120,15 +170,30 @@ def test_a_zip_goes_where_the_record_says_so(paths, contest, monkeypatch):
     paths.archive("exp").write_bytes(b"PK a zip")
     spoil(paths, file="exp.zip", sha256=hashlib.sha256(b"PK a zip").hexdigest())
     assert go(paths) == 0
-    assert contest.submissions[0]["data"] == b"PK a zip" and contest.submissions[0]["fileName"] == "exp.zip" == log(paths)[0].file
+    assert (
+        contest.submissions[0]["data"] == b"PK a zip"
+        and contest.submissions[0]["fileName"] == "exp.zip" == log(paths)[0].file
+    )
 
 
 def test_what_was_sent_before_is_shown_with_its_cv(paths, contest, capsys):
     assert go(paths, "-m", "try 0") == 0
     [first], [entry] = log(paths), contest.submissions
-    sentlog.edit(paths.sent, lambda rows: rows.extend(replace(first, ref=str(n), message=f"try {n}", sha256=f"{n:064x}", public=0.5 + n / 100) for n in range(1, 6)))
-    contest.submissions[:0] = [entry | {"ref": n, "description": f"try {n}", "publicScore": f"{0.5 + n / 100}"} for n in range(1, 6)]
-    contest.submissions.append(entry | {"ref": 7, "fileName": "mate.csv", "description": "by a mate", "publicScore": "0.91"})
+    sentlog.edit(
+        paths.sent,
+        lambda rows: rows.extend(
+            replace(first, ref=str(n), message=f"try {n}", sha256=f"{n:064x}", public=0.5 + n / 100)
+            for n in range(1, 6)
+        ),
+    )
+    contest.submissions[:0] = [
+        entry | {"ref": n, "description": f"try {n}", "publicScore": f"{0.5 + n / 100}"}
+        for n in range(1, 6)
+    ]
+    contest.submissions.append(
+        entry
+        | {"ref": 7, "fileName": "mate.csv", "description": "by a mate", "publicScore": "0.91"}
+    )
     contest.daily = 20
     other_bytes(paths)
     capsys.readouterr()
@@ -136,19 +201,33 @@ def test_what_was_sent_before_is_shown_with_its_cv(paths, contest, capsys):
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if "sent before, the last 5 of 7" in line)
     shown = lines[start + 2 : start + 7]
-    assert ["try 2" in shown[0], "try 5" in shown[3], "mate.csv" in shown[4]] == [True] * 3 and "0.5500" in shown[3] and f"{first.cv:.4f}" in shown[3] and f"{first.cv:.4f}" not in shown[4]
-    assert [line.split()[0] for line in shown] == list("34567") and "0.9100*" in shown[4], "numbered and marked among all"
+    assert (
+        ["try 2" in shown[0], "try 5" in shown[3], "mate.csv" in shown[4]] == [True] * 3
+        and "0.5500" in shown[3]
+        and f"{first.cv:.4f}" in shown[3]
+        and f"{first.cv:.4f}" not in shown[4]
+    )
+    assert [line.split()[0] for line in shown] == list("34567") and "0.9100*" in shown[4], (
+        "numbered and marked among all"
+    )
     assert "13 of 20 submissions left" in "\n".join(lines), "six from here, one of a mate"
 
 
 # ------------------------------------------------------------------------------------------------------------------------- asking
 
 
-@pytest.mark.parametrize("answer, sent", [("y", True), ("Yes ", True), ("", False), ("n", False), ("what", False)])
+@pytest.mark.parametrize(
+    "answer, sent", [("y", True), ("Yes ", True), ("", False), ("n", False), ("what", False)]
+)
 def test_it_asks(paths, contest, monkeypatch, capsys, answer, sent):
     terminal = Terminal(monkeypatch, answer)
     assert go(paths, yes=False) == 0
-    assert len(terminal.asked) == 1 and "[y/N]" in terminal.asked[0] and len(contest.submissions) == sent and len(log(paths)) == sent
+    assert (
+        len(terminal.asked) == 1
+        and "[y/N]" in terminal.asked[0]
+        and len(contest.submissions) == sent
+        and len(log(paths)) == sent
+    )
     assert ("not sent" in capsys.readouterr().out) != sent
 
 
@@ -164,6 +243,7 @@ def test_without_a_terminal_it_must_be_told(paths, contest, server, monkeypatch)
 
 def refuses(paths: Paths, contest, code: str, *words: str, kind=InputError, names=()) -> str:
     """`names`: what must stand in the error, besides its short name."""
+
     def file() -> bytes:
         return paths.sent.read_bytes() if paths.sent.is_file() else b""
 
@@ -172,7 +252,11 @@ def refuses(paths: Paths, contest, code: str, *words: str, kind=InputError, name
         go(paths, *words)
     new = file()[len(before) :].decode().splitlines()
     unsure = "the log calls it unconfirmed" in str(caught.value)
-    assert file().startswith(before) and sum("unconfirmed" in line for line in new) == unsure and len(new) <= unsure + (not before), "nothing is logged but what may be there"
+    assert (
+        file().startswith(before)
+        and sum("unconfirmed" in line for line in new) == unsure
+        and len(new) <= unsure + (not before)
+    ), "nothing is logged but what may be there"
     assert len(contest.submissions) == there, "nothing sent"
     return str(caught.value)
 
@@ -199,16 +283,22 @@ def test_it_is_checked_against_the_sample_again(paths, contest):
 
 def test_the_same_bytes_twice_need_force(paths, contest):
     assert go(paths, "-m", "first") == 0
-    assert "public 0.8123" in refuses(paths, contest, "sent_before", names=("'first'", "submit --send --force"))
+    assert "public 0.8123" in refuses(
+        paths, contest, "sent_before", names=("'first'", "submit --send --force")
+    )
     assert go(paths, "-m", "second", "--force") == 0
-    assert [r.message for r in log(paths)] == ["first", "second"] and len({r.ref for r in log(paths)}) == 2
+    assert [r.message for r in log(paths)] == ["first", "second"] and len(
+        {r.ref for r in log(paths)}
+    ) == 2
     other_bytes(paths)
     assert go(paths, "-m", "third") == 0
 
 
 def test_closed_full_or_not_entered(paths, contest):
     contest.deadline = ago(days=1)
-    refuses(paths, contest, "kaggle_refuses", names=("400", "deadline has passed"))  # this one takes no late ones
+    refuses(
+        paths, contest, "kaggle_refuses", names=("400", "deadline has passed")
+    )  # this one takes no late ones
     assert log(paths) == []
     contest.deadline, contest.entered = datetime(2030, 1, 1), False
     refuses(paths, contest, "rules_not_accepted", names=(f"competitions/{SLUG}/rules",))
@@ -238,7 +328,9 @@ def test_a_damaged_log_stops_it_before_anything_is_sent(paths, contest, server):
         ("CreateSubmission", 400, InputError, "kaggle_refuses", "400"),
     ],
 )
-def test_each_refusal_of_the_server_is_one_clear_line(paths, contest, server, endpoint, status, kind, code, word):  # noqa: F811
+def test_each_refusal_of_the_server_is_one_clear_line(
+    paths, contest, server, endpoint, status, kind, code, word
+):  # noqa: F811
     server.fault(endpoint, status)
     assert "\n" not in refuses(paths, contest, code, kind=kind, names=(word,))
 
@@ -259,10 +351,14 @@ def test_an_upload_that_succeeds_and_is_not_listed_was_not_accepted(paths, conte
     contest.lost = True
     assert "unconfirmed" in refuses(paths, contest, "unconfirmed", "-m", "mine", kind=StageError)
     contest.lost = False
-    refuses(paths, contest, "sent_before", "-m", "mine", names=("not confirmed by Kaggle",))  # it may be there, and the list late
+    refuses(
+        paths, contest, "sent_before", "-m", "mine", names=("not confirmed by Kaggle",)
+    )  # it may be there, and the list late
     assert go(paths, "-m", "mine", "--force") == 0
     contest.lost = True
-    refuses(paths, contest, "unconfirmed", "-m", "mine", "--force", kind=StageError)  # an older entry of the same file and message is no proof
+    refuses(
+        paths, contest, "unconfirmed", "-m", "mine", "--force", kind=StageError
+    )  # an older entry of the same file and message is no proof
 
 
 def test_an_entry_of_a_mate_that_came_meanwhile_is_not_taken_for_ours(paths, contest, monkeypatch):
@@ -271,7 +367,16 @@ def test_an_entry_of_a_mate_that_came_meanwhile_is_not_taken_for_ours(paths, con
     def submit(self, *arguments):
         real(self, *arguments)
         contest.lost = False
-        contest.submissions.append({"ref": 5, "date": "2026-11-20T10:00:00.000Z", "fileName": "mate.csv", "description": "mine", "status": "COMPLETE", "publicScore": "0.9"})
+        contest.submissions.append(
+            {
+                "ref": 5,
+                "date": "2026-11-20T10:00:00.000Z",
+                "fileName": "mate.csv",
+                "description": "mine",
+                "status": "COMPLETE",
+                "publicScore": "0.9",
+            }
+        )
 
     monkeypatch.setattr(Kaggle, "submit", submit)
     with refused("unconfirmed", "mate.csv", kind=StageError):
@@ -285,7 +390,14 @@ def test_submissions_beside_it_may_have_touched_the_row(paths, contest, monkeypa
 
     def hand_over(*arguments):
         sent = real(*arguments)
-        sentlog.edit(paths.sent, lambda rows: rows.__setitem__(-1, sentlog.result(rows[-1], sent)) if meanwhile == "found" else rows.clear())
+        sentlog.edit(
+            paths.sent,
+            lambda rows: (
+                rows.__setitem__(-1, sentlog.result(rows[-1], sent))
+                if meanwhile == "found"
+                else rows.clear()
+            ),
+        )
         return sent
 
     monkeypatch.setattr(send, "hand_over", hand_over)
@@ -298,7 +410,14 @@ def test_an_upload_cut_off(paths, contest, server):  # noqa: F811
     server.fault("Upload", cut=3000, times=1)
     assert go(paths) == 0 and contest.submissions[0]["data"] == paths.submission("exp").read_bytes()
     server.fault("Upload", cut=20)
-    refuses(paths, contest, "upload_failed", "--force", kind=StageError, names=("Nothing was handed in",))
+    refuses(
+        paths,
+        contest,
+        "upload_failed",
+        "--force",
+        kind=StageError,
+        names=("Nothing was handed in",),
+    )
 
 
 def test_a_slow_upload_goes_through(paths, contest, server):  # noqa: F811
@@ -320,7 +439,11 @@ def test_a_rejected_file_is_an_error_and_stands_in_the_log(paths, contest):
     with refused("rejected", "Submission must have 10 rows", kind=StageError):
         go(paths)
     [row] = log(paths)
-    assert (row.status, row.public, row.ref) == ("error", None, "41000000") and "must have 10 rows" in row.error
+    assert (row.status, row.public, row.ref) == (
+        "error",
+        None,
+        "41000000",
+    ) and "must have 10 rows" in row.error
     contest.scorer = lambda data: 0.5
     refuses(paths, contest, "sent_before", names=("rejected",))
 
@@ -342,14 +465,25 @@ def completed_later(paths: Paths, contest, capsys) -> None:
     capsys.readouterr()
     assert submissions.run(parse(["submissions", "--competition", SLUG]), settings(), paths) == 0
     [now] = log(paths)
-    assert (now.status, now.public, now.ref, now.cv, now.time) == ("complete", 0.8123, "41000000", row.cv, row.time) and "brought up to date" in capsys.readouterr().out
+    assert (now.status, now.public, now.ref, now.cv, now.time) == (
+        "complete",
+        0.8123,
+        "41000000",
+        row.cv,
+        row.time,
+    ) and "brought up to date" in capsys.readouterr().out
 
 
 def test_a_score_that_takes_too_long_is_filled_in_later(paths, contest, capsys):
     contest.polls = 10**6
     assert go(paths) == 0
     out = capsys.readouterr().out
-    assert "no score yet" in out and "will fill the score in" in out and log(paths)[0].status == "pending" and out.count("pending …") >= 3
+    assert (
+        "no score yet" in out
+        and "will fill the score in" in out
+        and log(paths)[0].status == "pending"
+        and out.count("pending …") >= 3
+    )
     completed_later(paths, contest, capsys)
 
 
@@ -367,8 +501,17 @@ def stop_at(monkeypatch, name: str, count: int, error=KeyboardInterrupt) -> None
     monkeypatch.setattr(Kaggle, name, stopped)
 
 
-@pytest.mark.parametrize("name, count, status", [("submissions", 4, "pending"), ("submissions", 2, "unconfirmed"), ("submit", 1, "unconfirmed")])
-def test_ctrl_c_after_it_was_handed_over_loses_nothing(paths, contest, monkeypatch, capsys, name, count, status):
+@pytest.mark.parametrize(
+    "name, count, status",
+    [
+        ("submissions", 4, "pending"),
+        ("submissions", 2, "unconfirmed"),
+        ("submit", 1, "unconfirmed"),
+    ],
+)
+def test_ctrl_c_after_it_was_handed_over_loses_nothing(
+    paths, contest, monkeypatch, capsys, name, count, status
+):
     contest.polls = 10
     with monkeypatch.context() as patch:
         stop_at(patch, name, count)
@@ -377,7 +520,9 @@ def test_ctrl_c_after_it_was_handed_over_loses_nothing(paths, contest, monkeypat
     completed_later(paths, contest, capsys)
 
 
-def test_a_network_that_goes_after_the_upload_leaves_it_unconfirmed(paths, contest, monkeypatch, capsys):
+def test_a_network_that_goes_after_the_upload_leaves_it_unconfirmed(
+    paths, contest, monkeypatch, capsys
+):
     with monkeypatch.context() as patch:
         stop_at(patch, "submissions", 2, StageError("no network."))
         with refused("unconfirmed", "no network", kind=StageError):
@@ -386,7 +531,9 @@ def test_a_network_that_goes_after_the_upload_leaves_it_unconfirmed(paths, conte
     completed_later(paths, contest, capsys)
 
 
-def test_a_network_that_comes_and_goes_while_waiting_does_no_harm(paths, contest, monkeypatch, capsys):
+def test_a_network_that_comes_and_goes_while_waiting_does_no_harm(
+    paths, contest, monkeypatch, capsys
+):
     contest.polls, real, calls = 4, Kaggle.submissions, []
 
     def flickering(self, slug):
@@ -403,7 +550,10 @@ def test_a_network_that_comes_and_goes_while_waiting_does_no_harm(paths, contest
 def test_the_pauses_grow_and_the_waiting_ends():
     looked, slept = [], []
     clock = lambda: sum(slept)  # noqa: E731
-    send_time, send.time = send.time, type("Time", (), {"monotonic": staticmethod(clock), "sleep": staticmethod(slept.append)})
+    send_time, send.time = (
+        send.time,
+        type("Time", (), {"monotonic": staticmethod(clock), "sleep": staticmethod(slept.append)}),
+    )
     try:
         send.PAUSES = (2, 3, 5, 8, 60)
         looked = list(send.looks(200))

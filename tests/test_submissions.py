@@ -1,4 +1,5 @@
 """submissions and its log: tables that spreadsheets touched, two writers at once, results that come out later, and what is shown without Kaggle."""
+
 from __future__ import annotations
 
 import csv
@@ -29,12 +30,42 @@ SLUG = "aio-medical-image"
 
 def row(n: int, cv: float | None = 0.8, public: float | None = 0.79, **more) -> Row:
     around = {"cv_low": cv - 0.03, "cv_high": cv + 0.02} if cv is not None else {}
-    return Row(**({"time": f"2026-11-{n:02d}T10:00:00Z", "competition": SLUG, "file": f"e{n}.csv", "sha256": f"{n:064x}", "message": f"try {n}", "cv": cv, "public": public,
-                   "status": "complete", "ref": str(100 + n), "commit": "abc"} | around | more))
+    return Row(
+        **(
+            {
+                "time": f"2026-11-{n:02d}T10:00:00Z",
+                "competition": SLUG,
+                "file": f"e{n}.csv",
+                "sha256": f"{n:064x}",
+                "message": f"try {n}",
+                "cv": cv,
+                "public": public,
+                "status": "complete",
+                "ref": str(100 + n),
+                "commit": "abc",
+            }
+            | around
+            | more
+        )
+    )
 
 
 def sent(n: int, **more) -> Sent:
-    return Sent(**({"ref": str(100 + n), "when": f"2026-11-{n:02d}T10:00:03Z", "file": f"e{n}.csv", "message": f"try {n}", "status": "complete", "public": 0.79, "private": None, "error": ""} | more))
+    return Sent(
+        **(
+            {
+                "ref": str(100 + n),
+                "when": f"2026-11-{n:02d}T10:00:03Z",
+                "file": f"e{n}.csv",
+                "message": f"try {n}",
+                "status": "complete",
+                "public": 0.79,
+                "private": None,
+                "error": "",
+            }
+            | more
+        )
+    )
 
 
 class Listing:
@@ -57,10 +88,19 @@ def paths(tmp_path) -> Paths:
 @pytest.fixture
 def show(paths, monkeypatch, capsys):
     """show([…Sent]) -> what `./run.sh submissions` prints when Kaggle lists this; an exception: when it cannot be asked."""
+
     def show(listed, *words: str, slug: str | None = SLUG) -> str:
         monkeypatch.setattr(submissions, "Kaggle", lambda: Listing(listed))
-        assert submissions.run(parse(["submissions", *words]), Config("exp", Path("exp.yaml"), Competition(slug=slug), experiment=Experiment()), paths) == 0
+        assert (
+            submissions.run(
+                parse(["submissions", *words]),
+                Config("exp", Path("exp.yaml"), Competition(slug=slug), experiment=Experiment()),
+                paths,
+            )
+            == 0
+        )
         return capsys.readouterr().out
+
     return show
 
 
@@ -72,11 +112,41 @@ def write(paths: Paths, *rows: Row) -> None:
 
 
 def test_what_is_written_is_read_again(paths):
-    rows = [row(1), row(2, None, None, status="error", error="Submission must have 10 rows", message='a "quoted", message; ümläut'), row(3, 1 / 3, public=0.1, private=0.2)]
+    rows = [
+        row(1),
+        row(
+            2,
+            None,
+            None,
+            status="error",
+            error="Submission must have 10 rows",
+            message='a "quoted", message; ümläut',
+        ),
+        row(3, 1 / 3, public=0.1, private=0.2),
+    ]
     write(paths, *rows)
     assert sentlog.read(paths.sent) == rows
     with open(paths.sent, newline="") as lines:
-        assert next(csv.reader(lines)) == COLUMNS == ["time", "competition", "file", "sha256", "message", "cv", "cv_low", "cv_high", "public", "private", "status", "ref", "commit", "error"]
+        assert (
+            next(csv.reader(lines))
+            == COLUMNS
+            == [
+                "time",
+                "competition",
+                "file",
+                "sha256",
+                "message",
+                "cv",
+                "cv_low",
+                "cv_high",
+                "public",
+                "private",
+                "status",
+                "ref",
+                "commit",
+                "error",
+            ]
+        )
 
 
 @pytest.mark.parametrize("delimiter, comma", [(",", False), (";", True), ("\t", False)])
@@ -89,13 +159,25 @@ def test_a_spreadsheet_may_have_had_it(paths, delimiter, comma):
         table = csv.writer(lines, delimiter=delimiter)
         table.writerow(columns)
         for r in rows:
-            cells = ["good one", *("" if (v := getattr(r, c)) is None else str(v).replace(".", ",") if comma and isinstance(v, float) else v for c in reversed(COLUMNS))]
+            cells = [
+                "good one",
+                *(
+                    ""
+                    if (v := getattr(r, c)) is None
+                    else str(v).replace(".", ",")
+                    if comma and isinstance(v, float)
+                    else v
+                    for c in reversed(COLUMNS)
+                ),
+            ]
             table.writerow(cells)
         table.writerows([[""] * len(columns)] * 2)
     assert [replace(r, extra={}) for r in sentlog.read(paths.sent)] == rows
     sentlog.edit(paths.sent, lambda log: log.append(row(3)))
     again = sentlog.read(paths.sent)
-    assert [r.extra for r in again] == [{"my notes": "good one"}] * 2 + [{"my notes": ""}] and [r.cv for r in again] == [0.8, None, 0.8], "a user's own column is kept"
+    assert [r.extra for r in again] == [{"my notes": "good one"}] * 2 + [{"my notes": ""}] and [
+        r.cv for r in again
+    ] == [0.8, None, 0.8], "a user's own column is kept"
 
 
 HEAD = ",".join(COLUMNS)
@@ -104,7 +186,10 @@ HEAD = ",".join(COLUMNS)
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        (f"{HEAD}\n2026,c,f,s,m,0.8,,,high,,complete,1,,\n".encode(), "line 2 has 'high' under public"),
+        (
+            f"{HEAD}\n2026,c,f,s,m,0.8,,,high,,complete,1,,\n".encode(),
+            "line 2 has 'high' under public",
+        ),
         (f"{HEAD}\n\n2026,c,f,s,m,0.8\n".encode(), "line 3 has 6 cells instead of 14"),
         (f"{HEAD}\n2026,c,f,s,m,,,,,,done,1,,\n".encode(), "line 2 has 'done' under status"),
         (f"{HEAD}\n,c,f,s,m,,,,,,pending,1,,\n".encode(), "line 2 has no time"),
@@ -118,7 +203,10 @@ HEAD = ",".join(COLUMNS)
 def test_a_damaged_log_is_named_with_its_line_and_never_overwritten(paths, show, text, word):
     paths.submissions.mkdir()
     paths.sent.write_bytes(text)
-    for attempt in (lambda: sentlog.edit(paths.sent, lambda log: log.append(row(1))), lambda: show([sent(1)])):
+    for attempt in (
+        lambda: sentlog.edit(paths.sent, lambda log: log.append(row(1))),
+        lambda: show([sent(1)]),
+    ):
         with refused("log_damaged", word, "log.csv"):
             attempt()
     assert paths.sent.read_bytes() == text
@@ -138,60 +226,133 @@ def test_processes_that_write_at_once_lose_no_row(paths):
         writer.start()
     for writer in writers:
         writer.join(30)
-    assert sorted(r.ref for r in sentlog.read(paths.sent)) == sorted(f"{n}-{i}" for n in range(4) for i in range(10))
+    assert sorted(r.ref for r in sentlog.read(paths.sent)) == sorted(
+        f"{n}-{i}" for n in range(4) for i in range(10)
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- Kaggle's list
 
 
 def test_pending_rows_and_private_scores_are_filled_in(paths, show):
-    write(paths, row(1, public=0.7), row(2, public=None, status="pending"), row(3, public=None, status="pending"), row(4, public=None, status="pending", competition="other"))
-    out = show([sent(3, status="error", public=None, error="Submission must have 10 rows"), sent(2, public=0.81), sent(1, public=None, private=0.69), sent(4, public=0.1)])
+    write(
+        paths,
+        row(1, public=0.7),
+        row(2, public=None, status="pending"),
+        row(3, public=None, status="pending"),
+        row(4, public=None, status="pending", competition="other"),
+    )
+    out = show(
+        [
+            sent(3, status="error", public=None, error="Submission must have 10 rows"),
+            sent(2, public=0.81),
+            sent(1, public=None, private=0.69),
+            sent(4, public=0.1),
+        ]
+    )
     rows = sentlog.read(paths.sent)
     assert [(r.status, r.public, r.private, r.error) for r in rows] == [
-        ("complete", 0.7, 0.69, ""), ("complete", 0.81, None, ""), ("error", None, None, "Submission must have 10 rows"), ("pending", None, None, "")], "a known score stays, another contest's row too"
-    assert "brought up to date from Kaggle: 3 rows" in out and "rejected" in out and "other (1)" in out
-    assert sentlog.result(row(5), sent(5, status="queued")).status == "pending", "a word that nobody knows yet"
+        ("complete", 0.7, 0.69, ""),
+        ("complete", 0.81, None, ""),
+        ("error", None, None, "Submission must have 10 rows"),
+        ("pending", None, None, ""),
+    ], "a known score stays, another contest's row too"
+    assert (
+        "brought up to date from Kaggle: 3 rows" in out and "rejected" in out and "other (1)" in out
+    )
+    assert sentlog.result(row(5), sent(5, status="queued")).status == "pending", (
+        "a word that nobody knows yet"
+    )
     before = paths.sent.stat().st_mtime_ns
-    assert "brought up to date" not in show([sent(2, public=0.81)]) and paths.sent.stat().st_mtime_ns == before, "nothing new, nothing written"
+    assert (
+        "brought up to date" not in show([sent(2, public=0.81)])
+        and paths.sent.stat().st_mtime_ns == before
+    ), "nothing new, nothing written"
 
 
 def test_what_was_unconfirmed_is_found_by_file_and_message_or_dropped(paths, show, capsys):
     long = "a message that Kaggle cuts short because it is longer than what it has room for"
     recent = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     lost = {"public": None, "status": "unconfirmed", "ref": ""}
-    write(paths, row(1), row(2, message=long, file="e1.csv", **lost), row(3, **lost), row(4, time=recent, **lost), row(5, file="e1.csv", message="try 1", **lost),
-          row(6, file="e3.csv", message="another try", competition="other", **lost))
-    show([sent(9, file="e1.csv", message=long[:60] + "…", public=0.83), sent(8, file="e3.csv", message="another try"), sent(1)])
+    write(
+        paths,
+        row(1),
+        row(2, message=long, file="e1.csv", **lost),
+        row(3, **lost),
+        row(4, time=recent, **lost),
+        row(5, file="e1.csv", message="try 1", **lost),
+        row(6, file="e3.csv", message="another try", competition="other", **lost),
+    )
+    show(
+        [
+            sent(9, file="e1.csv", message=long[:60] + "…", public=0.83),
+            sent(8, file="e3.csv", message="another try"),
+            sent(1),
+        ]
+    )
     rows = {r.message: r for r in sentlog.read(paths.sent)}
     assert rows.pop("another try").status == "unconfirmed", "of another contest"
-    assert rows.keys() == {"try 1", long, "try 4"} and len(sentlog.read(paths.sent)) == 4, "a try that the list does not have is dropped, and one just made may still come"
-    assert (rows[long].ref, rows[long].public, rows[long].status) == ("109", 0.83, "complete") and rows["try 4"].status == "unconfirmed"
+    assert rows.keys() == {"try 1", long, "try 4"} and len(sentlog.read(paths.sent)) == 4, (
+        "a try that the list does not have is dropped, and one just made may still come"
+    )
+    assert (rows[long].ref, rows[long].public, rows[long].status) == (
+        "109",
+        0.83,
+        "complete",
+    ) and rows["try 4"].status == "unconfirmed"
     assert rows["try 1"].ref == "101", "an entry that another row has is not taken twice"
 
 
 def test_what_was_sent_from_elsewhere_is_shown_without_cv(paths, show):
     write(paths, row(1, 0.8, 0.79), row(3, 0.82, 0.80))
-    out = show([sent(3, public=0.80), sent(2, file="mate.csv", message="by a mate", public=0.9), sent(1)]).splitlines()
+    out = show(
+        [sent(3, public=0.80), sent(2, file="mate.csv", message="by a mate", public=0.9), sent(1)]
+    ).splitlines()
     lines = [line for line in out if line.startswith("  ") and ".csv" in line]
     assert [line.split()[3] for line in lines] == ["e1.csv", "mate.csv", "e3.csv"], "newest last"
-    assert "0.9000*" in lines[1] and "0.8200*" in lines[2] and "-0.0200" in lines[2] and "by a mate" in lines[1]
+    assert (
+        "0.9000*" in lines[1]
+        and "0.8200*" in lines[2]
+        and "-0.0200" in lines[2]
+        and "by a mate" in lines[1]
+    )
     assert any("1 without CV score" in line for line in out) and len(sentlog.read(paths.sent)) == 2
 
 
 def test_without_kaggle_the_log_is_shown(paths, show, capsys):
     write(paths, row(1), row(2, public=None, status="pending"))
-    for error in (InputError("there are no credentials of Kaggle", "~/.kaggle", "Put them there"), StageError("no network")):
+    for error in (
+        InputError("there are no credentials of Kaggle", "~/.kaggle", "Put them there"),
+        StageError("no network"),
+    ):
         out = show(error)
-        assert "e1.csv" in out and "pending" in out and "0.7900" in out and "submissions again" in out.splitlines()[-1]
+        assert (
+            "e1.csv" in out
+            and "pending" in out
+            and "0.7900" in out
+            and "submissions again" in out.splitlines()[-1]
+        )
 
 
 def test_without_kaggle_one_line_says_so(paths, monkeypatch, capsys):
     write(paths, row(1))
     monkeypatch.setattr(submissions, "Kaggle", lambda: Listing(StageError("no network")))
-    assert submissions.run(parse(["submissions"]), Config("exp", Path("exp.yaml"), Competition(), experiment=Experiment()), paths) == 0
+    assert (
+        submissions.run(
+            parse(["submissions"]),
+            Config("exp", Path("exp.yaml"), Competition(), experiment=Experiment()),
+            paths,
+        )
+        == 0
+    )
     out, err = capsys.readouterr()
-    assert f"{SLUG}: 1 submission" in out and "e1.csv" in out and err.count("\n") == 1 and "log alone" in err and "no network" in err, "the contest is the newest row's where nobody names it"
+    assert (
+        f"{SLUG}: 1 submission" in out
+        and "e1.csv" in out
+        and err.count("\n") == 1
+        and "log alone" in err
+        and "no network" in err
+    ), "the contest is the newest row's where nobody names it"
 
 
 def test_nothing_sent_yet(paths, show):
@@ -208,25 +369,46 @@ def test_the_rank_agreement_is_spearmans(paths):
     rng = np.random.default_rng(0)
     cv, public = rng.integers(70, 76, 9) / 100, rng.integers(70, 76, 9) / 100
     rows = [row(n + 1, c, p) for n, (c, p) in enumerate(zip(cv, public))]
-    assert f"{spearmanr(cv, public).statistic:+.2f}, from n = 9" in sentlog.agreement(rows), "with ties"
-    assert sentlog.agreement(rows[:2]) == "" and sentlog.agreement([row(n, 0.8) for n in range(1, 5)]) == ""
+    assert f"{spearmanr(cv, public).statistic:+.2f}, from n = 9" in sentlog.agreement(rows), (
+        "with ties"
+    )
+    assert (
+        sentlog.agreement(rows[:2]) == ""
+        and sentlog.agreement([row(n, 0.8) for n in range(1, 5)]) == ""
+    )
     twice = [*rows[:2], replace(rows[0], ref="999")]
     assert sentlog.agreement(twice) == "", "the same bytes sent again are no third observation"
-    assert "few" in sentlog.agreement(rows) and "few" not in sentlog.agreement([row(n, 0.7 + n / 100, 0.6 + n / 100) for n in range(1, 13)])
+    assert "few" in sentlog.agreement(rows) and "few" not in sentlog.agreement(
+        [row(n, 0.7 + n / 100, 0.6 + n / 100) for n in range(1, 13)]
+    )
 
 
-@pytest.mark.parametrize("rows", [[row(1)], [row(n, 0.7 + n / 100, 0.5 - n / 500, private=0.6 if n % 2 else None) for n in range(1, 7)],
-                                  [row(n, 0.8, 0.8, cv_low=None, cv_high=None) for n in range(1, 29)]], ids=["one", "far from the line", "all the same"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row(1)],
+        [row(n, 0.7 + n / 100, 0.5 - n / 500, private=0.6 if n % 2 else None) for n in range(1, 7)],
+        [row(n, 0.8, 0.8, cv_low=None, cv_high=None) for n in range(1, 29)],
+    ],
+    ids=["one", "far from the line", "all the same"],
+)
 def test_the_picture_shows_every_scored_row(paths, rows, monkeypatch):
     """Whatever the log holds, it can be drawn, with each number of the table at its point."""
     figures = []
     real = sentplot.canvas
-    monkeypatch.setattr(sentplot, "canvas", lambda *size: figures.append(real(*size)) or figures[-1])
+    monkeypatch.setattr(
+        sentplot, "canvas", lambda *size: figures.append(real(*size)) or figures[-1]
+    )
     rows = [row(30, None, 0.9), *rows, row(29, 0.8, None)]
     assert sentplot.draw(rows, SLUG, paths.sent_plot)
     axes = figures[0].axes[0]
     marks = {t.get_text(): t.xy for t in axes.texts if hasattr(t, "xy")}
-    assert marks == {str(n): (r.cv, r.public) for n, r in enumerate(rows, 1) if None not in (r.cv, r.public)}
+    assert marks == {
+        str(n): (r.cv, r.public) for n, r in enumerate(rows, 1) if None not in (r.cv, r.public)
+    }
     low, high = axes.get_ylim()
-    assert all(low < r.public < high for r in rows[1:-1]) and min(Image.open(paths.sent_plot).size) > 300
+    assert (
+        all(low < r.public < high for r in rows[1:-1])
+        and min(Image.open(paths.sent_plot).size) > 300
+    )
     assert not sentplot.draw([row(1, None), row(2, 0.8, None)], SLUG, paths.sent_plot)

@@ -1,4 +1,5 @@
 """submit: the sample's rows, order and columns, masks that read back, and one clear line for everything that is wrong."""
+
 import csv
 import json
 import shutil
@@ -39,7 +40,12 @@ def ready(evaluated, tmp_path) -> Paths:
 
 
 def settings(**competition) -> Config:
-    return Config("exp", Path("exp.yaml"), Competition(**({"evaluate": FEW} | competition)), experiment=Experiment())
+    return Config(
+        "exp",
+        Path("exp.yaml"),
+        Competition(**({"evaluate": FEW} | competition)),
+        experiment=Experiment(),
+    )
 
 
 def run(paths, **competition) -> list[dict]:
@@ -52,34 +58,66 @@ def run(paths, **competition) -> list[dict]:
 def test_rows_decode_to_the_decided_masks(ready, dialect, capsys):
     Decision(min_area=0.05, agree="mask").save(ready.decision("exp"))
     rows = run(ready, submission=dialect)
-    assert [r["id"] for r in rows] == [f"i{i}" for i in reversed(range(15, 21))] and list(rows[0]) == ["id", "label", "rle"]
+    assert [r["id"] for r in rows] == [f"i{i}" for i in reversed(range(15, 21))] and list(
+        rows[0]
+    ) == ["id", "label", "rle"]
     predictions = messy([f"i{i}" for i in range(15, 21)])
-    sizes = {r["id"]: (int(r["height"]), int(r["width"])) for r in csv.DictReader(open(ready.index))}
+    sizes = {
+        r["id"]: (int(r["height"]), int(r["width"])) for r in csv.DictReader(open(ready.index))
+    }
     for row in rows:
         one = predictions.select([row["id"]])
-        mask, label = apply(Decision(min_area=0.05, agree="mask"), one.mask[0], one.label[0], *sizes[row["id"]], CLASSES, "normal")
-        assert np.array_equal(decode(row["rle"], *sizes[row["id"]], **dialect), mask) and row["label"] == CLASSES[label]
+        mask, label = apply(
+            Decision(min_area=0.05, agree="mask"),
+            one.mask[0],
+            one.label[0],
+            *sizes[row["id"]],
+            CLASSES,
+            "normal",
+        )
+        assert (
+            np.array_equal(decode(row["rle"], *sizes[row["id"]], **dialect), mask)
+            and row["label"] == CLASSES[label]
+        )
     out = capsys.readouterr().out
-    assert "decision.json was edited" in out and "CV score" in out.splitlines()[-1] and "submissions/exp.csv" in out.splitlines()[-1]
+    assert (
+        "decision.json was edited" in out
+        and "CV score" in out.splitlines()[-1]
+        and "submissions/exp.csv" in out.splitlines()[-1]
+    )
 
 
 def test_the_record_beside_it(ready):
     rows = run(ready)
     record = json.loads((ready.submissions / "exp.json").read_text())
     found = json.loads(ready.metrics("exp").read_text())
-    assert record["score"] == found["honest"]["score"] and record["interval"] == found["honest"]["intervals"]["score"] and record["note"] == ""
-    assert sum(record["labels"].values()) == record["rows"] == len(rows) == 6 and record["empty_masks"] == sum(r["rle"] == "-1" for r in rows)
-    assert record["config"] == "exp" and record["folds"] == ["0", "1", "2"] and len(record["sha256"]) == 64
+    assert (
+        record["score"] == found["honest"]["score"]
+        and record["interval"] == found["honest"]["intervals"]["score"]
+        and record["note"] == ""
+    )
+    assert sum(record["labels"].values()) == record["rows"] == len(rows) == 6 and record[
+        "empty_masks"
+    ] == sum(r["rle"] == "-1" for r in rows)
+    assert (
+        record["config"] == "exp"
+        and record["folds"] == ["0", "1", "2"]
+        and len(record["sha256"]) == 64
+    )
     assert submit_job(settings(), ready).state().done
 
 
 def test_columns_in_another_order_with_other_names_and_fewer(ready):
     ids = [f"i{i}.png" for i in range(15, 21)]  # some contests write the file's name
-    write_table(ready.data / "sample_submission.csv", ["mask", "image", "class"], [["", i, ""] for i in ids])
+    write_table(
+        ready.data / "sample_submission.csv", ["mask", "image", "class"], [["", i, ""] for i in ids]
+    )
     names = {"id": "image", "label": "class", "rle": "mask"}
     rows = run(ready, submission=names)
     assert list(rows[0]) == ["mask", "image", "class"] and [r["image"] for r in rows] == ids
-    write_table(ready.data / "sample_submission.csv", ["image", "class"], [[i, ""] for i in ids[:3]])
+    write_table(
+        ready.data / "sample_submission.csv", ["image", "class"], [[i, ""] for i in ids[:3]]
+    )
     with refused("no_column", "column mask", "image, class", "submission.rle"):
         run(ready, submission=names)
     assert [list(r) for r in run(ready)] == [["image", "class"]] * 3
@@ -90,7 +128,11 @@ def test_columns_in_another_order_with_other_names_and_fewer(ready):
     [
         ("id,label,rle,usage\ni15,normal,-1,x\n", "unknown_column", ("'usage'",)),
         ("id,finding,rle\ni15,?,-1\n", "unknown_column", ("'finding'", "label: finding")),
-        ("id,label,rle\ni15,healthy,-1\n", "unknown_class", ("'label'", "healthy", "submission.labels")),
+        (
+            "id,label,rle\ni15,healthy,-1\n",
+            "unknown_class",
+            ("'label'", "healthy", "submission.labels"),
+        ),
         ("id,label,class,rle\ni15,normal,normal,-1\n", "columns_alike", ("'label' and 'class'",)),
         ("", "empty_table", ()),
         ("id,label,rle\n", "empty_table", ("no rows",)),

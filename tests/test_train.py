@@ -1,4 +1,5 @@
 """train: exact resumption, interruption, broken checkpoints, non-finite losses. Small real runs of the command line."""
+
 from __future__ import annotations
 
 import json
@@ -18,17 +19,40 @@ from src.core.config import load
 from src.core.paths import Paths
 from src.core.stages import train_job
 
-SETTINGS = ["image_size=64", "split.folds=2", "train.epochs=3", "train.batch_size=4", "train.workers=0", "train.amp=bfloat16"]
+SETTINGS = [
+    "image_size=64",
+    "split.folds=2",
+    "train.epochs=3",
+    "train.batch_size=4",
+    "train.workers=0",
+    "train.amp=bfloat16",
+]
 
 
 def words(stage: str, demo: Path, work: Path, *more: str) -> list[str]:
     sets = [w for s in SETTINGS for w in ("--set", s)]
-    return [stage, "--config", str(ROOT / "configs" / "demo.yaml"), "--data", str(demo), "--work", str(work), *sets, *more]
+    return [
+        stage,
+        "--config",
+        str(ROOT / "configs" / "demo.yaml"),
+        "--data",
+        str(demo),
+        "--work",
+        str(work),
+        *sets,
+        *more,
+    ]
 
 
 def start(*line: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-u", "-m", "src", *line], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "src", *line],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def in_this_process(*line: str) -> int:
@@ -71,7 +95,14 @@ def uninterrupted(demo, split_work, tmp_path_factory) -> Path:
     return work
 
 
-@pytest.mark.parametrize("how, after", [(signal.SIGKILL, "epoch   1/3"), (signal.SIGINT, "epoch   1/3"), (signal.SIGTERM, "images to train on")])
+@pytest.mark.parametrize(
+    "how, after",
+    [
+        (signal.SIGKILL, "epoch   1/3"),
+        (signal.SIGINT, "epoch   1/3"),
+        (signal.SIGTERM, "images to train on"),
+    ],
+)
 def test_killed_and_started_again_ends_bit_identical(how, after, demo, work, uninterrupted, capfd):
     run = start(*words("train", demo, work, "--fold", "0"))
     for line in run.stdout:
@@ -84,7 +115,9 @@ def test_killed_and_started_again_ends_bit_identical(how, after, demo, work, uni
     else:
         assert run.returncode == 130, out + err
         assert "Traceback" not in err
-        assert "--fold 0" in err and "--set image_size=64" in err, "the command that continues repeats everything that was typed"
+        assert "--fold 0" in err and "--set image_size=64" in err, (
+            "the command that continues repeats everything that was typed"
+        )
     line = words("train", demo, work, "--fold", "0")
     if how == signal.SIGKILL:  # once in a process of its own, as people would
         again = start(*line)
@@ -98,7 +131,9 @@ def test_killed_and_started_again_ends_bit_identical(how, after, demo, work, uni
     assert identical(weights(work), weights(uninterrupted))
     logs = [Paths(w, w).log("demo", 0).read_text().splitlines() for w in (work, uninterrupted)]
     speed = len(logs[0][0].split(",")) - 3  # what follows is time
-    assert [line.split(",")[:speed] for line in logs[0]] == [line.split(",")[:speed] for line in logs[1]]
+    assert [line.split(",")[:speed] for line in logs[0]] == [
+        line.split(",")[:speed] for line in logs[1]
+    ]
 
 
 @pytest.mark.parametrize("which", ["last", "best"])
@@ -118,7 +153,9 @@ def test_a_truncated_checkpoint_is_not_taken_for_done(which, demo, uninterrupted
 
 
 @pytest.mark.parametrize("at", ["step", "validation"])
-def test_stopped_at_the_very_end_of_an_epoch_it_goes_on(at, demo, work, uninterrupted, capfd, monkeypatch):
+def test_stopped_at_the_very_end_of_an_epoch_it_goes_on(
+    at, demo, work, uninterrupted, capfd, monkeypatch
+):
     """After the last step of the second epoch, before its validation; or within the last validation of all."""
     from src import train
     from src.core.interrupts import Interrupts
@@ -136,6 +173,7 @@ def test_stopped_at_the_very_end_of_an_epoch_it_goes_on(at, demo, work, uninterr
             if count[0] == number:
                 asked[0].asked = True
             return real(*arguments, **options)
+
         return wrapped
 
     monkeypatch.setattr(train, "Interrupts", Asked)
@@ -145,9 +183,15 @@ def test_stopped_at_the_very_end_of_an_epoch_it_goes_on(at, demo, work, uninterr
             patched.setattr("src.core.runlog.Clock.tick", stop_at(2 * steps, lambda self: None))
         else:
             patched.setattr(train, "infer", stop_at(3, train.infer))
-        assert main(words("train", demo, work)) == 130, "with two folds to train, the second is not begun"
+        assert main(words("train", demo, work)) == 130, (
+            "with two folds to train, the second is not begun"
+        )
     out, err = capfd.readouterr()
-    assert "stopped: " in err and ("step 3 of 3" in err or "fold 0 is finished" in err) and "fold 1: reads" not in out
+    assert (
+        "stopped: " in err
+        and ("step 3 of 3" in err or "fold 0 is finished" in err)
+        and "fold 1: reads" not in out
+    )
     assert main(words("train", demo, work, "--fold", "0")) == 0
     again = Paths(work, work).log("demo", 0).read_text().splitlines()
     assert len(again) == 4 and [r.split(",")[:6] for r in again][1][0] == "1"
@@ -155,6 +199,7 @@ def test_stopped_at_the_very_end_of_an_epoch_it_goes_on(at, demo, work, uninterr
 
 def test_predict_does_not_use_what_is_half_trained(demo, work, capfd, monkeypatch):
     """best.pt and last.pt are there after the first epoch; they are not the fold's network yet."""
+
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
@@ -164,18 +209,40 @@ def test_predict_does_not_use_what_is_half_trained(demo, work, capfd, monkeypatc
     monkeypatch.undo()
     assert main(words("predict", demo, work)) == 2
     err = capfd.readouterr().err
-    assert "[not_finished]" in err and "train demo fold 0" in err and "./run.sh train" in err and "--fold 0" in err
+    assert (
+        "[not_finished]" in err
+        and "train demo fold 0" in err
+        and "./run.sh train" in err
+        and "--fold 0" in err
+    )
 
 
 def test_another_setting_sets_the_old_result_aside(demo, uninterrupted, tmp_path, capfd):
     work = Path(shutil.copytree(uninterrupted, tmp_path / "work"))
-    assert main(words("train", demo, work, "--fold", "0", "--set", "train.epochs=1", "--set", "train.lr=0.01")) == 0
+    assert (
+        main(
+            words(
+                "train",
+                demo,
+                work,
+                "--fold",
+                "0",
+                "--set",
+                "train.epochs=1",
+                "--set",
+                "train.lr=0.01",
+            )
+        )
+        == 0
+    )
     out = capfd.readouterr().out
     assert "train.epochs changed from 3 to 1" in out
     assert list(Paths(work, work).old.rglob("last.pt")), "the old weights are kept"
 
 
-def test_a_loss_that_stays_not_finite_stops_with_advice_and_keeps_the_checkpoint(demo, work, capfd, monkeypatch):
+def test_a_loss_that_stays_not_finite_stops_with_advice_and_keeps_the_checkpoint(
+    demo, work, capfd, monkeypatch
+):
     from src.parts import losses
 
     good, calls = losses.MASK_LOSSES["bce"], []
@@ -188,7 +255,12 @@ def test_a_loss_that_stays_not_finite_stops_with_advice_and_keeps_the_checkpoint
     monkeypatch.setattr("src.train.BAD_IN_A_ROW", 3)
     assert main(words("train", demo, work, "--fold", "0")) == 1
     err = capfd.readouterr().err
-    assert "3 steps in a row" in err and "train.lr=" in err and "Traceback" not in err and "[diverged]" in err
+    assert (
+        "3 steps in a row" in err
+        and "train.lr=" in err
+        and "Traceback" not in err
+        and "[diverged]" in err
+    )
     kept = torch.load(Paths(work, work).checkpoint("demo", 0, "last"), weights_only=True)
     assert kept["epoch"] == 1 and all(torch.isfinite(v).all() for v in kept["net"].values())
 
@@ -206,7 +278,24 @@ def test_out_of_memory_names_the_settings_that_halve_it(demo, work, capfd, monke
 def test_early_stopping_and_the_best_checkpoint(demo, work, capfd, monkeypatch):
     scores = iter([0.5, 0.9, 0.4, 0.3, 0.2, 0.1])
     monkeypatch.setattr("src.parts.metrics.score", lambda weights, found: next(scores))
-    assert main(words("train", demo, work, "--fold", "0", "--set", "train.epochs=6", "--set", "train.patience=2", "--set", "predict.checkpoint=best")) == 0
+    assert (
+        main(
+            words(
+                "train",
+                demo,
+                work,
+                "--fold",
+                "0",
+                "--set",
+                "train.epochs=6",
+                "--set",
+                "train.patience=2",
+                "--set",
+                "predict.checkpoint=best",
+            )
+        )
+        == 0
+    )
     out = capfd.readouterr().out
     assert "stopped early" in out and "epoch   4/6" in out and "epoch   5/6" not in out
     assert "predict uses the best checkpoint: epoch 2" in out
@@ -216,8 +305,23 @@ def test_early_stopping_and_the_best_checkpoint(demo, work, capfd, monkeypatch):
     assert record["epochs"] == 4
 
 
-def test_the_demo_config_trains_with_letterbox_accumulation_float32_and_colours(demo, split_work, tmp_path, capfd):
+def test_the_demo_config_trains_with_letterbox_accumulation_float32_and_colours(
+    demo, split_work, tmp_path, capfd
+):
     work = Path(shutil.copytree(split_work, tmp_path / "work"))
-    more = ("--set", "resize=letterbox", "--set", "train.accumulate=2", "--set", "train.amp=float32", "--set", "train.ema=0", "--set", "train.epochs=1", "--set", "data.channels=3")
+    more = (
+        "--set",
+        "resize=letterbox",
+        "--set",
+        "train.accumulate=2",
+        "--set",
+        "train.amp=float32",
+        "--set",
+        "train.ema=0",
+        "--set",
+        "train.epochs=1",
+        "--set",
+        "data.channels=3",
+    )
     assert main(words("prepare", demo, work, *more)) == 0
     assert main(words("train", demo, work, "--fold", "0", *more)) == 0, capfd.readouterr().err

@@ -99,13 +99,19 @@ def test_two_runs_share_the_folds(pair, home):
 def test_it_says_for_whom_it_waits(home):
     lock = Paths(home, home / "data").lock("prepare")
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(lock)], cwd=ROOT, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, "-c", HOLD, str(lock)],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as holder:
         assert holder.stdout.readline() == "held\n"
         waiter = subprocess.Popen(
-            [sys.executable, "-u", "-m", "src", *line(home, "prepare")], cwd=ROOT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-u", "-m", "src", *line(home, "prepare")],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         told = waiter.stdout.readline()
         assert f"waiting for process {holder.pid} on " in told and "since 20" in told
@@ -151,13 +157,19 @@ def test_force_leaves_alone_what_another_run_is_at(pair, home):
 def test_a_fold_waits_for_the_images_that_another_run_prepares(home):
     lock = Paths(home, home / "data").lock("prepare")
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(lock)], cwd=ROOT, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, "-c", HOLD, str(lock)],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as holder:
         assert holder.stdout.readline() == "held\n"
         waiter = subprocess.Popen(
-            [sys.executable, "-u", "-m", "src", *line(home, "train", "--fold", "1")], cwd=ROOT,
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-u", "-m", "src", *line(home, "train", "--fold", "1")],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         assert f"waiting for process {holder.pid} on " in waiter.stdout.readline()
         holder.stdin.close()

@@ -8,6 +8,7 @@ Each child is like a fresh `./run.sh …`: nothing that it does outlives it, it 
 moment, and its time and memory are measured. A command that starts processes of its own is killed
 with them. Used by the fuzz, by the sweep of failpoints and by the random kills.
 """
+
 from __future__ import annotations
 
 import json
@@ -54,8 +55,12 @@ class Zygote:
         environment = {k: v for k, v in os.environ.items() if k not in ("RUN_AS", "CALLED_FROM")}
         environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-u", __file__, *self.imports], cwd=ROOT, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-u", __file__, *self.imports],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         assert self.process.stdout.readline() == "ready\n", "the zygote did not start"
         return self
@@ -65,8 +70,14 @@ class Zygote:
         self.process.wait(timeout=30)
 
     def run(
-        self, words: list[str], cwd: Path, *, timeout: float = 60, env: dict[str, str] | None = None,
-        kill_after: float | None = None, limits: dict[str, int] | None = None,
+        self,
+        words: list[str],
+        cwd: Path,
+        *,
+        timeout: float = 60,
+        env: dict[str, str] | None = None,
+        kill_after: float | None = None,
+        limits: dict[str, int] | None = None,
         failpoint: dict | None = None,
     ) -> Answer:
         """`kill_after`: seconds until SIGKILL. `limits`: resource limits such as {'FSIZE': 1000}.
@@ -76,10 +87,15 @@ class Zygote:
             out.touch()  # it may be killed before it says a word
             err.touch()
             asked = {
-                "words": [str(w) for w in words], "cwd": str(cwd), "timeout": timeout,
-                "env": env or {}, "kill_after": kill_after, "limits": limits or {},
+                "words": [str(w) for w in words],
+                "cwd": str(cwd),
+                "timeout": timeout,
+                "env": env or {},
+                "kill_after": kill_after,
+                "limits": limits or {},
                 "failpoint": failpoint,
-                "out": str(out), "err": str(err),
+                "out": str(out),
+                "err": str(err),
             }
             self.process.stdin.write(json.dumps(asked) + "\n")
             self.process.stdin.flush()
@@ -126,8 +142,10 @@ def answer(asked: dict) -> dict:
         except (ProcessLookupError, PermissionError):
             pass
     return {
-        "code": os.waitstatus_to_exitcode(status), "seconds": time.time() - began,
-        "peak": usage.ru_maxrss * 1024, "timed_out": timed_out,
+        "code": os.waitstatus_to_exitcode(status),
+        "seconds": time.time() - began,
+        "peak": usage.ru_maxrss * 1024,
+        "timed_out": timed_out,
     }
 
 

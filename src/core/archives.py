@@ -3,6 +3,7 @@
 READS   a zip file, and the files that are there already: those of the same size and checksum are left as they are
 WRITES  its members below a folder; a zip among them (train.zip) is unpacked where it lies, and goes
 """
+
 from __future__ import annotations
 
 import os
@@ -44,12 +45,20 @@ class Unpacked:
     def take(self, size: int, archive: Path) -> None:
         self.left -= size
         if self.left < 0:
-            todo = f"Unpack it yourself if you trust it; the bound is MOST in {short(Path(__file__))}"
-            raise InputError("it unpacks to more than is allowed, or than the disk has room for",
-                             short(archive), todo, code="archive_too_large")
+            todo = (
+                f"Unpack it yourself if you trust it; the bound is MOST in {short(Path(__file__))}"
+            )
+            raise InputError(
+                "it unpacks to more than is allowed, or than the disk has room for",
+                short(archive),
+                todo,
+                code="archive_too_large",
+            )
 
 
-def unpack(archive: Path, folder: Path, most: int, tick: Callable[[int], None] = lambda size: None) -> Unpacked:
+def unpack(
+    archive: Path, folder: Path, most: int, tick: Callable[[int], None] = lambda size: None
+) -> Unpacked:
     """Unpack `archive` below `folder`, at most `most` bytes; `tick` is told of every piece. Raises InputError for what must not be unpacked, before anything
     is written where it can be seen beforehand, and Damaged for a member that does not fit its checksum."""
     done = Unpacked(most)
@@ -65,7 +74,14 @@ def crc_of(file: Path) -> int:
     return crc
 
 
-def _unpack(archive: Path, top: Path, folder: Path, done: Unpacked, tick: Callable[[int], None], nested: bool) -> None:
+def _unpack(
+    archive: Path,
+    top: Path,
+    folder: Path,
+    done: Unpacked,
+    tick: Callable[[int], None],
+    nested: bool,
+) -> None:
     """`folder`: below `top`, where the members go. One level of zips in zips is unpacked, with `nested`."""
     try:
         with zipfile.ZipFile(archive) as source:
@@ -76,44 +92,69 @@ def _unpack(archive: Path, top: Path, folder: Path, done: Unpacked, tick: Callab
                 target = base / name
                 parent = target.parent.resolve()
                 if not parent.is_relative_to(top.resolve()):
-                    raise InputError(f"{short(target.parent)} leads out of the folder", short(top),
-                                     "Remove that link", code="archive_refused")
+                    raise InputError(
+                        f"{short(target.parent)} leads out of the folder",
+                        short(top),
+                        "Remove that link",
+                        code="archive_refused",
+                    )
                 parent.mkdir(parents=True, exist_ok=True)
                 if nested and target.suffix.lower() == ".zip":
                     _inner(source, info, target, top, done, tick, archive)
                     continue
-                if (known := done.files.get(target.relative_to(top).as_posix())) and known["crc"] != f"{info.CRC:08x}":
-                    raise InputError(f"the archive holds {target.relative_to(top)} twice, and "
-                                     "each is different", short(archive),
-                                     "Unpack it by hand, and look which one is right",
-                                     code="archive_twice")
+                if (known := done.files.get(target.relative_to(top).as_posix())) and known[
+                    "crc"
+                ] != f"{info.CRC:08x}":
+                    raise InputError(
+                        f"the archive holds {target.relative_to(top)} twice, and each is different",
+                        short(archive),
+                        "Unpack it by hand, and look which one is right",
+                        code="archive_twice",
+                    )
                 if _there(target, info):
                     done.take(info.file_size, archive)
                     tick(info.file_size)
                 else:
                     _write(source, info, target, done, tick, archive)
                     done.new += 1
-                done.files[target.relative_to(top).as_posix()] = {"bytes": info.file_size, "crc": f"{info.CRC:08x}"}
+                done.files[target.relative_to(top).as_posix()] = {
+                    "bytes": info.file_size,
+                    "crc": f"{info.CRC:08x}",
+                }
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise Damaged(str(error) if nested else f"{archive.name.lstrip('.')}: {error}") from None
     except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-        raise InputError("a file and a folder have the same name",
-                         short(Path(error.filename or folder)),
-                         "Remove what is there, then run the same command again",
-                         code="file_or_folder") from None
+        raise InputError(
+            "a file and a folder have the same name",
+            short(Path(error.filename or folder)),
+            "Remove what is there, then run the same command again",
+            code="file_or_folder",
+        ) from None
 
 
-def _checked(source: zipfile.ZipFile, archive: Path, done: Unpacked) -> dict[PurePosixPath, zipfile.ZipInfo]:
+def _checked(
+    source: zipfile.ZipFile, archive: Path, done: Unpacked
+) -> dict[PurePosixPath, zipfile.ZipInfo]:
     """The files of a zip by their path. Raises InputError for paths that lead out, links, devices, encryption, doubled names, and too much."""
     found: dict[PurePosixPath, zipfile.ZipInfo] = {}
     if len(source.infolist()) > MOST_FILES:
         todo = f"Unpack it yourself if you trust it; the bound is MOST_FILES in {short(Path(__file__))}"
-        raise InputError(f"it holds more than {MOST_FILES:,} files", short(archive), todo,
-                         code="archive_too_large")
+        raise InputError(
+            f"it holds more than {MOST_FILES:,} files",
+            short(archive),
+            todo,
+            code="archive_too_large",
+        )
     for info in source.infolist():
         raw = info.orig_filename.replace("\\", "/")
         path, kind = PurePosixPath(raw), stat.S_IFMT(info.external_attr >> 16)
-        if raw.startswith("/") or re.match(r"[A-Za-z]:", raw) or ".." in path.parts or "\0" in raw or raw.strip("/. ") == "":
+        if (
+            raw.startswith("/")
+            or re.match(r"[A-Za-z]:", raw)
+            or ".." in path.parts
+            or "\0" in raw
+            or raw.strip("/. ") == ""
+        ):
             why = "a path that leads out of its folder"
         elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             why = "a link" if kind == stat.S_IFLNK else "a device"
@@ -121,12 +162,19 @@ def _checked(source: zipfile.ZipFile, archive: Path, done: Unpacked) -> dict[Pur
             why = "the same name twice"
         elif info.flag_bits & 1:
             why = "an encrypted file"
-        elif raw.endswith("/") or any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+        elif raw.endswith("/") or any(
+            part.startswith(".") or part == "__MACOSX" for part in path.parts
+        ):
             continue  # folders come with their files; the rest is what file managers leave behind
         else:
             found[path] = info
             continue
-        raise InputError(f"the archive holds {why}: {raw[:100]!r}", short(archive), "It is not unpacked; look at it, and take what you trust out of it by hand", code="archive_refused")
+        raise InputError(
+            f"the archive holds {why}: {raw[:100]!r}",
+            short(archive),
+            "It is not unpacked; look at it, and take what you trust out of it by hand",
+            code="archive_refused",
+        )
     if sum(info.file_size for info in found.values()) > done.left:
         done.take(done.left + 1, archive)
     return found
@@ -147,12 +195,22 @@ def _check_case(members: dict[PurePosixPath, zipfile.ZipInfo], archive: Path, fo
 
 def tells_case(folder: Path) -> bool:
     """Whether the disk has two names where only case differs."""
-    with tempfile.TemporaryDirectory(prefix=".case", dir=folder if folder.is_dir() else None) as name:
+    with tempfile.TemporaryDirectory(
+        prefix=".case", dir=folder if folder.is_dir() else None
+    ) as name:
         (Path(name) / "a").touch()
         return not (Path(name) / "A").exists()
 
 
-def _inner(source: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, top: Path, done: Unpacked, tick: Callable[[int], None], archive: Path) -> None:
+def _inner(
+    source: zipfile.ZipFile,
+    info: zipfile.ZipInfo,
+    target: Path,
+    top: Path,
+    done: Unpacked,
+    tick: Callable[[int], None],
+    archive: Path,
+) -> None:
     """A zip in the zip. One that is none, or a sample of the submission with images in it, stays a file: that is the form of what is handed in."""
     parked = target.with_name(f".{target.name}")
     try:
@@ -169,7 +227,10 @@ def _inner(source: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, top: Pa
                 return
             os.replace(parked, target)
             done.new += 1
-        done.files[target.relative_to(top).as_posix()] = {"bytes": info.file_size, "crc": f"{info.CRC:08x}"}
+        done.files[target.relative_to(top).as_posix()] = {
+            "bytes": info.file_size,
+            "crc": f"{info.CRC:08x}",
+        }
     finally:
         parked.unlink(missing_ok=True)
 
@@ -177,7 +238,12 @@ def _inner(source: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, top: Pa
 def _own_folder(members: dict[PurePosixPath, zipfile.ZipInfo], archive: Path) -> str:
     """Where the members of a zip in a zip go, beside it: '' for a table or a folder of the zip's own name, else a folder of that name."""
     name = archive.name.lstrip(".")[: -len(".zip")]
-    table = len(members) == 1 and next(iter(members)).suffix.lower() in (".csv", ".tsv", ".txt", ".json")
+    table = len(members) == 1 and next(iter(members)).suffix.lower() in (
+        ".csv",
+        ".tsv",
+        ".txt",
+        ".json",
+    )
     return "" if table or {path.parts[0] for path in members} == {name} else name
 
 
@@ -190,10 +256,19 @@ def own(file: Path) -> BinaryIO:
 
 
 def _there(target: Path, info: zipfile.ZipInfo) -> bool:
-    return target.is_file() and target.stat().st_size == info.file_size and crc_of(target) == info.CRC
+    return (
+        target.is_file() and target.stat().st_size == info.file_size and crc_of(target) == info.CRC
+    )
 
 
-def _write(source: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, done: Unpacked, tick: Callable[[int], None], archive: Path) -> None:
+def _write(
+    source: zipfile.ZipFile,
+    info: zipfile.ZipInfo,
+    target: Path,
+    done: Unpacked,
+    tick: Callable[[int], None],
+    archive: Path,
+) -> None:
     """One file, whole or not at all; zipfile compares the checksum when it has read the last byte."""
     temporary = target.with_name(f".{target.name[:200]}.part")
     try:

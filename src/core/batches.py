@@ -1,5 +1,6 @@
 """Batches for training: which images, in which order, with which augmentation, all a function of seed, fold, epoch and step, so that a run can be
 killed anywhere, go on, and end the same, whatever the number of workers."""
+
 from __future__ import annotations
 
 import os
@@ -22,9 +23,27 @@ class Images(Dataset):
     labels (N,C) float32: each image's share of the classes. maps: functions of a mask (S,S) that some losses need (parts/losses.py). mix: a function of a
     whole batch (parts/augment.py)."""
 
-    def __init__(self, images: Path, masks: Path, rows: np.ndarray, labels: np.ndarray, augment: Callable | None, maps: dict[str, Callable] | None = None, mix: Callable | None = None):
-        self.files, self.pixels = (images, masks), None  # opened in the process that reads: a memory map sent to a worker would arrive as a copy
-        self.rows, self.labels, self.augment, self.maps, self.mix = rows, labels, augment, maps or {}, mix
+    def __init__(
+        self,
+        images: Path,
+        masks: Path,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        augment: Callable | None,
+        maps: dict[str, Callable] | None = None,
+        mix: Callable | None = None,
+    ):
+        self.files, self.pixels = (
+            (images, masks),
+            None,
+        )  # opened in the process that reads: a memory map sent to a worker would arrive as a copy
+        self.rows, self.labels, self.augment, self.maps, self.mix = (
+            rows,
+            labels,
+            augment,
+            maps or {},
+            mix,
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -32,11 +51,22 @@ class Images(Dataset):
     def __getitems__(self, wanted: list[tuple[int, int]]) -> Batch:
         """One batch: images (B,C,S,S) uint8, and the target: mask (B,1,S,S) uint8 (float where mixed), label (B,C) float32, and each map (B,1,S,S) float32."""
         pairs = [self.one(i, seed) for i, seed in wanted]
-        images, masks, labels = np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]), self.labels[[i for i, _ in wanted]]
+        images, masks, labels = (
+            np.stack([p[0] for p in pairs]),
+            np.stack([p[1] for p in pairs]),
+            self.labels[[i for i, _ in wanted]],
+        )
         if self.mix is not None:
-            images, masks, labels = self.mix(images, masks, labels, np.random.default_rng(wanted[0][1]))
-        target = {"mask": masks[:, None], "label": labels} | {name: np.stack([to_map(m) for m in masks])[:, None] for name, to_map in self.maps.items()}
-        return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in target.items()}
+            images, masks, labels = self.mix(
+                images, masks, labels, np.random.default_rng(wanted[0][1])
+            )
+        target = {"mask": masks[:, None], "label": labels} | {
+            name: np.stack([to_map(m) for m in masks])[:, None]
+            for name, to_map in self.maps.items()
+        }
+        return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), {
+            k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in target.items()
+        }
 
     def one(self, i: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (S,S,C) and mask (S,S) of the i-th of these rows."""
@@ -54,11 +84,21 @@ class Images(Dataset):
 class Plan(Sampler):
     """The batches of one epoch from one step on; `begin` sets which. It lives in the main process, so that persistent workers see no state."""
 
-    def __init__(self, count: int, batch_size: int, accumulate: int, seed: int, fold: int, draw: Callable[[np.random.Generator, int], np.ndarray] | None = None):
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        fold: int,
+        draw: Callable[[np.random.Generator, int], np.ndarray] | None = None,
+    ):
         """draw: (generator, epoch) -> the `count` images of an epoch, in order (parts/sampling.py); by default each once."""
         self.count, self.size, self.seed, self.fold = count, min(batch_size, count), seed, fold
         self.draw = draw or (lambda random, epoch: random.permutation(count))
-        batches = count // self.size  # an incomplete last batch is left out: it would carry more weight per image, and BatchNorm needs two
+        batches = (
+            count // self.size
+        )  # an incomplete last batch is left out: it would carry more weight per image, and BatchNorm needs two
         self.accumulate = min(accumulate, batches)
         self.steps = batches // self.accumulate
         self.todo: list[list[tuple[int, int]]] = []
@@ -67,7 +107,10 @@ class Plan(Sampler):
         random = np.random.default_rng([self.seed, self.fold, epoch])
         order = self.draw(random, epoch)
         seeds = random.integers(0, 2**31, self.count)
-        batches = [[(int(i), int(s)) for i, s in zip(order[b : b + self.size], seeds[b : b + self.size])] for b in range(0, self.steps * self.accumulate * self.size, self.size)]
+        batches = [
+            [(int(i), int(s)) for i, s in zip(order[b : b + self.size], seeds[b : b + self.size])]
+            for b in range(0, self.steps * self.accumulate * self.size, self.size)
+        ]
         self.todo = batches[step * self.accumulate :]
 
     def __len__(self) -> int:
@@ -79,8 +122,17 @@ class Plan(Sampler):
 
 def loader(images: Images, plan: Plan, workers: int, device: torch.device) -> DataLoader:
     # a generator of its own: each new iterator draws a number, which would shift dropout's in a run that goes on in the middle of an epoch
-    return DataLoader(images, batch_sampler=plan, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=_quiet, generator=torch.Generator(), persistent_workers=workers > 0,
-                      pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None)
+    return DataLoader(
+        images,
+        batch_sampler=plan,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        worker_init_fn=_quiet,
+        generator=torch.Generator(),
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
 
 
 def _as_it_is(batch):

@@ -1,4 +1,5 @@
 """What can be done within the time there is: test-time views are given up first, then networks."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
@@ -6,7 +7,10 @@ from typing import Callable, Iterable
 
 from src.core.console import listing
 
-SURE, UNSURE = 1.1, 1.3  # how much longer a network may take than it is thought to: of an experiment that was measured here, and of one that was not
+SURE, UNSURE = (
+    1.1,
+    1.3,
+)  # how much longer a network may take than it is thought to: of an experiment that was measured here, and of one that was not
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,9 @@ class Unit:
         return f"{self.member} fold {self.fold}"
 
 
-def fit(waiting: list[Unit], done: Iterable[Unit], cost: Callable[[Unit], float], left: float) -> list[Unit]:
+def fit(
+    waiting: list[Unit], done: Iterable[Unit], cost: Callable[[Unit], float], left: float
+) -> list[Unit]:
     """Those of `waiting` that fit into `left` seconds, in their order. What is given up, until the rest fits: one view of each network after another, the
     lightest member's last fold first, until all have one; then networks in this order. Every answer keeps one network, done or waiting, however little time
     there is."""
@@ -55,9 +61,18 @@ def fewer(views: tuple[str, ...]) -> tuple[str, ...]:
 def given_up(wanted: list[Unit], got: Iterable[Unit]) -> str:
     """In words, what of `wanted` is not in `got`: 'views: hflip of a fold 1; networks: b fold 0'; '' for nothing."""
     now = {(u.member, u.fold): u.views for u in got}
-    views = [f"{', '.join(lost)} of {u.title}" for u in wanted if (u.member, u.fold) in now and (lost := [v for v in u.views if v not in now[u.member, u.fold]])]
+    views = [
+        f"{', '.join(lost)} of {u.title}"
+        for u in wanted
+        if (u.member, u.fold) in now
+        and (lost := [v for v in u.views if v not in now[u.member, u.fold]])
+    ]
     networks = [u.title for u in wanted if (u.member, u.fold) not in now]
-    return "; ".join(f"{what}: {listing(names, 12)}" for what, names in (("views", views), ("networks", networks)) if names)
+    return "; ".join(
+        f"{what}: {listing(names, 12)}"
+        for what, names in (("views", views), ("networks", networks))
+        if names
+    )
 
 
 @dataclass
@@ -80,4 +95,7 @@ class Pace:
     def cost(self, unit: Unit, images: int) -> float:
         """Seconds, with a margin."""
         margin = SURE if unit.member in self.measured else UNSURE
-        return margin * (self.loading.get(unit.member, max(self.loading.values(), default=0.0)) + self.rate(unit.member) * images * len(unit.views))
+        return margin * (
+            self.loading.get(unit.member, max(self.loading.values(), default=0.0))
+            + self.rate(unit.member) * images * len(unit.views)
+        )

@@ -1,4 +1,5 @@
 """The cells of a table as contests write them: any usual delimiter, quotes, byte order mark."""
+
 from __future__ import annotations
 
 import csv

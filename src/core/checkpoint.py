@@ -1,4 +1,5 @@
 """last.pt: everything that a run needs to go on exactly where it was."""
+
 from __future__ import annotations
 
 import pickle
@@ -11,13 +12,40 @@ from torch import nn
 from src.core.console import InputError, command, short, warn
 from src.core.disk import replacing
 
-PARTS = {"net", "ema", "optimiser", "scaler", "random", "epoch", "step", "history", "best", "sums", "bad"}
+PARTS = {
+    "net",
+    "ema",
+    "optimiser",
+    "scaler",
+    "random",
+    "epoch",
+    "step",
+    "history",
+    "best",
+    "sums",
+    "bad",
+}
 
 
-def save_checkpoint(path: Path, net: nn.Module, ema: nn.Module, optimiser, scaler, state: dict) -> None:
+def save_checkpoint(
+    path: Path, net: nn.Module, ema: nn.Module, optimiser, scaler, state: dict
+) -> None:
     """Written whole or not at all. `state`: epoch, step, history, best, sums, bad — plain Python numbers, which torch reads back safely."""
-    random = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
-    save(path, {"net": net.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict(), "scaler": scaler.state_dict(), "random": random, **state})
+    random = {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    save(
+        path,
+        {
+            "net": net.state_dict(),
+            "ema": ema.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "scaler": scaler.state_dict(),
+            "random": random,
+            **state,
+        },
+    )
 
 
 def save_weights(path: Path, net: nn.Module, epoch: int, score: float) -> None:
@@ -116,14 +144,24 @@ def _foreign(path: Path, error: Exception, fold: int | None) -> InputError:
     return InputError(what, short(path), todo, code="foreign_checkpoint")
 
 
-def shipped(state: dict[str, torch.Tensor], net: nn.Module, weights: str) -> dict[str, torch.Tensor]:
+def shipped(
+    state: dict[str, torch.Tensor], net: nn.Module, weights: str
+) -> dict[str, torch.Tensor]:
     """The weights of a state_dict as predict uses them, and as a bundle holds them. weights 'float16': every learned tensor of two or more dimensions
     (convolutions, linear layers) as float16; all else, and a tensor that float16 does not hold to a thousandth of its largest value, as it is."""
     if weights == "float32":
         return state
     learned = {name for name, _ in net.named_parameters(remove_duplicate=False)}
-    halves = {k: v.half() for k, v in state.items() if k in learned and v.dtype == torch.float32 and v.ndim > 1 and v.numel()}
-    return state | {k: h for k, h in halves.items() if (h.float() - state[k]).abs().max() <= 1e-3 * state[k].abs().max()}
+    halves = {
+        k: v.half()
+        for k, v in state.items()
+        if k in learned and v.dtype == torch.float32 and v.ndim > 1 and v.numel()
+    }
+    return state | {
+        k: h
+        for k, h in halves.items()
+        if (h.float() - state[k]).abs().max() <= 1e-3 * state[k].abs().max()
+    }
 
 
 def load_weights(
@@ -135,6 +173,8 @@ def load_weights(
         found = read(path)
         if not isinstance(found.get("ema"), dict):
             raise ValueError("it holds no weights")
-        net.load_state_dict(shipped(found["ema"], net, weights))  # which makes float32 of what is float16
+        net.load_state_dict(
+            shipped(found["ema"], net, weights)
+        )  # which makes float32 of what is float16
     except (ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         raise _foreign(path, error, fold) from None

@@ -158,4 +158,4 @@ def _source(where: str, file: Path | str, overrides: Sequence[str]) -> Path | st
         for text, key in keys
         if where == key or where.startswith(key + ".") or key.startswith(where + ".")
     ]
-    return f"--set {typed[-1][:2 * LONGEST]}" if typed else file
+    return f"--set {typed[-1][: 2 * LONGEST]}" if typed else file

@@ -1,4 +1,5 @@
 """What the person at the keyboard sees: stage headers, progress and errors. Imports nothing heavy."""
+
 from __future__ import annotations
 
 import difflib
@@ -70,7 +71,9 @@ def warn(text: str) -> None:
 
 def header(stage: str, name: str, reads: Iterable[object], writes: Iterable[object]) -> None:
     """One line a stage: what it reads and what it writes."""
-    say(f"[{stage}] {name}: reads {', '.join(map(short, reads))} -> writes {', '.join(map(short, writes))}")
+    say(
+        f"[{stage}] {name}: reads {', '.join(map(short, reads))} -> writes {', '.join(map(short, writes))}"
+    )
 
 
 def short(path: object) -> str:
@@ -115,7 +118,9 @@ def progress(total: int, label: str):
     """A tqdm bar on a terminal, silent elsewhere. Used as a context manager; `.update(n)` advances it."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=label, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
+    return tqdm(
+        total=total, desc=label, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True
+    )
 
 
 def command(*words: str) -> str:
@@ -129,9 +134,13 @@ def command(*words: str) -> str:
     return shlex.join([script, *words, *repeated])
 
 
-REPEATED: list[str] = []  # filled once by __main__ from the command line: --config first, or the word demo
+REPEATED: list[
+    str
+] = []  # filled once by __main__ from the command line: --config first, or the word demo
 
-OF_CONTEST: list[str] = []  # likewise: --competition SLUG, for the commands that have to do with Kaggle
+OF_CONTEST: list[
+    str
+] = []  # likewise: --competition SLUG, for the commands that have to do with Kaggle
 
 FORCED: list[bool] = []  # filled by the driver when --force stands in the records
 

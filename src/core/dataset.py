@@ -3,6 +3,7 @@
 (a) train/<class>/x.png with x_mask*.png beside it, test/*.png, sample_submission.csv    (b) BUSI as downloaded, without a test set
 (c) a table of id and label, with a folder of images, and masks in a folder or as run lengths in a column of the table
 """
+
 from __future__ import annotations
 
 import re
@@ -32,14 +33,26 @@ KINDS = {
     "no_mask": ("lesion image without mask", "lesion images without mask"),
     "size": ("mask of another size than its image", "masks of another size than their image"),
     "empty": ("lesion image with an empty mask", "lesion images with an empty mask"),
-    "not_empty": ("image without lesion by its class with a mask that is not empty", "images without lesion by their class with a mask that is not empty"),
+    "not_empty": (
+        "image without lesion by its class with a mask that is not empty",
+        "images without lesion by their class with a mask that is not empty",
+    ),
     "values": ("mask that is not two-valued", "masks that are not two-valued"),
-    "runs": ("run length that fits no mask of this image", "run lengths that fit no mask of their image"),
+    "runs": (
+        "run length that fits no mask of this image",
+        "run lengths that fit no mask of their image",
+    ),
     "class": ("unknown class", "unknown classes"),
     "twice": ("id that occurs twice", "ids that occur twice"),
     "no_image": ("row of the table without image", "rows of the table without image"),
-    "sample_only": ("id of the sample submission without test image", "ids of the sample submission without test image"),
-    "test_only": ("test image that is not in the sample submission", "test images that are not in the sample submission"),
+    "sample_only": (
+        "id of the sample submission without test image",
+        "ids of the sample submission without test image",
+    ),
+    "test_only": (
+        "test image that is not in the sample submission",
+        "test images that are not in the sample submission",
+    ),
 }
 
 
@@ -73,7 +86,11 @@ class Problems:
         return f"data_{next(iter(self.found))}" if len(self.found) == 1 else "data_several"
 
     def lines(self) -> list[str]:
-        return [f"{len(self.found[k])} {KINDS[k][len(self.found[k]) > 1]}: {listing(self.found[k], SHOWN)}" for k in KINDS if k in self.found]
+        return [
+            f"{len(self.found[k])} {KINDS[k][len(self.found[k]) > 1]}: {listing(self.found[k], SHOWN)}"
+            for k in KINDS
+            if k in self.found
+        ]
 
 
 def find(data: Path, competition: Competition, problems: Problems) -> list[Item]:
@@ -81,10 +98,14 @@ def find(data: Path, competition: Competition, problems: Problems) -> list[Item]
 
     What is wrong is added to `problems`; the items returned are those that are left without it. Raises InputError where there is nothing at all.
     """
-    cfg, remedy = competition.data, "Put the data there as input/README.md says, name its folder with --data DIR, or try it on generated images: ./run.sh demo"
+    cfg, remedy = (
+        competition.data,
+        "Put the data there as input/README.md says, name its folder with --data DIR, or try it on generated images: ./run.sh demo",
+    )
     if not data.is_dir():
-        raise InputError("the data folder does not exist", short(data), remedy,
-                         code="no_such_folder")
+        raise InputError(
+            "the data folder does not exist", short(data), remedy, code="no_such_folder"
+        )
     files = _image_files(data)
     for file, why in odd_images(data).items():
         problems.add("unreadable", f"{file.relative_to(data)} ({why})")
@@ -94,7 +115,14 @@ def find(data: Path, competition: Competition, problems: Problems) -> list[Item]
         raise InputError("no images in the data folder", short(data), remedy, code="no_images")
     test = _test_files(files, cfg.test)
     train_files = {f: name for f, name in files.items() if f not in test}
-    matches = [[(f, m["label"], m["id"]) for f, name in train_files.items() if (m := _regex(pattern).fullmatch(name))] for pattern in cfg.train]
+    matches = [
+        [
+            (f, m["label"], m["id"])
+            for f, name in train_files.items()
+            if (m := _regex(pattern).fullmatch(name))
+        ]
+        for pattern in cfg.train
+    ]
     known = next((m for m in matches if any(label in cfg.classes for _, label, _ in m)), None)
     if known is None:
         must_be_file(data / cfg.table, "the table of the train images")
@@ -103,8 +131,12 @@ def find(data: Path, competition: Competition, problems: Problems) -> list[Item]
     elif known or any(matches):
         train = _from_folders(data, known or next(m for m in matches if m), competition, problems)
     else:
-        raise InputError(f"no train images found by {', '.join(cfg.train)}, and no table "
-                         f"{cfg.table}", short(data), remedy, code="no_train_images")
+        raise InputError(
+            f"no train images found by {', '.join(cfg.train)}, and no table {cfg.table}",
+            short(data),
+            remedy,
+            code="no_train_images",
+        )
     items = _once(train, data, problems) + _test_items(data, test, competition, problems)
     _warn_of_formulas(items)
     return items
@@ -116,15 +148,19 @@ def _warn_of_formulas(items: list[Item]) -> None:
     names = dict.fromkeys(text for item in items for text in (item.id, item.label))
     if found := [printable(name, 60) for name in names if is_formula(name)]:
         few = "1 id or class begins" if len(found) == 1 else f"{len(found)} ids or classes begin"
-        warn(f"{few} as a formula does in a spreadsheet: {listing(found)}. "
-             "Import index.csv, folds.csv and per_image.csv there as text")
+        warn(
+            f"{few} as a formula does in a spreadsheet: {listing(found)}. "
+            "Import index.csv, folds.csv and per_image.csv there as text"
+        )
 
 
 def find_test(data: Path, competition: Competition, problems: Problems) -> list[Item]:
     """The test images alone, in the order of the sample submission (or natural order)."""
     test = _test_files(_image_files(data), competition.data.test)
-    odd = {f: (f.relative_to(data).with_suffix("").as_posix(), why)
-           for f, why in odd_images(data).items()}
+    odd = {
+        f: (f.relative_to(data).with_suffix("").as_posix(), why)
+        for f, why in odd_images(data).items()
+    }
     theirs = [_regex(pattern) for pattern in competition.data.test]
     for file, (name, why) in odd.items():
         if any(its.fullmatch(name) for its in theirs):
@@ -134,13 +170,19 @@ def find_test(data: Path, competition: Competition, problems: Problems) -> list[
 
 def _image_files(data: Path) -> dict[Path, str]:
     """Every image below the data folder -> its path from there without the suffix."""
-    return {f: f.relative_to(data).with_suffix("").as_posix() for f in data_files(data)
-            if f.suffix.lower() in IMAGE_SUFFIXES}
+    return {
+        f: f.relative_to(data).with_suffix("").as_posix()
+        for f in data_files(data)
+        if f.suffix.lower() in IMAGE_SUFFIXES
+    }
 
 
 def _test_files(files: dict[Path, str], patterns: list[str]) -> dict[Path, str]:
     """Files -> ids, by the first pattern that finds any."""
-    found = ({f: m["id"] for f, name in files.items() if (m := _regex(pattern).fullmatch(name))} for pattern in patterns)
+    found = (
+        {f: m["id"] for f, name in files.items() if (m := _regex(pattern).fullmatch(name))}
+        for pattern in patterns
+    )
     return next((its for its in found if its), {})
 
 
@@ -153,10 +195,17 @@ def natural(text: str) -> list:
 def _regex(pattern: str) -> re.Pattern:
     """'train/{label}/{id}' -> a regular expression for the path below the data folder, without its suffix."""
     words = re.split(r"(\{label\}|\{id\})", pattern.strip("/"))
-    return re.compile("".join({"{label}": "(?P<label>[^/]+)", "{id}": "(?P<id>[^/]+)"}.get(w, re.escape(w)) for w in words))
+    return re.compile(
+        "".join(
+            {"{label}": "(?P<label>[^/]+)", "{id}": "(?P<id>[^/]+)"}.get(w, re.escape(w))
+            for w in words
+        )
+    )
 
 
-def _from_folders(data: Path, found: list[tuple[Path, str, str]], competition: Competition, problems: Problems) -> list[Item]:
+def _from_folders(
+    data: Path, found: list[tuple[Path, str, str]], competition: Competition, problems: Problems
+) -> list[Item]:
     cfg = competition.data
     items: dict[tuple[str, str], Item] = {}
     twice, masks, unknown = [], [], {}
@@ -178,13 +227,17 @@ def _from_folders(data: Path, found: list[tuple[Path, str, str]], competition: C
     for label, its in sorted(unknown.items()):
         known = nearest(label[:60], cfg.classes).rstrip("?.")
         problems.add("class", f"{its[0].parent.relative_to(data)} ({len(its)} files; {known})")
-    lonely = [key for key, item in items.items() if not item.masks and item.label != cfg.empty_class]
+    lonely = [
+        key for key, item in items.items() if not item.masks and item.label != cfg.empty_class
+    ]
     for key in lonely:
         problems.add("no_mask", items.pop(key).image.relative_to(data))
     return sorted([*items.values(), *twice], key=lambda i: natural(i.id))
 
 
-def _from_table(data: Path, files: dict[Path, str], competition: Competition, problems: Problems) -> list[Item]:
+def _from_table(
+    data: Path, files: dict[Path, str], competition: Competition, problems: Problems
+) -> list[Item]:
     cfg = competition.data
     images = _by_id(files, cfg.table_images)
     rows, has_runs = read_rows(data / cfg.table, images, competition)
@@ -207,13 +260,22 @@ def _from_table(data: Path, files: dict[Path, str], competition: Competition, pr
         elif id not in images:
             problems.add("no_image", id)
         else:
-            items[id] = Item(id, "train", label, images[id][0], [] if has_runs else sorted(masks.get(id, [])), [run] if run else [])
+            items[id] = Item(
+                id,
+                "train",
+                label,
+                images[id][0],
+                [] if has_runs else sorted(masks.get(id, [])),
+                [run] if run else [],
+            )
             twice += [Item(id, "train", label, other) for other in images[id][1:]]
     if not has_runs:
         for id in sorted(masks.keys() - in_table, key=natural):
             for file in masks[id]:
                 problems.add("orphan", file.relative_to(data))
-    for id in [i.id for i in items.values() if not i.masks and not i.runs and i.label != cfg.empty_class]:
+    for id in [
+        i.id for i in items.values() if not i.masks and not i.runs and i.label != cfg.empty_class
+    ]:
         problems.add("empty" if has_runs else "no_mask", items.pop(id).image.relative_to(data))
     if extra := sorted(images.keys() - in_table, key=natural):
         warn(f"{len(extra)} images are not in {cfg.table} and stay unused: {names_of(extra, 8)}")
@@ -239,28 +301,43 @@ def _once(items: list[Item], data: Path, problems: Problems) -> list[Item]:
         by_id.setdefault(item.id, []).append(item)
     for id, its in by_id.items():
         if len(its) > 1:
-            problems.add("twice", f"{id} ({', '.join(sorted({str(i.image.relative_to(data)) for i in its}))})")
+            problems.add(
+                "twice",
+                f"{id} ({', '.join(sorted({str(i.image.relative_to(data)) for i in its}))})",
+            )
     return [i for i in items if len(by_id[i.id]) == 1]
 
 
-def _test_items(data: Path, files: dict[Path, str], competition: Competition, problems: Problems) -> list[Item]:
+def _test_items(
+    data: Path, files: dict[Path, str], competition: Competition, problems: Problems
+) -> list[Item]:
     suffix, sample = competition.data.mask_suffix, sample_file(competition, data)
     stems = set(files.values())
-    items = [Item(id, "test", "", f) for f, id in files.items() if id.rpartition(suffix)[0] not in stems]  # masks beside test images are not for us
+    items = [
+        Item(id, "test", "", f) for f, id in files.items() if id.rpartition(suffix)[0] not in stems
+    ]  # masks beside test images are not for us
     items = sorted(_once(items, data, problems), key=lambda i: natural(i.id))
     if not sample.is_file():
         if items:
             warn(f"{no_sample(competition, data)}. Without it, everything but the submission works")
         return items
-    form = infer(sample, competition, stems)  # all of it, so that a sample that is not understood is known before hours of training
-    there, order = {i.id: i for i in items}, dict.fromkeys(image_of(row, form.sample, form.id, form.name) for row in form.rows)
+    form = infer(
+        sample, competition, stems
+    )  # all of it, so that a sample that is not understood is known before hours of training
+    there, order = (
+        {i.id: i for i in items},
+        dict.fromkeys(image_of(row, form.sample, form.id, form.name) for row in form.rows),
+    )
     if not stems & order.keys():
         what = f"none of the {len(order)} images of the sample is there: {names_of(order, 3)}"
         todo = f"They were looked for by {', '.join(competition.data.test)}: data.test says where"
         if unread := unread_files(data, competition.data.test, order):
-            raise InputError(f"the test images are of kinds that are not read: "
-                             f"{names_of(unread.values(), 3)}", short(sample),
-                             "Save them as png", code="no_test_images")
+            raise InputError(
+                f"the test images are of kinds that are not read: {names_of(unread.values(), 3)}",
+                short(sample),
+                "Save them as png",
+                code="no_test_images",
+            )
         raise InputError(what, short(sample), todo, code="no_test_images")
     absent = [id for id in order if id not in stems]
     unread = unread_files(data, competition.data.test, absent) if absent else {}
@@ -276,7 +353,13 @@ def _test_items(data: Path, files: dict[Path, str], competition: Competition, pr
 Loaded = tuple[np.ndarray | None, np.ndarray | None, list[tuple[str, str]]]
 
 
-def load(item: Item, data: Path, channels: int, empty_class: str | None, runs: dict[str, Any] | None = None) -> Loaded:
+def load(
+    item: Item,
+    data: Path,
+    channels: int,
+    empty_class: str | None,
+    runs: dict[str, Any] | None = None,
+) -> Loaded:
     """(image, mask (H,W) bool, problems as (kind, file)); image and mask are None where there is a problem, the mask of a test image is all False.
     runs: how run lengths of the train table count, as detect.py found it."""
     wrong: list[tuple[str, str]] = []
@@ -296,13 +379,28 @@ def load(item: Item, data: Path, channels: int, empty_class: str | None, runs: d
         if not two_valued:
             wrong.append(("values", mask_name))
         elif union is not None and mask.shape != union.shape:
-            wrong.append(("size", f"{mask_name} ({mask.shape[1]}x{mask.shape[0]}, the image {union.shape[1]}x{union.shape[0]})"))
+            wrong.append(
+                (
+                    "size",
+                    f"{mask_name} ({mask.shape[1]}x{mask.shape[0]}, the image {union.shape[1]}x{union.shape[0]})",
+                )
+            )
         elif union is not None:
             union |= mask
     for text in item.runs if union is not None else []:
         try:
-            drawn = rle.decode(text, *(runs["size"] or union.shape), runs["order"], runs["first"], relative=runs["relative"])
-            union |= drawn if drawn.shape == union.shape else scaled(drawn.astype(np.float32), *union.shape) > 0.5
+            drawn = rle.decode(
+                text,
+                *(runs["size"] or union.shape),
+                runs["order"],
+                runs["first"],
+                relative=runs["relative"],
+            )
+            union |= (
+                drawn
+                if drawn.shape == union.shape
+                else scaled(drawn.astype(np.float32), *union.shape) > 0.5
+            )
         except ValueError as error:
             wrong.append(("runs", f"{item.id} ({error})"))
     if not wrong and item.part == "train":

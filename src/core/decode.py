@@ -1,4 +1,5 @@
 """From an image's file to its pixels, whatever kind of file it is."""
+
 from __future__ import annotations
 
 import warnings

@@ -4,6 +4,7 @@ Lesions are compact, and few of them reach two opposite edges. So in the right o
 (or row) into the next; in the wrong order, or one pixel off where a lesion touches an edge, many do. Only square images look alike in both orders: there the
 picture decides, since a lesion's inside differs from what is around it, and a transposed mask lies elsewhere.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -19,14 +20,32 @@ from src.core.decode import size_of
 from src.core.images import read_image
 from src.core.settings import Submission
 
-SIDES = (64, 96, 101, 128, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 1536, 2048)  # of squares that contests resize masks to
+SIDES = (
+    64,
+    96,
+    101,
+    128,
+    224,
+    256,
+    320,
+    384,
+    448,
+    512,
+    640,
+    768,
+    1024,
+    1536,
+    2048,
+)  # of squares that contests resize masks to
 LOOKED_AT = 60  # images whose pixels are compared with their masks
 SURE, ENOUGH = 4.0, 6  # standard errors, and images, for pictures to decide
 MARGIN = 3  # runs over the end of a line: one or two may be so by right
 POOR = 0.05  # this share of runs over the end of a line: nothing fits well
 
 
-def detect(texts: list[list[str]], images: list[Path], given: Submission, several: bool) -> dict[str, Any]:
+def detect(
+    texts: list[list[str]], images: list[Path], given: Submission, several: bool
+) -> dict[str, Any]:
     """texts: the run lengths of each image, images: their files -> {order, first, relative, size, assumed: what could not be known, why}. Where the data leave
     it open, what `given` says stands; raises InputError where it says something else than they do. `several`: whether images have several rows, one a part."""
     runs_of: dict[tuple, list] = {}
@@ -43,10 +62,20 @@ def detect(texts: list[list[str]], images: list[Path], given: Submission, severa
     best = _best(ways, runs_of, [sizes[i] for i in owners])
     size = None
     count = sum(len(r) for r in next(iter(runs_of.values())) if r is not None)
-    if len(flat) > MARGIN and (best[0][0] > max(MARGIN, 0.05 * len(flat)) or best[0][1] > 0.02 * count):  # they fit no image as it is: masks of one size for all?
-        tried = [(ranked[0], n, ranked) for n in dict.fromkeys([*([tuple(given.size)] if given.size else []), *((n, n) for n in SIDES)]) for ranked in [_best(ways, runs_of, [n] * len(flat))]]
+    if len(flat) > MARGIN and (
+        best[0][0] > max(MARGIN, 0.05 * len(flat)) or best[0][1] > 0.02 * count
+    ):  # they fit no image as it is: masks of one size for all?
+        tried = [
+            (ranked[0], n, ranked)
+            for n in dict.fromkeys(
+                [*([tuple(given.size)] if given.size else []), *((n, n) for n in SIDES)]
+            )
+            for ranked in [_best(ways, runs_of, [n] * len(flat))]
+        ]
         found = min(tried, key=lambda t: t[0][:2])
-        if found[0][0] <= min(0.05 * len(flat), best[0][0]) and found[0][1] < 0.25 * max(1, best[0][1]):
+        if found[0][0] <= min(0.05 * len(flat), best[0][0]) and found[0][1] < 0.25 * max(
+            1, best[0][1]
+        ):
             best, size = found[2], found[1]
     bad, crossing = best[0][:2]
     equal = [way for *cost, way in best if cost[0] == bad and cost[1] - crossing < MARGIN]
@@ -54,12 +83,19 @@ def detect(texts: list[list[str]], images: list[Path], given: Submission, severa
     for at, name in enumerate(("order", "first", "relative")):
         if (told := getattr(given, name)) is not None and count:
             if not (fit := [w for w in equal if w[at] == told]):
-                raise InputError(f"submission.{name} is {told}, but the run lengths of the train "
-                                 f"table count by {name} {equal[0][at]}", "competition.yaml",
-                                 f"Leave submission.{name} out, or correct it",
-                                 code="invalid_value")
+                raise InputError(
+                    f"submission.{name} is {told}, but the run lengths of the train "
+                    f"table count by {name} {equal[0][at]}",
+                    "competition.yaml",
+                    f"Leave submission.{name} out, or correct it",
+                    code="invalid_value",
+                )
             equal = fit
-    assumed, why = [], f"{crossing} of {count} runs go on from one line into the next" + (f", {others[0]} in the next best way" if others else "")
+    assumed, why = (
+        [],
+        f"{crossing} of {count} runs go on from one line into the next"
+        + (f", {others[0]} in the next best way" if others else ""),
+    )
     if len({w[0] for w in equal}) > 1:
         order, sure = _by_pictures(kept, equal, size)
         equal = [w for w in equal if w[0] == order]
@@ -69,11 +105,21 @@ def detect(texts: list[list[str]], images: list[Path], given: Submission, severa
         equal = [w for w in equal if not w[2]]
     if len({w[1] for w in equal}) > 1:
         assumed.append("first")
-        equal = [w for w in equal if w[1] == (0 if w[2] else 1)]  # SIIM-ACR, the one known contest of relative starts, counts from 0; the others mostly from 1
+        equal = [
+            w for w in equal if w[1] == (0 if w[2] else 1)
+        ]  # SIIM-ACR, the one known contest of relative starts, counts from 0; the others mostly from 1
     order, first, relative = equal[0]
     if crossing > POOR * count and len(flat) > MARGIN:
         warn(f"no way of counting fits the run lengths of the train table well: {why}")
-    return {"order": order, "first": first, "relative": relative, "size": list(size) if size else None, "several": several, "assumed": assumed, "why": why}
+    return {
+        "order": order,
+        "first": first,
+        "relative": relative,
+        "size": list(size) if size else None,
+        "several": several,
+        "assumed": assumed,
+        "why": why,
+    }
 
 
 def _size(file: Path) -> tuple[int, int] | None:
@@ -121,7 +167,9 @@ def _by_pictures(kept: list, equal: list[tuple], size: tuple[int, int] | None) -
             continue
         shape = size or (height, width)
         picture = cv2.resize(picture, shape[::-1]) if picture.shape != shape else picture
-        slope = np.hypot(cv2.Sobel(picture, cv2.CV_32F, 1, 0), cv2.Sobel(picture, cv2.CV_32F, 0, 1)) / (picture.std() + 1e-6)
+        slope = np.hypot(
+            cv2.Sobel(picture, cv2.CV_32F, 1, 0), cv2.Sobel(picture, cv2.CV_32F, 0, 1)
+        ) / (picture.std() + 1e-6)
         found = {}
         for order in ("column", "row"):
             mask = np.zeros(shape, np.uint8)
@@ -131,13 +179,19 @@ def _by_pictures(kept: list, equal: list[tuple], size: tuple[int, int] | None) -
                     mask |= rle.from_runs(runs, *shape, order)
                 except (ValueError, TypeError):
                     continue
-            edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).astype(bool)
+            edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).astype(
+                bool
+            )
             around = cv2.dilate(mask, np.ones((15, 15), np.uint8)).astype(bool) & ~mask.astype(bool)
             if edge.any() and around.any():
-                contrast = abs(picture[mask.astype(bool)].mean() - picture[around].mean()) / (picture.std() + 1e-6)
+                contrast = abs(picture[mask.astype(bool)].mean() - picture[around].mean()) / (
+                    picture.std() + 1e-6
+                )
                 found[order] = float(slope[edge].mean()) + contrast
         if len(found) == 2:
             gains.append(found["column"] - found["row"])
     gains = np.array(gains)
-    sure = len(gains) >= ENOUGH and bool(abs(gains.mean()) > SURE * gains.std(ddof=1) / np.sqrt(len(gains)))
+    sure = len(gains) >= ENOUGH and bool(
+        abs(gains.mean()) > SURE * gains.std(ddof=1) / np.sqrt(len(gains))
+    )
     return ("row" if sure and gains.mean() < 0 else "column"), sure

@@ -1,4 +1,5 @@
 """Which device, and which number format on it."""
+
 from __future__ import annotations
 
 import ctypes
@@ -16,10 +17,14 @@ def pick_device(exact: bool = False) -> torch.device:
     if torch.cuda.is_available():
         name, capability = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
         if not has_kernels(capability, torch.cuda.get_arch_list()):
-            raise InputError(f"this torch {torch.__version__} has no kernels for {name} "
-                             f"(sm_{capability[0]}{capability[1]})", "",
-                             "Choose another accelerator, install a torch built for it, or run on "
-                             "the CPU with CUDA_VISIBLE_DEVICES=-1", code="gpu_not_supported")
+            raise InputError(
+                f"this torch {torch.__version__} has no kernels for {name} "
+                f"(sm_{capability[0]}{capability[1]})",
+                "",
+                "Choose another accelerator, install a torch built for it, or run on "
+                "the CPU with CUDA_VISIBLE_DEVICES=-1",
+                code="gpu_not_supported",
+            )
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not exact, exact
         return torch.device("cuda")
     keep_freed_memory()
@@ -44,14 +49,22 @@ def has_kernels(capability: tuple[int, int], built_for: list[str]) -> bool:
         if not digits.isdigit():
             continue
         major, minor = int(digits[:-1]), int(digits[-1])
-        if kind == "sm" and major == capability[0] and minor <= capability[1] or kind == "compute" and (major, minor) <= tuple(capability):
+        if (
+            kind == "sm"
+            and major == capability[0]
+            and minor <= capability[1]
+            or kind == "compute"
+            and (major, minor) <= tuple(capability)
+        ):
             return True
     return False
 
 
 NUMBERS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-AUTO_AMP = "AUTO_AMP"  # an environment variable: what `train.amp: auto` means, whatever the hardware
+AUTO_AMP = (
+    "AUTO_AMP"  # an environment variable: what `train.amp: auto` means, whatever the hardware
+)
 
 
 def amp_dtype(setting: str, device: torch.device) -> torch.dtype:
@@ -60,8 +73,12 @@ def amp_dtype(setting: str, device: torch.device) -> torch.dtype:
     if setting == "auto":
         setting = os.environ.get(AUTO_AMP) or hardware_format(device)
     if setting not in NUMBERS:
-        raise InputError(f"no such number format: {setting}", f"environment variable {AUTO_AMP}",
-                         f"Take {', '.join(NUMBERS)}, or unset it", code="invalid_value")
+        raise InputError(
+            f"no such number format: {setting}",
+            f"environment variable {AUTO_AMP}",
+            f"Take {', '.join(NUMBERS)}, or unset it",
+            code="invalid_value",
+        )
     return NUMBERS[setting]
 
 
@@ -93,12 +110,18 @@ def worker_count(setting: int | None, device: torch.device) -> int:
     from it for that long makes the other cores wait."""
     if setting is not None:
         return setting
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(8, max(1, cores - 1)) if device.type == "cuda" else 0
 
 
 def out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or isinstance(error, MemoryError) or "you tried to allocate" in str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or isinstance(error, MemoryError)
+        or "you tried to allocate" in str(error)
+    )
 
 
 def memory_advice(config: Config) -> StageError:
@@ -108,5 +131,6 @@ def memory_advice(config: Config) -> StageError:
         advice = f"--set train.batch_size={t.batch_size // 2} --set train.accumulate={t.accumulate * 2} halves it with the same effective batch (in {short(config.file)} for this experiment alone)"
     else:
         advice = f"The batch is small already: --set image_size={max(32, e.image_size * 3 // 4 // 32 * 32)} or a smaller encoder"
-    return StageError(f"out of memory at batch {t.batch_size}, {e.image_size} px. {advice}",
-                      code="out_of_memory")
+    return StageError(
+        f"out of memory at batch {t.batch_size}, {e.image_size} px. {advice}", code="out_of_memory"
+    )

@@ -1,4 +1,5 @@
 """DICOM files of one frame. pydicom is imported where there are any."""
+
 from __future__ import annotations
 
 import logging

@@ -133,7 +133,10 @@ def make_folder(path: Path) -> None:
     except OSError as error:
         if error.errno in FULL | IN_THE_WAY | {errno.EIO}:
             raise explained(error, path) from error
-        what, todo = f"this folder cannot be made: {error.strerror}", "Name another with --work or --data"
+        what, todo = (
+            f"this folder cannot be made: {error.strerror}",
+            "Name another with --work or --data",
+        )
         raise InputError(what, short(path), todo, code="not_writable") from error
 
 

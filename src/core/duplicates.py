@@ -3,6 +3,7 @@
 Two images are twins when their 64×64 thumbnails correlate over a threshold, as they are or with one of them flipped; groups are the connected
 components of twins.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,7 +16,11 @@ from src.core.images import scaled
 
 SIDE = 64
 BLOCK = 2048  # images whose correlations are in memory at the same time: 2 × 34 MB of thumbnails and 17 MB of correlations
-FLIPS = ((), (2,), (1,))  # the axes of (N,64,64) along which the second image is flipped: none, horizontally, vertically
+FLIPS = (
+    (),
+    (2,),
+    (1,),
+)  # the axes of (N,64,64) along which the second image is flipped: none, horizontally, vertically
 
 
 @dataclass
@@ -53,7 +58,9 @@ def find_pairs(thumbs: np.ndarray, n_train: int, threshold: float) -> Pairs:
                 flip[correlation > best] = number
                 np.maximum(best, correlation, out=best)
             i, j = np.nonzero(best > threshold)
-            upper = start + i < other + j  # each pair once; correlation is the same whichever of the two is flipped
+            upper = (
+                start + i < other + j
+            )  # each pair once; correlation is the same whichever of the two is flipped
             i, j = i[upper], j[upper]
             found.append((start + i, other + j, flip[i, j]))
     if not found:

@@ -3,6 +3,7 @@
 run.sh hands this to an interpreter of which nothing is known yet: no project module may be
 imported here, and the first lines must be readable by any Python.
 """
+
 import sys
 
 if sys.version_info < (3, 10):

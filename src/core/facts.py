@@ -2,6 +2,7 @@
 
 READS   artifacts/prepared/ and the images in the data folder
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -39,7 +40,9 @@ class Facts:
         """The train rows, with `share`: the lesion's share of the image, and `parts`: how many pieces it is in."""
         rows = self.index[self.index["set"] == "train"].reset_index(drop=True)
         rows["share"] = rows["area"] / (rows["height"] * rows["width"])
-        rows["parts"] = [cv2.connectedComponents(self.truth.mask(i).astype(np.uint8))[0] - 1 for i in rows["id"]]
+        rows["parts"] = [
+            cv2.connectedComponents(self.truth.mask(i).astype(np.uint8))[0] - 1 for i in rows["id"]
+        ]
         return rows
 
     @cached_property
@@ -49,7 +52,9 @@ class Facts:
     @cached_property
     def light(self) -> tuple[pd.DataFrame, np.ndarray]:
         """A row an image: id, set, label, brightness, rms, michelson; and its histogram, (N,256), which sums to 1. The formulas: `light_of`."""
-        rows = self.index.iloc[np.unique(np.linspace(0, len(self.index) - 1, self.most).astype(int))]
+        rows = self.index.iloc[
+            np.unique(np.linspace(0, len(self.index) - 1, self.most).astype(int))
+        ]
         found, histograms = [], []
         with progress(len(rows), "reading") as bar:
             for row in rows.itertuples():
@@ -57,17 +62,21 @@ class Facts:
                 found.append((row.id, row.set, row.label, *light_of(histograms[-1])))
                 bar.update(1)
         histograms = np.array(histograms, float)
-        return pd.DataFrame(found, columns=["id", "set", "label", "brightness", "rms", "michelson"]), histograms / histograms.sum(1, keepdims=True)
+        return pd.DataFrame(
+            found, columns=["id", "set", "label", "brightness", "rms", "michelson"]
+        ), histograms / histograms.sum(1, keepdims=True)
 
     def pixels(self, image: str) -> np.ndarray:
         """One image by its path in the index, (H,W) uint8. Raises InputError where it is no longer there."""
         try:
             return read_image(self.paths.data / image)
         except ValueError as error:
-            raise InputError(f"an image of the index cannot be read: {error}",
-                             short(self.paths.data / image),
-                             "Name the folder that was prepared, or run ./run.sh prepare again",
-                             code="images_gone") from None
+            raise InputError(
+                f"an image of the index cannot be read: {error}",
+                short(self.paths.data / image),
+                "Name the folder that was prepared, or run ./run.sh prepare again",
+                code="images_gone",
+            ) from None
 
     def outlined(self, id: str, side: int = 480) -> np.ndarray:
         """A train image with its lesion's outline, (h,w,3) RGB."""
@@ -92,4 +101,8 @@ def light_of(histogram: np.ndarray) -> tuple[float, float, float]:
     levels, n = np.arange(256), histogram.sum()
     brightness = float(levels @ histogram / n)
     low, high = np.flatnonzero(histogram)[[0, -1]].astype(float)
-    return brightness, float(np.sqrt((levels - brightness) ** 2 @ histogram / n)), (high - low) / (high + low) if high else 0.0
+    return (
+        brightness,
+        float(np.sqrt((levels - brightness) ** 2 @ histogram / n)),
+        (high - low) / (high + low) if high else 0.0,
+    )

@@ -3,6 +3,7 @@
 A named pipe that is called x.png would be waited for without end, and a link to a folder above it
 would be walked through for ever.
 """
+
 from __future__ import annotations
 
 import errno
@@ -19,8 +20,11 @@ WANTED = IMAGE_SUFFIXES | {".csv"}
 MOST_TIMES = 8  # one folder may be reached by so many links; more would be a maze
 BROKEN = ("a broken link", "a link to itself")
 KINDS = {
-    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
 }
 
 
@@ -87,8 +91,11 @@ def _walk(data: Path) -> tuple[list[Path], dict[Path, str]]:
         entries, identity = _entries(folder, data)
         times[identity] += 1
         if identity in above or times[identity] > MOST_TIMES:
-            what = "a link leads back to a folder above it" if identity in above else (
-                f"links lead to this folder in more than {MOST_TIMES} ways")
+            what = (
+                "a link leads back to a folder above it"
+                if identity in above
+                else (f"links lead to this folder in more than {MOST_TIMES} ways")
+            )
             raise InputError(what, printable(short(folder)), "Remove the link", code="link_loop")
         folders = []
         for name, is_file, is_folder in entries:
@@ -96,10 +103,12 @@ def _walk(data: Path) -> tuple[list[Path], dict[Path, str]]:
             if os.path.splitext(name)[1].lower() not in WANTED:
                 folders += [path] if is_folder else []
                 if not is_file and not is_folder and what_is(path) in BROKEN:
-                    raise InputError(f"this is {what_is(path)}, and what it led to may be needed",
-                                     printable(short(path)),
-                                     "Bring back what it leads to, or remove the link",
-                                     code="broken_link")
+                    raise InputError(
+                        f"this is {what_is(path)}, and what it led to may be needed",
+                        printable(short(path)),
+                        "Bring back what it leads to, or remove the link",
+                        code="broken_link",
+                    )
             elif why := unfit or _unfit(name) or _has_spaces(name):
                 odd[path] = f"its name {why}: rename it"
             elif not is_file:

@@ -3,6 +3,7 @@
 Tables that the program reads back hold every name exactly (prepare warns of such names once). Those
 that are for people alone have an apostrophe before it, as spreadsheets themselves write text.
 """
+
 from __future__ import annotations
 
 import re

@@ -2,6 +2,7 @@
 
 Up to date = the record's keys and input fingerprints are today's, and every output is there as it was written. Decided without importing torch.
 """
+
 from __future__ import annotations
 
 import csv
@@ -19,12 +20,28 @@ from typing import Any, Iterator
 from pydantic import BaseModel
 
 from src.core.console import InputError, StageError, Stopped, command, listing, short
-from src.core.disk import OF_THE_SYSTEM, move, new_folder, read_json, remove, remove_leftovers, write_json
+from src.core.disk import (
+    OF_THE_SYSTEM,
+    move,
+    new_folder,
+    read_json,
+    remove,
+    remove_leftovers,
+    write_json,
+)
 from src.core.locks import Lock
 from src.core.paths import ROOT, Paths
 from src.core.settings import Competition, Ensemble, Experiment
 
-LIBRARIES = ["torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy", "opencv-python-headless", "scikit-learn"]
+LIBRARIES = [
+    "torch",
+    "segmentation-models-pytorch",
+    "timm",
+    "albumentations",
+    "numpy",
+    "opencv-python-headless",
+    "scikit-learn",
+]
 FORCED = "--force asked for it to be done anew"
 
 
@@ -52,15 +69,23 @@ class Job:
     keys: dict[str, Any]
     inputs: dict[str, Path | str]  # a file, or an already computed digest ('' = not there yet)
     outputs: list[Path]
-    made_by: dict[str, str] = field(default_factory=dict)  # input -> the stage that makes it, where that is not obvious
+    made_by: dict[str, str] = field(
+        default_factory=dict
+    )  # input -> the stage that makes it, where that is not obvious
     sources: list[str] = field(default_factory=list)
-    editable: list[Path] = field(default_factory=list)  # outputs that users may edit: only their presence is checked
+    editable: list[Path] = field(
+        default_factory=list
+    )  # outputs that users may edit: only their presence is checked
     fold: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        return " ".join(w for w in (self.stage, self.name, f"fold {self.fold}" if self.fold is not None else "") if w)
+        return " ".join(
+            w
+            for w in (self.stage, self.name, f"fold {self.fold}" if self.fold is not None else "")
+            if w
+        )
 
     @property
     def lock(self) -> Lock:
@@ -149,13 +174,23 @@ class Job:
 
     def missing_inputs(self) -> list[str]:
         """The names of the inputs that are not there."""
-        return [n for n, v in self.inputs.items() if not (v.is_file() if isinstance(v, Path) else v)]
+        return [
+            n for n, v in self.inputs.items() if not (v.is_file() if isinstance(v, Path) else v)
+        ]
 
     def makers(self, jobs: list["Job"]) -> list["Job"]:
         """Those of `jobs` whose outputs this one reads; a digest in place of a file is of the index."""
         read = {v for v in self.inputs.values() if isinstance(v, Path)}
-        from_index = any(not isinstance(v, Path) and self.made_by.get(n) == "prepare" for n, v in self.inputs.items())
-        return [j for j in jobs if j is not self and (read & set(j.outputs) or from_index and j.outputs[0].name == self.paths.index.name)]
+        from_index = any(
+            not isinstance(v, Path) and self.made_by.get(n) == "prepare"
+            for n, v in self.inputs.items()
+        )
+        return [
+            j
+            for j in jobs
+            if j is not self
+            and (read & set(j.outputs) or from_index and j.outputs[0].name == self.paths.index.name)
+        ]
 
     def changed_sources(self) -> list[str]:
         """Which source files changed since this was made: a warning, not a reason to redo."""
@@ -183,7 +218,13 @@ class Job:
         and on success writes the record with `facts` (filled by the work)."""
         with self.lock.held():
             moved = self._clear_the_place()
-            begun = {"stage": self.stage, "keys": self.keys, "inputs": {n: self.fingerprint(n) for n in self.inputs}, "started": _now(), "ended": None}
+            begun = {
+                "stage": self.stage,
+                "keys": self.keys,
+                "inputs": {n: self.fingerprint(n) for n in self.inputs},
+                "started": _now(),
+                "ended": None,
+            }
             # the outputs of a stage that goes on by itself (train, predict) stay valid while keys and inputs do
             write_json(self.record_file, begun)
             started = time.time()
@@ -195,8 +236,16 @@ class Job:
             known = Fingerprints.of(self.paths)
             outputs = {path.name: path.stat().st_size for path in self.outputs}
             digests = {path.name: known.get(path) for path in self.outputs}
-            record = begun | {"ended": _now(), "seconds": round(time.time() - started, 1), "outputs": outputs, "digests": digests}
-            write_json(self.record_file, record | {"versions": _versions(), "sources": self._sources()} | facts)
+            record = begun | {
+                "ended": _now(),
+                "seconds": round(time.time() - started, 1),
+                "outputs": outputs,
+                "digests": digests,
+            }
+            write_json(
+                self.record_file,
+                record | {"versions": _versions(), "sources": self._sources()} | facts,
+            )
             known.save()
 
     def _clear_the_place(self) -> dict[Path, Path]:
@@ -214,8 +263,12 @@ class Job:
     def _put_back(self, moved: dict[Path, Path], keep_wish: bool) -> None:
         """Nothing came of it: a typo must not cost hours of training. `keep_wish`: what --force
         asked for is still to be done."""
-        if moved and not any(path.exists() for path in (*self.outputs, *self.details.get("extras", []))):
-            with suppress(OSError, InputError, StageError):  # why it failed is said, whatever becomes of this
+        if moved and not any(
+            path.exists() for path in (*self.outputs, *self.details.get("extras", []))
+        ):
+            with suppress(
+                OSError, InputError, StageError
+            ):  # why it failed is said, whatever becomes of this
                 for path, kept in moved.items():
                     move(kept, path)
                 record = self.record()
@@ -224,8 +277,14 @@ class Job:
 
     def set_aside(self) -> dict[Path, Path]:
         """Move this job's outputs, if any, to artifacts/old/<time>/; returns where each went."""
-        there = [p for p in (*self.outputs, *self.details.get("extras", []), self.record_file) if p.exists()]
-        if not any(p in there for p in self.outputs):  # parts of something never finished are worth nothing under other settings
+        there = [
+            p
+            for p in (*self.outputs, *self.details.get("extras", []), self.record_file)
+            if p.exists()
+        ]
+        if not any(
+            p in there for p in self.outputs
+        ):  # parts of something never finished are worth nothing under other settings
             for path in there:
                 remove(path)
             return {}
@@ -349,7 +408,11 @@ def rows_fingerprint(index: Path, part: str) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _rows_digest(index: Path, part: str, *stat) -> str:
-    rows = [[v for k, v in row.items() if k != "image"] for row in _rows(index, *stat) if row["set"] == part]
+    rows = [
+        [v for k, v in row.items() if k != "image"]
+        for row in _rows(index, *stat)
+        if row["set"] == part
+    ]
     return _digest(json.dumps(rows).encode()) if rows else ""
 
 
@@ -389,7 +452,11 @@ def _digest(data: bytes) -> str:
 
 def _digest_file(path: Path) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=12)).hexdigest() if hasattr(hashlib, "file_digest") else _digest(file.read())
+        return (
+            hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=12)).hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _digest(file.read())
+        )
 
 
 def _now() -> str:

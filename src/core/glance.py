@@ -1,4 +1,5 @@
 """The form of the submission at a glance: asked for by every plan, so kept."""
+
 from __future__ import annotations
 
 import functools
@@ -15,11 +16,19 @@ def glance(file: Path, competition: Competition, known: Iterable[str]) -> Form |
     if not file.is_file():
         return None
     stat = file.stat()
-    return _glance(file, stat.st_size, stat.st_mtime_ns, competition.model_dump_json(include={"data", "submission"}), tuple(known))
+    return _glance(
+        file,
+        stat.st_size,
+        stat.st_mtime_ns,
+        competition.model_dump_json(include={"data", "submission"}),
+        tuple(known),
+    )
 
 
 @functools.lru_cache(maxsize=8)
-def _glance(file: Path, size: int, changed: int, settings: str, known: tuple[str, ...]) -> Form | None:
+def _glance(
+    file: Path, size: int, changed: int, settings: str, known: tuple[str, ...]
+) -> Form | None:
     try:
         return infer(file, Competition.model_validate_json(settings), known)
     except InputError:

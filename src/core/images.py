@@ -2,6 +2,7 @@
 
 Pixels are taken as stored: an EXIF orientation is ignored, since contests count run lengths on the stored pixels.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 
 from src.core.decode import decode
 
-cv2.setNumThreads(0)  # the work is spread over processes: threads below them only get in each other's way
+cv2.setNumThreads(
+    0
+)  # the work is spread over processes: threads below them only get in each other's way
 
 GREY_ZONE = 0.05  # a mask may have this share of its pixels in the middle half of its range: blurred edges, JPEG ringing
 MASK_JPEG_LEVEL = 127
@@ -66,7 +69,9 @@ def read_mask(path: Path) -> tuple[np.ndarray, bool]:
         plane = alpha
     low, high = plane.min(), plane.max()
     if low == high and not lossy:
-        one_colour = pixels.ndim == 2 or bool((pixels == pixels[:1, :1]).all())  # red beside green has the same brightest channel
+        one_colour = pixels.ndim == 2 or bool(
+            (pixels == pixels[:1, :1]).all()
+        )  # red beside green has the same brightest channel
         return np.full(plane.shape, bool(high)), one_colour
     if not lossy and not ((plane != low) & (plane != high)).any():
         return plane == high, True
@@ -74,8 +79,12 @@ def read_mask(path: Path) -> tuple[np.ndarray, bool]:
         low, high = 0, 255
     low, span = float(low), float(high) - float(low)
     middle = (plane > low + span / 4) & (plane < low + span * 3 / 4)
-    is_area = bool(cv2.erode(middle.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=0).any())
-    return plane > (MASK_JPEG_LEVEL if lossy else low + span / 2), bool(middle.mean() <= GREY_ZONE) and not is_area
+    is_area = bool(
+        cv2.erode(middle.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=0).any()
+    )
+    return plane > (MASK_JPEG_LEVEL if lossy else low + span / 2), bool(
+        middle.mean() <= GREY_ZONE
+    ) and not is_area
 
 
 # ------------------------------------------------------------------------------------------------------------------- making it square
@@ -90,11 +99,17 @@ def content(height: int, width: int, size: int, mode: str) -> tuple[int, int, in
     return (size - inner_height) // 2, (size - inner_width) // 2, inner_height, inner_width
 
 
-def resize(image: np.ndarray, size: int, mode: str = "stretch", is_mask: bool = False) -> np.ndarray:
+def resize(
+    image: np.ndarray, size: int, mode: str = "stretch", is_mask: bool = False
+) -> np.ndarray:
     """image (H,W) or (H,W,3) uint8, or a mask (H,W) of two values -> size×size, uint8; masks hold 0 and 1. Letterbox bars are black."""
     top, left, height, width = content(*image.shape[:2], size, mode)
     # a mask is resized as the share of lesion in a pixel and cut at one half: nearest neighbours would shift its edges
-    source = (image > 0).astype(np.uint8) * 255 if is_mask else np.ascontiguousarray(image, dtype=np.uint8)
+    source = (
+        (image > 0).astype(np.uint8) * 255
+        if is_mask
+        else np.ascontiguousarray(image, dtype=np.uint8)
+    )
     inner = scaled(source, height, width)
     if is_mask:
         inner = (inner > 127).astype(np.uint8)
@@ -112,7 +127,11 @@ def restore(prob: np.ndarray, height: int, width: int, mode: str = "stretch") ->
     """
     size = len(prob)
     top, left, inner_height, inner_width = content(height, width, size, mode)
-    return scaled(np.asarray(prob, np.float32)[top : top + inner_height, left : left + inner_width], size, size)
+    return scaled(
+        np.asarray(prob, np.float32)[top : top + inner_height, left : left + inner_width],
+        size,
+        size,
+    )
 
 
 def scaled(image: np.ndarray, height: int, width: int) -> np.ndarray:

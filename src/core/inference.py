@@ -1,4 +1,5 @@
 """From a network and rows of the pixel store to probabilities: the one loop that train's validation, predict, infer and the benchmark share."""
+
 from __future__ import annotations
 
 from contextlib import contextmanager
@@ -16,8 +17,16 @@ from src.core.predictions import Predictions
 
 
 @torch.inference_mode()
-def infer(net: nn.Module, images: np.ndarray, rows: Sequence[int], views: Sequence, device: torch.device, dtype: torch.dtype, batch_size: int,
-          advance: Callable[[int], None] = lambda n: None) -> tuple[np.ndarray | None, np.ndarray | None]:
+def infer(
+    net: nn.Module,
+    images: np.ndarray,
+    rows: Sequence[int],
+    views: Sequence,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_size: int,
+    advance: Callable[[int], None] = lambda n: None,
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     """images (N,S,S[,3]) uint8, memory-mapped -> mask probabilities (len(rows),S,S) float16 and class probabilities (len(rows),C) float32,
     averaged over the views; None for an answer that the network does not give. `advance` is told of finished images."""
     was_training = net.training
@@ -44,10 +53,16 @@ def infer(net: nn.Module, images: np.ndarray, rows: Sequence[int], views: Sequen
             with autocast(device, dtype):
                 output = net(view.do(inputs))
             if "mask" in output:
-                sums["mask"] = sums.get("mask", 0) + view.undo(torch.sigmoid(output["mask"].float()), size)[:, 0]
+                sums["mask"] = (
+                    sums.get("mask", 0)
+                    + view.undo(torch.sigmoid(output["mask"].float()), size)[:, 0]
+                )
             if "label" in output:
                 sums["label"] = sums.get("label", 0) + torch.softmax(output["label"].float(), 1)
-        means = {k: (v / len(views)).to(torch.float16 if k == "mask" else torch.float32) for k, v in sums.items()}
+        means = {
+            k: (v / len(views)).to(torch.float16 if k == "mask" else torch.float32)
+            for k, v in sums.items()
+        }
         host = {k: v.to("cpu", non_blocking=gpu) for k, v in means.items()}
         copied = torch.cuda.Event() if gpu else None
         if copied:
@@ -69,16 +84,27 @@ def enough_memory(batch: int, size: int) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
-            raise StageError(f"out of memory at {batch} images of {size} px. --set "
-                             f"predict.batch_size={max(1, batch // 4)} takes a quarter of it",
-                             code="out_of_memory") from error
+            raise StageError(
+                f"out of memory at {batch} images of {size} px. --set "
+                f"predict.batch_size={max(1, batch // 4)} takes a quarter of it",
+                code="out_of_memory",
+            ) from error
         raise
 
 
-def whole(mask: np.ndarray | None, label: np.ndarray | None, ids: Sequence[str], sizes: Sequence[tuple[int, int]], resize: str, classes: list[str]) -> Predictions:
+def whole(
+    mask: np.ndarray | None,
+    label: np.ndarray | None,
+    ids: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    resize: str,
+    classes: list[str],
+) -> Predictions:
     """What `infer` gave for these images of these sizes (height, width), with masks over the whole image."""
     if resize == "letterbox" and mask is not None:
-        mask = np.stack([restore(m, h, w, "letterbox") for m, (h, w) in zip(mask, sizes, strict=True)]).astype(np.float16)
+        mask = np.stack(
+            [restore(m, h, w, "letterbox") for m, (h, w) in zip(mask, sizes, strict=True)]
+        ).astype(np.float16)
     return Predictions(np.asarray(ids), mask, label, classes)
 
 
@@ -89,4 +115,9 @@ def mean_of_folds(parts: list[Path], classes: list[str]) -> Predictions:
         found = Predictions.load(part, classes)
         mask = None if found.mask is None else mask + found.mask.astype(np.float32)
         label = None if found.label is None else label + found.label
-    return Predictions(found.ids, None if mask is None else (mask / len(parts)).astype(np.float16), None if label is None else label / len(parts), classes)
+    return Predictions(
+        found.ids,
+        None if mask is None else (mask / len(parts)).astype(np.float16),
+        None if label is None else label / len(parts),
+        classes,
+    )

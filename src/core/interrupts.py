@@ -1,4 +1,5 @@
 """Ctrl+C and SIGTERM: the first asks a loop to save and stop, a second one stops at once."""
+
 from __future__ import annotations
 
 import signal

@@ -6,6 +6,7 @@ READS   the credentials that the package itself finds (KAGGLE_API_TOKEN, KAGGLE_
 Tested with kaggle 2.2.4. Only public methods and the package's generated client are used, so that 1.7, the last one for Python 3.10, serves too; it does not
 say what a contest is called, when it ends, nor how many submissions are left.
 """
+
 from __future__ import annotations
 
 import base64
@@ -23,7 +24,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 from src.core.console import InputError, StageError, duration, short, warn
-from src.core.refusals import SITE, Busy, Lost, NotSent, Passing, Unfit, bounded, not_signed_in, plain, translated, url
+from src.core.refusals import (
+    SITE,
+    Busy,
+    Lost,
+    NotSent,
+    Passing,
+    Unfit,
+    bounded,
+    not_signed_in,
+    plain,
+    translated,
+    url,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -31,7 +44,20 @@ if TYPE_CHECKING:
     from src.core.config import Config
     from src.core.paths import Paths
 
-__all__ = ["Arriving", "Busy", "Contest", "Kaggle", "Lost", "NotSent", "Remote", "Sent", "plain_dataset", "plain_slug", "slug_of", "url"]
+__all__ = [
+    "Arriving",
+    "Busy",
+    "Contest",
+    "Kaggle",
+    "Lost",
+    "NotSent",
+    "Remote",
+    "Sent",
+    "plain_dataset",
+    "plain_slug",
+    "slug_of",
+    "url",
+]
 TRIES = 4  # of what may go better the next time
 PAUSE = 1.0  # seconds before the second try, doubled before each further one
 LONGEST = 120.0  # seconds; where Kaggle asks for more (Retry-After) the user is told instead
@@ -43,6 +69,7 @@ NOT_UPLOADED = "Could not submit to competition"  # what the package returns, in
 @dataclass(frozen=True)
 class Contest:
     """Unknown is None, or ''."""
+
     slug: str
     title: str
     url: str
@@ -61,6 +88,7 @@ class Remote:
 @dataclass(frozen=True)
 class Sent:
     """A submission in Kaggle's list."""
+
     ref: str
     when: str  # UTC, ISO
     file: str
@@ -76,8 +104,11 @@ class Sent:
 @dataclass
 class Arriving:
     """A file on its way; iterate over it for its bytes from `start` on. Raises Lost where the connection breaks off."""
+
     name: str
-    mark: dict[str, Any]  # etag, modified, bytes; None what is not said. Of the same mark, the same bytes
+    mark: dict[
+        str, Any
+    ]  # etag, modified, bytes; None what is not said. Of the same mark, the same bytes
     md5: str  # of the whole file, base64; '' where it is not said
     start: int
     response: Any = field(repr=False)
@@ -100,14 +131,20 @@ def slug_of(given: argparse.Namespace, config: Config, paths: Paths) -> str:
             fetched = fetched if isinstance(fetched, str) else ""
         except (OSError, ValueError, RecursionError, KeyError, TypeError):
             pass  # damaged: as good as nothing
-    for text, where in ((given.competition, "--competition"), (config.competition.slug, "slug in competition.yaml"), (fetched, short(paths.fetched))):
+    for text, where in (
+        (given.competition, "--competition"),
+        (config.competition.slug, "slug in competition.yaml"),
+        (fetched, short(paths.fetched)),
+    ):
         if text:
             return plain_slug(text, where)
-    raise InputError("no contest is named",
-                     "neither by --competition, nor by slug: in competition.yaml, nor by "
-                     f"{short(paths.fetched)}",
-                     "Name it by --competition SLUG, the last word of its address, "
-                     f"{SITE}/competitions/<slug>", code="no_contest_named")
+    raise InputError(
+        "no contest is named",
+        "neither by --competition, nor by slug: in competition.yaml, nor by "
+        f"{short(paths.fetched)}",
+        f"Name it by --competition SLUG, the last word of its address, {SITE}/competitions/<slug>",
+        code="no_contest_named",
+    )
 
 
 def plain_slug(text: str, where: str = "--competition") -> str:
@@ -115,25 +152,37 @@ def plain_slug(text: str, where: str = "--competition") -> str:
     address = re.sub(r"^(https?://)?(www\.)?kaggle\.com/", "", text.strip(), flags=re.I)
     word = re.sub(r"^(competitions|c)/", "", address) if address != text.strip() else address
     if re.match(r"(t|competitions/invite)/", address) or re.fullmatch(r"[0-9a-f]{32,}", word):
-        raise InputError(f"an invitation is no slug: {text}", where,
-                         "Open it in a browser, join the contest, and take the last word of its "
-                         f"address, {SITE}/competitions/<slug>", code="invitation")
+        raise InputError(
+            f"an invitation is no slug: {text}",
+            where,
+            "Open it in a browser, join the contest, and take the last word of its "
+            f"address, {SITE}/competitions/<slug>",
+            code="invitation",
+        )
     word = re.split(r"[/?#]", word)[0] if address != text.strip() else word
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", word, flags=re.I):
-        raise InputError(f"'{text}' is no contest's slug", where,
-                         f"It is the last word of its address, {SITE}/competitions/<slug>",
-                         code="not_a_slug")
+        raise InputError(
+            f"'{text}' is no contest's slug",
+            where,
+            f"It is the last word of its address, {SITE}/competitions/<slug>",
+            code="not_a_slug",
+        )
     return word.lower()
 
 
 def plain_dataset(text: str) -> str:
     """'OWNER/NAME' of the same or of the address of its page; raises InputError for anything else."""
     address = re.sub(r"^(https?://)?(www\.)?kaggle\.com/(datasets/)?", "", text.strip(), flags=re.I)
-    found = re.fullmatch(r"([\w-]+)/([\w-]+)(/versions/\d+|/data)?/?([?#].*)?", address, flags=re.ASCII)
+    found = re.fullmatch(
+        r"([\w-]+)/([\w-]+)(/versions/\d+|/data)?/?([?#].*)?", address, flags=re.ASCII
+    )
     if not found:
-        raise InputError(f"'{text}' is no data set", "--dataset",
-                         "It is OWNER/NAME, the last two words of its address, "
-                         f"{SITE}/datasets/OWNER/NAME", code="not_a_slug")
+        raise InputError(
+            f"'{text}' is no data set",
+            "--dataset",
+            f"It is OWNER/NAME, the last two words of its address, {SITE}/datasets/OWNER/NAME",
+            code="not_a_slug",
+        )
     return f"{found[1]}/{found[2]}"
 
 
@@ -148,20 +197,40 @@ class Kaggle:
         self.secrets = [value for value in (said.get("key"), said.get("token"), basic) if value]
 
     def contest(self, slug: str) -> Contest:
-        found = self._request(slug, "competitions", "competition", "get_competition", "ApiGetCompetitionRequest", competition_name=slug)
+        found = self._request(
+            slug,
+            "competitions",
+            "competition",
+            "get_competition",
+            "ApiGetCompetitionRequest",
+            competition_name=slug,
+        )
         if found is None:
             return Contest(slug, slug, url(slug))
         deadline = found.deadline.replace(tzinfo=timezone.utc) if found.deadline else None
-        return Contest(slug, found.title or slug, url(slug), deadline, found.user_has_entered, found.max_daily_submissions or None, found.evaluation_metric or "")
+        return Contest(
+            slug,
+            found.title or slug,
+            url(slug),
+            deadline,
+            found.user_has_entered,
+            found.max_daily_submissions or None,
+            found.evaluation_metric or "",
+        )
 
     def files(self, of: str) -> list[Remote]:
         """Of a contest SLUG or a data set OWNER/NAME; [] where there are more than 5000."""
         found, token = [], None
-        self._needs("dataset_list_files" if "/" in of else "competition_list_files", "cannot list files")
+        self._needs(
+            "dataset_list_files" if "/" in of else "competition_list_files", "cannot list files"
+        )
         ask = self.api.dataset_list_files if "/" in of else self.api.competition_list_files
         for _ in range(PAGES):
             page = self._ask(of, lambda: ask(of, page_token=token, page_size=200))
-            found += [Remote(f.name, f.total_bytes or None) for f in (page.dataset_files if "/" in of else page.files)]
+            found += [
+                Remote(f.name, f.total_bytes or None)
+                for f in (page.dataset_files if "/" in of else page.files)
+            ]
             token = page.next_page_token
             if not token:
                 return found
@@ -170,56 +239,136 @@ class Kaggle:
     def download(self, of: str, start: int = 0, mark: dict[str, Any] | None = None) -> Arriving:
         """Everything of a contest SLUG or a data set OWNER/NAME as one file: from byte `start` on where it still is the file of this `mark`, else from 0."""
         same = (mark["etag"] or mark["modified"]) if mark else None
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-", "If-Range": same} if start and same else {})
+        headers = {"Accept-Encoding": "identity"} | (
+            {"Range": f"bytes={start}-", "If-Range": same} if start and same else {}
+        )
         try:
             if "/" in of:
                 owner, name = of.split("/")
-                response = self._request(of, "datasets", "dataset", "download_dataset", "ApiDownloadDatasetRequest", headers, owner_slug=owner, dataset_slug=name)
+                response = self._request(
+                    of,
+                    "datasets",
+                    "dataset",
+                    "download_dataset",
+                    "ApiDownloadDatasetRequest",
+                    headers,
+                    owner_slug=owner,
+                    dataset_slug=name,
+                )
             else:
-                response = self._request(of, "competitions", "competition", "download_data_files", "ApiDownloadDataFilesRequest", headers, competition_name=of)
+                response = self._request(
+                    of,
+                    "competitions",
+                    "competition",
+                    "download_data_files",
+                    "ApiDownloadDataFilesRequest",
+                    headers,
+                    competition_name=of,
+                )
         except Unfit:
             return self.download(of)
         if response is None:
             raise too_old("cannot download")
         said = response.headers
         came = re.match(r"bytes (\d+)-\d+/(\d+)", said.get("Content-Range", ""))
-        length = came[2] if came else None if said.get("Content-Encoding") else said.get("Content-Length")
-        now = {"etag": said.get("ETag"), "modified": said.get("Last-Modified"), "bytes": int(length) if length else None}
-        if response.status_code == 206 and (not came or int(came[1]) != start or now != mark):  # another file by now, and If-Range was not heeded
+        length = (
+            came[2]
+            if came
+            else None
+            if said.get("Content-Encoding")
+            else said.get("Content-Length")
+        )
+        now = {
+            "etag": said.get("ETag"),
+            "modified": said.get("Last-Modified"),
+            "bytes": int(length) if length else None,
+        }
+        if response.status_code == 206 and (
+            not came or int(came[1]) != start or now != mark
+        ):  # another file by now, and If-Range was not heeded
             response.close()
             return self.download(of)
         name = re.search(r'filename="?([^";]+)', said.get("Content-Disposition", ""))
         md5 = re.search(r"md5=([\w+/]+=*)", said.get("x-goog-hash", ""))
-        return Arriving(name[1] if name else response.url.split("?")[0].rsplit("/", 1)[-1], now, md5[1] if md5 else said.get("Content-MD5", ""), start if came else 0, response)
+        return Arriving(
+            name[1] if name else response.url.split("?")[0].rsplit("/", 1)[-1],
+            now,
+            md5[1] if md5 else said.get("Content-MD5", ""),
+            start if came else 0,
+            response,
+        )
 
     def submissions(self, slug: str) -> list[Sent]:
         """Newest first, the last hundred at most."""
         self._needs("competition_submissions", "cannot list submissions")
         found = self._ask(slug, lambda: self.api.competition_submissions(slug, page_size=100)) or []
-        sent = [Sent(str(s.ref), s.date.strftime("%Y-%m-%dT%H:%M:%SZ") if s.date else "", s.file_name or "", s.description or "", getattr(s.status, "name", str(s.status)).lower(),
-                     _number(s.public_score), _number(s.private_score), " ".join((s.error_description or "").split()), s.submitted_by or "", s.team_name or "") for s in found if s]
+        sent = [
+            Sent(
+                str(s.ref),
+                s.date.strftime("%Y-%m-%dT%H:%M:%SZ") if s.date else "",
+                s.file_name or "",
+                s.description or "",
+                getattr(s.status, "name", str(s.status)).lower(),
+                _number(s.public_score),
+                _number(s.private_score),
+                " ".join((s.error_description or "").split()),
+                s.submitted_by or "",
+                s.team_name or "",
+            )
+            for s in found
+            if s
+        ]
         return sorted(sent, key=lambda s: s.when, reverse=True)
 
     def remaining(self, slug: str) -> int | None:
         """Submissions left today; None where Kaggle does not say: to an older package, or as long as nobody of the team has sent anything, when all is zero."""
         if not hasattr(self.api, "competition_get_submission_limits"):
             return None
-        found = self._ask(slug, lambda: self.api.competition_get_submission_limits(slug), absent=True)
-        return found.num_allowed_now if found and (found.num_allowed_now or found.num_today or found.num_total) else None
+        found = self._ask(
+            slug, lambda: self.api.competition_get_submission_limits(slug), absent=True
+        )
+        return (
+            found.num_allowed_now
+            if found and (found.num_allowed_now or found.num_today or found.num_total)
+            else None
+        )
 
     def submit(self, slug: str, file: Path, message: str) -> None:
         """Upload a file and hand it in. That this returns is no proof: look for it in `submissions`. NotSent and InputError: Kaggle has nothing of it; any other
         StageError: it is not known how far it came."""
         self._needs("competition_submit", "cannot submit")
         said = io.StringIO()
-        answer = self._ask(slug, lambda: self.api.competition_submit(str(file), message, slug, quiet=not sys.stderr.isatty()), said=said, reads=False)
+        answer = self._ask(
+            slug,
+            lambda: self.api.competition_submit(
+                str(file), message, slug, quiet=not sys.stderr.isatty()
+            ),
+            said=said,
+            reads=False,
+        )
         if getattr(answer, "message", answer) == NOT_UPLOADED:
-            lines = [line for line in said.getvalue().splitlines() if re.search("error|exception|aborted|refused", line, re.I)]
+            lines = [
+                line
+                for line in said.getvalue().splitlines()
+                if re.search("error|exception|aborted|refused", line, re.I)
+            ]
             why = f": {plain(lines[-1], self.secrets)}" if lines else ""
-            raise NotSent(f"the upload of {short(file)} broke off{why}. Nothing was handed in: "
-                          "run the same command again", code="upload_failed")
+            raise NotSent(
+                f"the upload of {short(file)} broke off{why}. Nothing was handed in: "
+                "run the same command again",
+                code="upload_failed",
+            )
 
-    def _request(self, of: str, part: str, service: str, method: str, request: str, headers: dict[str, str] | None = None, **fields: Any) -> Any:
+    def _request(
+        self,
+        of: str,
+        part: str,
+        service: str,
+        method: str,
+        request: str,
+        headers: dict[str, str] | None = None,
+        **fields: Any,
+    ) -> Any:
         """One request of the package's generated client, for what the public methods do not give; None where this version does not know it."""
         try:
             types = importlib.import_module(f"kagglesdk.{part}.types.{service}_api_service")
@@ -242,7 +391,15 @@ class Kaggle:
         if not hasattr(self.api, method):
             raise too_old(what)
 
-    def _ask(self, of: str, ask: Callable[[], Any], headers: dict[str, str] | None = None, said: io.StringIO | None = None, absent: bool = False, reads: bool = True) -> Any:
+    def _ask(
+        self,
+        of: str,
+        ask: Callable[[], Any],
+        headers: dict[str, str] | None = None,
+        said: io.StringIO | None = None,
+        absent: bool = False,
+        reads: bool = True,
+    ) -> Any:
         """What `ask` returns. `reads`: it changes nothing at Kaggle, so that a lost answer may be asked for again; `absent`: None in place of a 404."""
         for turn in range(TRIES):
             try:
@@ -256,7 +413,12 @@ class Kaggle:
                     return None
                 found = translated(error, of, self.secrets)
             wait = (found.wait if isinstance(found, Passing) else None) or PAUSE * 2**turn
-            if not isinstance(found, Passing) or not (reads or status == 429) or turn + 1 == TRIES or wait > LONGEST:
+            if (
+                not isinstance(found, Passing)
+                or not (reads or status == 429)
+                or turn + 1 == TRIES
+                or wait > LONGEST
+            ):
                 raise found
             warn(f"{found.what}; trying again in {duration(wait)}")
             time.sleep(wait)
@@ -264,15 +426,20 @@ class Kaggle:
 
 def _sign_in() -> Any:
     """The package's KaggleApi, authenticated."""
-    hidden = {name: os.environ.pop(name) for name in ("VERBOSE", "VERBOSE_OUTPUT") if name in os.environ}  # with these it would print every header
+    hidden = {
+        name: os.environ.pop(name) for name in ("VERBOSE", "VERBOSE_OUTPUT") if name in os.environ
+    }  # with these it would print every header
     try:
         with redirect_stderr(io.StringIO()):
             try:
                 from kaggle.api.kaggle_api_extended import KaggleApi
             except ImportError as error:
-                raise InputError(f"the package kaggle cannot be imported: {error}", "",
-                                 "Install it with: pip install -U kaggle six",
-                                 code="no_package") from None
+                raise InputError(
+                    f"the package kaggle cannot be imported: {error}",
+                    "",
+                    "Install it with: pip install -U kaggle six",
+                    code="no_package",
+                ) from None
             if not hasattr(KaggleApi, "build_kaggle_client"):
                 raise too_old("is older than 1.7")
             api = KaggleApi()
@@ -282,10 +449,15 @@ def _sign_in() -> Any:
         raise not_signed_in() from None
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in (1, 13, 30):
-            raise InputError("the package kaggle cannot use its folder", error.filename or "",
-                             "Name another one by KAGGLE_CONFIG_DIR",
-                             code="no_permission") from None
-        if re.match("Could not find kaggle.json|Error: Missing", str(error)):  # 1.7 without credentials
+            raise InputError(
+                "the package kaggle cannot use its folder",
+                error.filename or "",
+                "Name another one by KAGGLE_CONFIG_DIR",
+                code="no_permission",
+            ) from None
+        if re.match(
+            "Could not find kaggle.json|Error: Missing", str(error)
+        ):  # 1.7 without credentials
             raise not_signed_in() from None
         raise
     finally:

@@ -1,4 +1,5 @@
 """How much of a file is taken: a small one may unpack to a giant, and not everything is a file."""
+
 from __future__ import annotations
 
 import os

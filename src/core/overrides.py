@@ -40,9 +40,13 @@ def parse_override(text: str) -> tuple[str, Any]:
             "For example --set train.epochs=30",
             code="usage",
         )
-    quoted, bare = value[:1] in ("'", '"'), value in (
-        "",
-        "-",
+    quoted, bare = (
+        value[:1] in ("'", '"'),
+        value
+        in (
+            "",
+            "-",
+        ),
     )  # YAML reads these two as nothing and as a list of nothing
     try:
         value = value if bare else plain_yaml.parse(value)

@@ -1,4 +1,5 @@
 """The report of evaluate in one file: text, tables and pictures embedded, readable on a phone, in light and dark, without any script."""
+
 from __future__ import annotations
 
 import base64
@@ -39,14 +40,31 @@ LECTURE = {  # the lecture's numbers: what they are called on the page, and the 
 }
 
 
-def report(about: dict, results: dict, drawn: dict[str, Path], error: float | None, typical: list[tuple[bytes, str]], worst: list[tuple[bytes, str]]) -> str:
+def report(
+    about: dict,
+    results: dict,
+    drawn: dict[str, Path],
+    error: float | None,
+    typical: list[tuple[bytes, str]],
+    worst: list[tuple[bytes, str]],
+) -> str:
     """about and results: as in metrics.json. drawn: pictures of the classes by their names. typical, worst: PNGs with captions. The honest score comes first."""
-    honest, weights = results["honest"], " + ".join(f"{w:g} · {n}" for n, w in about["score"].items())
-    names, (low, high) = ["score", *(n for n in honest["metrics"] if n not in about["in_pixels"])], honest["intervals"]["score"]
+    honest, weights = (
+        results["honest"],
+        " + ".join(f"{w:g} · {n}" for n, w in about["score"].items()),
+    )
+    names, (low, high) = (
+        ["score", *(n for n in honest["metrics"] if n not in about["in_pixels"])],
+        honest["intervals"]["score"],
+    )
     one = "fold" if about["left_out"] == "folds" else "part"
     untuned, tuned = (results[way]["decision"] for way in ("untuned", "tuned"))
-    decisions = {"untuned": untuned, "tuned, for submit": tuned} | {f"without {one} {k}": d for k, d in honest["decisions"].items()}
-    lesion = {n: v for n, v in honest.get("lesion_images", {}).items() if n not in ("precision", "recall")}  # those of pixels, where the columns are of labels
+    decisions = {"untuned": untuned, "tuned, for submit": tuned} | {
+        f"without {one} {k}": d for k, d in honest["decisions"].items()
+    }
+    lesion = {
+        n: v for n, v in honest.get("lesion_images", {}).items() if n not in ("precision", "recall")
+    }  # those of pixels, where the columns are of labels
     groups = honest["by_class"] | ({"with a lesion": lesion} if lesion else {})
     parts = [
         f"<h1>{escape(about['name'])}</h1>",
@@ -54,7 +72,9 @@ def report(about: dict, results: dict, drawn: dict[str, Path], error: float | No
         f"<p class=big>{honest['score']:.4f}</p>",
         f"<p class=soft>score = {escape(weights)}, honest; 95 % interval {low:.3f} to {high:.3f}{spread_text(honest)}</p>",
         "<h2>Three ways of deciding</h2>",
-        table(["", *results], [(n, *(cell(r, n) for r in results.values())) for n in names], strong=0),
+        table(
+            ["", *results], [(n, *(cell(r, n) for r in results.values())) for n in names], strong=0
+        ),
         f"<p class=soft>Honest: each {one}{'' if one == 'fold' else ' of the one validation fold'} answered by the decision that is best on the others. ",
         "Below each value its 95 % bootstrap interval over duplicate groups.</p>",
         *distances(about["in_pixels"], results),
@@ -62,32 +82,68 @@ def report(about: dict, results: dict, drawn: dict[str, Path], error: float | No
         "<h2>Decisions</h2>",
         table(["", *untuned], [(name, *map(str, d.values())) for name, d in decisions.items()]),
         "<h2>By class</h2>",
-        by_group(groups, ["images", "dice", "iou", "hd95", *(["precision", "recall", "f1"] if "confusion" in honest else [])]),
-        "<p class=soft>Dice, IoU and hd95 (pixels) of the masks; precision, recall and F1 of the label.</p>" if "confusion" in honest else "",
+        by_group(
+            groups,
+            [
+                "images",
+                "dice",
+                "iou",
+                "hd95",
+                *(["precision", "recall", "f1"] if "confusion" in honest else []),
+            ],
+        ),
+        "<p class=soft>Dice, IoU and hd95 (pixels) of the masks; precision, recall and F1 of the label.</p>"
+        if "confusion" in honest
+        else "",
         "<h2>By fold</h2>",
-        by_group({f"fold {k}": row for k, row in honest["by_fold"].items()}, ["images", *SHOWN, "hd95"]),
+        by_group(
+            {f"fold {k}": row for k, row in honest["by_fold"].items()}, ["images", *SHOWN, "hd95"]
+        ),
     ]
     if drawn:
-        parts += ["<h2>Classes</h2><div class=pair>", *(picture(file, text) for text, file in drawn.items()), "</div>"]
-        parts += ["<p class=soft>First: the honest labels, a row for each true class. Second: of the images that are given a probability, the share that is of the class "]
+        parts += [
+            "<h2>Classes</h2><div class=pair>",
+            *(picture(file, text) for text, file in drawn.items()),
+            "</div>",
+        ]
+        parts += [
+            "<p class=soft>First: the honest labels, a row for each true class. Second: of the images that are given a probability, the share that is of the class "
+        ]
         parts += [f"(on the grey line: as promised); calibration error {error:.3f}.</p>"]
-    for title, shown in ((f"{len(typical)} typical images, from bad to good", typical), (f"The {len(worst)} worst images", worst)):
+    for title, shown in (
+        (f"{len(typical)} typical images, from bad to good", typical),
+        (f"The {len(worst)} worst images", worst),
+    ):
         if shown:
-            parts += [f"<h2>{title}</h2><p class=soft>True outline blue, predicted orange.</p><div class=grid>"]
+            parts += [
+                f"<h2>{title}</h2><p class=soft>True outline blue, predicted orange.</p><div class=grid>"
+            ]
             parts += [*(captioned(png, caption) for png, caption in shown), "</div>"]
     return page(f"{about['name']}: {honest['score']:.4f}", parts)
 
 
 def distances(names: list[str], results: dict) -> list[str]:
     """The section on distances between outlines, of the ways of deciding that have them; nothing where masks are absent."""
-    ways = {way: result for way, result in results.items() if names and names[0] in result["metrics"]}
+    ways = {
+        way: result for way, result in results.items() if names and names[0] in result["metrics"]
+    }
     if not ways:
         return []
     lesion = results["honest"].get("lesion_images", {})
-    rows = [(n, *(cell(r, n, 1) for r in reversed(ways.values())), *([f"{lesion[n]:.1f}"] if n in lesion else [])) for n in names]
+    rows = [
+        (
+            n,
+            *(cell(r, n, 1) for r in reversed(ways.values())),
+            *([f"{lesion[n]:.1f}"] if n in lesion else []),
+        )
+        for n in names
+    ]
     return [
         "<h2>Distances between the outlines</h2>",
-        table(["pixels", *reversed(ways), *(["honest, with a lesion"] if names[0] in lesion else [])], rows),
+        table(
+            ["pixels", *reversed(ways), *(["honest, with a lesion"] if names[0] in lesion else [])],
+            rows,
+        ),
         "<p class=soft>In pixels of the original image, 0 is best: the longest, the 95th percentile and the mean of an outline's distances from the other. ",
         "Where both masks are empty 0, where one is empty the image's diagonal.</p>",
     ]
@@ -95,15 +151,30 @@ def distances(names: list[str], results: dict) -> list[str]:
 
 def beside_the_lecture(lecture: dict[str, float], honest: dict[str, float]) -> list[str]:
     """The section that shows the lecture's numbers beside the honest ones, and says why they differ."""
-    said = ["The same predictions: the lecture averages over batches of eight images in the order of the classes."]
+    said = [
+        "The same predictions: the lecture averages over batches of eight images in the order of the classes."
+    ]
     if "lecture_iou" in lecture:
-        said += ["The pixels of a batch are pooled, so that a large lesion outweighs small ones; background, nearly always right, is half of every number;"]
-        said += ["and a pixel is lesion from a probability of 0.62 on, at the network's resolution."]
+        said += [
+            "The pixels of a batch are pooled, so that a large lesion outweighs small ones; background, nearly always right, is half of every number;"
+        ]
+        said += [
+            "and a pixel is lesion from a probability of 0.62 on, at the network's resolution."
+        ]
     if "lecture_accuracy" in lecture:
-        said += ["A batch holds one class or two, so that a single wrong label can halve its macro F1."]
+        said += [
+            "A batch holds one class or two, so that a single wrong label can halve its macro F1."
+        ]
     return [
         "<h2>As the lecture counts</h2>",
-        table(["", "lecture", "honest"], [(text, f"{lecture[n]:.4f}", f"{honest[m]:.4f}") for n, (text, m) in LECTURE.items() if n in lecture]),
+        table(
+            ["", "lecture", "honest"],
+            [
+                (text, f"{lecture[n]:.4f}", f"{honest[m]:.4f}")
+                for n, (text, m) in LECTURE.items()
+                if n in lecture
+            ],
+        ),
         f"<p class=soft>{' '.join(said)} Honest: each image by itself, by the decision of its fold, at original size, lesion alone; labels all together.</p>",
     ]
 
@@ -113,9 +184,19 @@ def by_group(rows: dict[str, dict], columns: list[str]) -> str:
     there = [c for c in columns if any(c in row for row in rows.values())]
 
     def text(value: float | int | None) -> str:
-        return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}" if value <= 1 else f"{value:.1f}"
+        return (
+            ""
+            if value is None
+            else str(value)
+            if isinstance(value, int)
+            else f"{value:.3f}"
+            if value <= 1
+            else f"{value:.1f}"
+        )
 
-    return table(["", *there], [(name, *(text(row.get(c)) for c in there)) for name, row in rows.items()])
+    return table(
+        ["", *there], [(name, *(text(row.get(c)) for c in there)) for name, row in rows.items()]
+    )
 
 
 def pick(result: dict, name: str) -> float:
@@ -129,7 +210,11 @@ def cell(result: dict, name: str, digits: int = 4) -> str:
 
 def spread_text(result: dict) -> str:
     scores = [f["score"] for f in result["by_fold"].values()]
-    return "" if result["spread"] is None else f"; folds {min(scores):.3f} to {max(scores):.3f}, standard deviation {result['spread']:.3f}"
+    return (
+        ""
+        if result["spread"] is None
+        else f"; folds {min(scores):.3f} to {max(scores):.3f}, standard deviation {result['spread']:.3f}"
+    )
 
 
 def table(head: Iterable[str], rows: Iterable[tuple[str, ...]], strong: int | None = None) -> str:
@@ -149,7 +234,9 @@ def table(head: Iterable[str], rows: Iterable[tuple[str, ...]], strong: int | No
 
 def picture(png: bytes | Path, text: str) -> str:
     data = png.read_bytes() if isinstance(png, Path) else png
-    return f'<img alt="{escape(text)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+    return (
+        f'<img alt="{escape(text)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+    )
 
 
 def captioned(png: bytes, caption: str) -> str:

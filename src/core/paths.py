@@ -1,4 +1,5 @@
 """The map of names: the only place that spells where an artifact lies."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -36,7 +37,13 @@ class Paths:
     def studies(self, split: Split) -> "Paths":
         """The same, for the cells of all studies with these folds: they share what they have in common, and leave the main folds alone."""
         share = f"kfold{split.folds}" if split.scheme == "kfold" else f"holdout{split.fraction:g}"
-        return Paths(self.work, self.data, f"studies/{share}" + ("_ungrouped" if split.groups == "none" else "") + (f"_seed{split.seed}" if split.seed else ""))
+        return Paths(
+            self.work,
+            self.data,
+            f"studies/{share}"
+            + ("_ungrouped" if split.groups == "none" else "")
+            + (f"_seed{split.seed}" if split.seed else ""),
+        )
 
     @property
     def old(self) -> Path:
@@ -197,7 +204,12 @@ class Paths:
 
 
 def _store(size: int, resize: str, part: str, filtered: str) -> str:
-    return f"{size}" + ("" if resize == "stretch" else f"_{resize}") + (f"_{filtered}" if filtered else "") + ("" if part == "train" else f"_{part}")
+    return (
+        f"{size}"
+        + ("" if resize == "stretch" else f"_{resize}")
+        + (f"_{filtered}" if filtered else "")
+        + ("" if part == "train" else f"_{part}")
+    )
 
 
 def filter_text(experiment: Experiment) -> str:
@@ -211,12 +223,23 @@ def contest_folder(slug: str | None) -> Path:
     where several were fetched and nothing else is there."""
     if slug:
         return INPUT / slug
-    own = [p for p in INPUT.iterdir() if p.name not in ("README.md", "weights") and not p.name.startswith(".")] if INPUT.is_dir() else []
+    own = (
+        [
+            p
+            for p in INPUT.iterdir()
+            if p.name not in ("README.md", "weights") and not p.name.startswith(".")
+        ]
+        if INPUT.is_dir()
+        else []
+    )
     fetched = sorted(p.name for p in own if (p / FETCHED).is_file())
     if len(fetched) > 1 and len(fetched) == len(own):
-        raise InputError(f"several were fetched: {listing(fetched)}", short(INPUT),
-                         f"Say which: --data {short(INPUT / fetched[0])}, or slug: in "
-                         "configs/competition.yaml", code="several_contests")
+        raise InputError(
+            f"several were fetched: {listing(fetched)}",
+            short(INPUT),
+            f"Say which: --data {short(INPUT / fetched[0])}, or slug: in configs/competition.yaml",
+            code="several_contests",
+        )
     return INPUT / fetched[0] if len(fetched) == len(own) == 1 else INPUT
 
 

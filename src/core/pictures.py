@@ -1,4 +1,5 @@
 """The pictures of a report, drawn without a screen and without matplotlib's global state. matplotlib is imported on first use: it takes half a second."""
+
 from __future__ import annotations
 
 import functools
@@ -10,7 +11,10 @@ import numpy as np
 
 from src.core.disk import replacing
 
-TRUE_COLOUR, PRED_COLOUR = (64, 200, 255), (255, 150, 30)  # blue and orange, RGB: told apart by every kind of eye
+TRUE_COLOUR, PRED_COLOUR = (
+    (64, 200, 255),
+    (255, 150, 30),
+)  # blue and orange, RGB: told apart by every kind of eye
 LINES = ["#0b7fab", "#d95f02", "#5a6b2f", "#7b4ea3", "#b0305c", "#444444", "#00897b", "#a67c00"]
 TILE = 360  # px: the longer side of one image among the worst
 
@@ -80,7 +84,15 @@ def confusion_matrix(table: np.ndarray, classes: list[str]):
     for i, j in np.ndindex(*table.shape):
         colour = "white" if share[i, j] > 0.55 else "#222222"
         axes.text(j, i - 0.1, str(table[i, j]), ha="center", va="center", color=colour, fontsize=14)
-        axes.text(j, i + 0.22, f"{100 * share[i, j]:.0f} %", ha="center", va="center", color=colour, fontsize=9)
+        axes.text(
+            j,
+            i + 0.22,
+            f"{100 * share[i, j]:.0f} %",
+            ha="center",
+            va="center",
+            color=colour,
+            fontsize=9,
+        )
     shown = list(map(plain, classes))
     axes.set_xticks(range(len(classes)), shown)
     axes.set_yticks(range(len(classes)), shown, rotation=90, va="center")
@@ -100,15 +112,26 @@ def reliability(truth: np.ndarray, probs: np.ndarray, classes: list[str], bins: 
     for c, name in enumerate(classes):
         _, mean, rate, n = binned(probs[:, c], truth == c, bins)
         upper.plot(mean, rate, color=LINES[c % len(LINES)], linewidth=1.4, label=plain(name))
-        upper.scatter(mean, rate, s=6 + 110 * np.sqrt(n / len(truth)), color=LINES[c % len(LINES)], linewidth=0, alpha=0.85)
+        upper.scatter(
+            mean,
+            rate,
+            s=6 + 110 * np.sqrt(n / len(truth)),
+            color=LINES[c % len(LINES)],
+            linewidth=0,
+            alpha=0.85,
+        )
     upper.set(ylabel="share that is of the class", ylim=(-0.04, 1.04), xlim=(-0.02, 1.02))
     upper.legend(frameon=False, loc="upper left")
     top = probs.max(1)
     _, mean, rate, n = binned(top, truth == probs.argmax(1), bins)
     error = float((n * np.abs(rate - mean)).sum() / len(truth))
-    upper.set_title(f"calibration error {error:.3f}   (larger points: more images)", fontsize=9, color="#555555")
+    upper.set_title(
+        f"calibration error {error:.3f}   (larger points: more images)", fontsize=9, color="#555555"
+    )
     lower.hist(top, bins=np.linspace(0, 1, 2 * bins + 1), color="#888888")
-    lower.set(xlabel="probability given to the class", ylabel="images, by their\nmost probable class")
+    lower.set(
+        xlabel="probability given to the class", ylabel="images, by their\nmost probable class"
+    )
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
     return figure, error
@@ -119,18 +142,27 @@ def binned(probability: np.ndarray, right: np.ndarray, bins: int) -> tuple[np.nd
     number = np.minimum((probability * bins).astype(int), bins - 1)
     n = np.bincount(number, minlength=bins)
     used = np.flatnonzero(n)
-    mean, rate = (np.bincount(number, values, bins)[used] / n[used] for values in (probability, right))
+    mean, rate = (
+        np.bincount(number, values, bins)[used] / n[used] for values in (probability, right)
+    )
     return used, mean, rate, n[used]
 
 
-def tile(image: np.ndarray, true: np.ndarray | None, pred: np.ndarray | None, side: int = TILE) -> np.ndarray:
+def tile(
+    image: np.ndarray, true: np.ndarray | None, pred: np.ndarray | None, side: int = TILE
+) -> np.ndarray:
     """image (H,W) or (H,W,3) uint8 with the contours of two masks (H,W) bool -> (h,w,3) RGB, the longer side `side` px."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     colours = image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    picture = cv2.resize(colours, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    for mask, colour, thick in ((true, TRUE_COLOUR, 4), (pred, PRED_COLOUR, 2)):  # the thin line lies on the thick one where both agree
+    picture = cv2.resize(
+        colours, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    for mask, colour, thick in (
+        (true, TRUE_COLOUR, 4),
+        (pred, PRED_COLOUR, 2),
+    ):  # the thin line lies on the thick one where both agree
         if mask is not None:
             small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
             outlines, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -143,7 +175,9 @@ def tiles(pictures: list[np.ndarray], captions: list[str], columns: int = 4):
     rows = -(-len(pictures) // columns)
     figure = canvas(3.1 * columns, 3.15 * rows + 0.4)
     figure.suptitle("true outline blue, predicted orange", fontsize=12, color="#444444")
-    for axes, picture, caption in zip(figure.subplots(rows, columns, squeeze=False).flat, pictures, captions):
+    for axes, picture, caption in zip(
+        figure.subplots(rows, columns, squeeze=False).flat, pictures, captions
+    ):
         axes.imshow(picture)
         axes.set_title(plain_lines(caption), fontsize=9)
     for axes in figure.axes:
@@ -153,4 +187,6 @@ def tiles(pictures: list[np.ndarray], captions: list[str], columns: int = 4):
 
 def png(picture: np.ndarray) -> bytes:
     """(h,w,3) RGB uint8 -> the bytes of a PNG."""
-    return cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
+    return cv2.imencode(
+        ".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3]
+    )[1].tobytes()

@@ -181,8 +181,9 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) ->
             f"it holds more than {MOST_VALUES} values", _line(node), code="config_too_large"
         )
     if levels > DEEPEST:
-        raise Unreadable(f"nested deeper than {DEEPEST} levels", _line(node),
-                         code="config_too_large")
+        raise Unreadable(
+            f"nested deeper than {DEEPEST} levels", _line(node), code="config_too_large"
+        )
     known[node] = values, levels
     return known[node]
 

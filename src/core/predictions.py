@@ -1,4 +1,5 @@
 """Predictions: the only thing that crosses from models to decisions."""
+
 from __future__ import annotations
 
 import zipfile
@@ -43,24 +44,40 @@ class Predictions:
             if not wrong:
                 with np.load(path) as file:
                     found = {k: file[k] for k in kinds}
-                    self = cls(found["ids"], found.get("mask"), found.get("label"), np.asarray(found["classes"], dtype=str).tolist())
+                    self = cls(
+                        found["ids"],
+                        found.get("mask"),
+                        found.get("label"),
+                        np.asarray(found["classes"], dtype=str).tolist(),
+                    )
         except FileNotFoundError:
             raise InputError("no such predictions", where, code="no_predictions") from None
-        except Exception as error:  # zipfile, numpy and zlib each raise their own for a damaged file
+        except (
+            Exception
+        ) as error:  # zipfile, numpy and zlib each raise their own for a damaged file
             what = f"not readable as predictions: {type(error).__name__} {error}"
             raise InputError(what, where, form, code="predictions_damaged") from None
         if wrong:
             raise InputError(wrong, where, form, code="predictions_damaged")
         if self.classes != list(classes):
             what = f"classes are {self.classes}, the competition's are {list(classes)}"
-            raise InputError(what, where, "Same names in the same order are needed", code="predictions_classes")
+            raise InputError(
+                what, where, "Same names in the same order are needed", code="predictions_classes"
+            )
         if len(set(self.ids)) != len(self):
             raise InputError("the same id twice", where, code="predictions_damaged")
         for name, values in (("mask", self.mask), ("label", self.label)):
-            if values is not None and not (np.isfinite(values).all() and values.min(initial=0) >= 0 and values.max(initial=0) <= 1.001):
-                raise InputError(f"{name} holds values that are no probabilities", where,
-                                 "Probabilities are from 0 to 1, not from 0 to 255",
-                                 code="predictions_values")
+            if values is not None and not (
+                np.isfinite(values).all()
+                and values.min(initial=0) >= 0
+                and values.max(initial=0) <= 1.001
+            ):
+                raise InputError(
+                    f"{name} holds values that are no probabilities",
+                    where,
+                    "Probabilities are from 0 to 1, not from 0 to 255",
+                    code="predictions_values",
+                )
         if self.label is not None and (abs(self.label.sum(1, dtype=np.float64) - 1) > 1e-3).any():
             what = "the probabilities of an image's classes in label do not add up to 1"
             raise InputError(what, where, "Divide each row by its sum", code="predictions_values")
@@ -71,11 +88,19 @@ class Predictions:
         row = {k: i for i, k in enumerate(self.ids)}
         if absent := [i for i in ids if i not in row]:
             what = counted(len(absent), "id has no prediction", "ids have no prediction")
-            raise InputError(f"{what}: {listing(absent)}", "",
-                             "Was the data changed after predict? Run the whole chain again",
-                             code="predictions_ids_missing")
+            raise InputError(
+                f"{what}: {listing(absent)}",
+                "",
+                "Was the data changed after predict? Run the whole chain again",
+                code="predictions_ids_missing",
+            )
         rows = [row[i] for i in ids]
-        return Predictions(self.ids[rows], None if self.mask is None else self.mask[rows], None if self.label is None else self.label[rows], self.classes)
+        return Predictions(
+            self.ids[rows],
+            None if self.mask is None else self.mask[rows],
+            None if self.label is None else self.label[rows],
+            self.classes,
+        )
 
 
 def _kinds(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -90,7 +115,11 @@ def _kinds(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
                 continue
             with archive.open(info) as file:
                 version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
                 shape, _, dtype = read(file)
                 size = int(np.prod(shape, dtype=object)) * dtype.itemsize
                 if not dtype.hasobject and size != info.file_size - file.tell():
@@ -105,7 +134,12 @@ def _misfit(kinds: dict[str, tuple[tuple[int, ...], np.dtype]], classes: int) ->
         return f"there are no {absent[0]} in it"
     if not {"mask", "label"} & kinds.keys():
         return "neither mask nor label"
-    for name, letters, words in (("ids", "USiu", "text"), ("classes", "US", "text"), ("mask", "f", "float16"), ("label", "f", "float32")):
+    for name, letters, words in (
+        ("ids", "USiu", "text"),
+        ("classes", "US", "text"),
+        ("mask", "f", "float16"),
+        ("label", "f", "float32"),
+    ):
         shape, dtype = kinds.get(name, (None, None))
         if shape is not None and dtype.kind not in letters:
             return f"{name} holds {dtype}, not {words}"

@@ -2,6 +2,7 @@
 
 They are text, and text is edited, merged and cut short: what is read here has the form that its readers go by, or there is an InputError that names the file.
 """
+
 from __future__ import annotations
 
 import math
@@ -45,9 +46,13 @@ def read_runs(paths: Paths) -> dict | None:
             return
         if runs["order"] not in ("column", "row") or runs["first"] not in (0, 1):
             raise ValueError("no such order or first pixel")
-        if not isinstance(runs["relative"], bool) or not isinstance(runs.get("several"), (bool, type(None))):
+        if not isinstance(runs["relative"], bool) or not isinstance(
+            runs.get("several"), (bool, type(None))
+        ):
             raise ValueError("a yes or no is missing")
-        if not isinstance(runs.get("empty"), (str, type(None))) or not isinstance(runs.get("why", ""), str):
+        if not isinstance(runs.get("empty"), (str, type(None))) or not isinstance(
+            runs.get("why", ""), str
+        ):
             raise ValueError("a word is missing")
         if not isinstance(runs.get("assumed", []), list):
             raise ValueError("a list is missing")
@@ -118,7 +123,9 @@ def _checked(file: Path, form: Callable[[Any], None], kind: str, code: str, reme
         why = f"not readable: {getattr(error, 'strerror', None) or error}"
         raise InputError(why, short(file), remedy, code=code) from None
     except InputError:
-        raise InputError(f"damaged: not readable as {kind}", short(file), remedy, code=code) from None
+        raise InputError(
+            f"damaged: not readable as {kind}", short(file), remedy, code=code
+        ) from None
     try:
         form(found)
     except KeyError as error:

@@ -2,6 +2,7 @@
 
 Nothing of an original exception is kept: it holds the request, and that the credentials.
 """
+
 from __future__ import annotations
 
 import json
@@ -56,8 +57,16 @@ def credentials() -> str:
         return "KAGGLE_API_TOKEN"
     if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
         return "KAGGLE_USERNAME and KAGGLE_KEY"
-    homes = [Path(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle"), Path("~/.kaggle"), Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "kaggle"]
-    files = [home.expanduser() / name for home in homes for name in ("access_token", "access_token.txt", "kaggle.json", "credentials.json")]
+    homes = [
+        Path(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle"),
+        Path("~/.kaggle"),
+        Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "kaggle",
+    ]
+    files = [
+        home.expanduser() / name
+        for home in homes
+        for name in ("access_token", "access_token.txt", "kaggle.json", "credentials.json")
+    ]
     return next((short(f) for f in files if f.is_file()), "")
 
 
@@ -65,12 +74,17 @@ def not_signed_in(code: str = "") -> InputError:
     """For credentials that are missing or not accepted."""
     if where := credentials():
         todo = f"They are wrong, expired or damaged: make a new token at {SETTINGS} and put it in the place of the old one"
-        return InputError(f"Kaggle does not accept the credentials{code}", where, todo,
-                          code="bad_credentials")
-    return InputError("there are no Kaggle credentials", "~/.kaggle",
-                      f"Make a token at {SETTINGS} and write it to the file "
-                      "~/.kaggle/access_token, or set KAGGLE_API_TOKEN; "
-                      "a kaggle.json belongs into ~/.kaggle, too", code="no_credentials")
+        return InputError(
+            f"Kaggle does not accept the credentials{code}", where, todo, code="bad_credentials"
+        )
+    return InputError(
+        "there are no Kaggle credentials",
+        "~/.kaggle",
+        f"Make a token at {SETTINGS} and write it to the file "
+        "~/.kaggle/access_token, or set KAGGLE_API_TOKEN; "
+        "a kaggle.json belongs into ~/.kaggle, too",
+        code="no_credentials",
+    )
 
 
 def translated(error: BaseException, of: str, secrets: list[str]) -> InputError | StageError:
@@ -87,20 +101,33 @@ def translated(error: BaseException, of: str, secrets: list[str]) -> InputError 
                 text = ""
         return _refused(response, text, of)
     if isinstance(error, OSError) and error.errno == 28:
-        return InputError("the disk is full", "",
-                          "Free some space, then run the same command again", code="disk_full")
-    todo = f"{AGAIN}; without a network, put the files of {url(of)} where input/README.md says" if of else "Is the network on? " + AGAIN
+        return InputError(
+            "the disk is full",
+            "",
+            "Free some space, then run the same command again",
+            code="disk_full",
+        )
+    todo = (
+        f"{AGAIN}; without a network, put the files of {url(of)} where input/README.md says"
+        if of
+        else "Is the network on? " + AGAIN
+    )
     kinds = requests.exceptions
     if isinstance(error, kinds.SSLError):
-        return Lost("the connection to Kaggle is not trusted: a proxy in between?",
-                    f"REQUESTS_CA_BUNDLE names its certificate. {todo}",
-                    code="connection_not_trusted")
+        return Lost(
+            "the connection to Kaggle is not trusted: a proxy in between?",
+            f"REQUESTS_CA_BUNDLE names its certificate. {todo}",
+            code="connection_not_trusted",
+        )
     if isinstance(error, kinds.ProxyError):
         return Lost("the proxy of http_proxy or https_proxy does not answer", todo, code="no_proxy")
     if isinstance(error, kinds.Timeout) or "timed out" in text:
-        return Lost("Kaggle was silent for "
-                    f"{SILENCE[0] if isinstance(error, kinds.ConnectTimeout) else SILENCE[1]} s",
-                    todo, code="kaggle_silent")
+        return Lost(
+            "Kaggle was silent for "
+            f"{SILENCE[0] if isinstance(error, kinds.ConnectTimeout) else SILENCE[1]} s",
+            todo,
+            code="kaggle_silent",
+        )
     if re.search("NameResolution|getaddrinfo|Name or service|resolve", text):
         return Lost("no network: Kaggle's address is not found", todo, code="no_network")
     if re.search("refused|NewConnection|unreachable", text, re.I):
@@ -108,11 +135,14 @@ def translated(error: BaseException, of: str, secrets: list[str]) -> InputError 
     if isinstance(error, (kinds.ConnectionError, kinds.ChunkedEncodingError, ConnectionError)):
         return Lost("the connection to Kaggle broke off", todo, code="connection_lost")
     if isinstance(error, (json.JSONDecodeError, kinds.JSONDecodeError)):
-        return StageError("the answer is not Kaggle's: does the network ask to sign in first? "
-                          "Open any page in a browser, then run the same command again",
-                          code="not_kaggle")
-    return StageError(f"the package kaggle failed: {type(error).__name__}: {text}",
-                      code="kaggle_failed")
+        return StageError(
+            "the answer is not Kaggle's: does the network ask to sign in first? "
+            "Open any page in a browser, then run the same command again",
+            code="not_kaggle",
+        )
+    return StageError(
+        f"the package kaggle failed: {type(error).__name__}: {text}", code="kaggle_failed"
+    )
 
 
 def _refused(response: Any, text: str, of: str) -> InputError | StageError:
@@ -122,37 +152,58 @@ def _refused(response: Any, text: str, of: str) -> InputError | StageError:
     if code == 401:
         return not_signed_in(" (401)")
     if code == 403 and "/" in of:
-        return InputError(f"Kaggle denies access to this data set (403{says})", url(of),
-                          "Open its page with the account of the token: is it there, and yours to "
-                          "read?", code="dataset_denied")
+        return InputError(
+            f"Kaggle denies access to this data set (403{says})",
+            url(of),
+            "Open its page with the account of the token: is it there, and yours to read?",
+            code="dataset_denied",
+        )
     if code == 403 and of:
-        return InputError(f"Kaggle denies access to this contest (403{says})", of,
-                          f"Open {url(of)}/rules, join the contest and accept its rules, then run "
-                          "the same command again; "
-                          "a misspelt slug is refused in the same way", code="rules_not_accepted")
+        return InputError(
+            f"Kaggle denies access to this contest (403{says})",
+            of,
+            f"Open {url(of)}/rules, join the contest and accept its rules, then run "
+            "the same command again; "
+            "a misspelt slug is refused in the same way",
+            code="rules_not_accepted",
+        )
     if code == 404 and "/" in of:
-        return InputError(f"there is no data set '{of}' at Kaggle (404)", "--dataset",
-                          "It is OWNER/NAME, the last two words of its address, "
-                          f"{SITE}/datasets/OWNER/NAME", code="no_such_dataset")
+        return InputError(
+            f"there is no data set '{of}' at Kaggle (404)",
+            "--dataset",
+            f"It is OWNER/NAME, the last two words of its address, {SITE}/datasets/OWNER/NAME",
+            code="no_such_dataset",
+        )
     if code == 404 and of:
-        return InputError(f"there is no contest '{of}' at Kaggle (404)", "--competition or slug",
-                          f"The slug is the last word of its address, {SITE}/competitions/<slug>; "
-                          "an invitation link "
-                          f"such as {SITE}/t/… is none: open it in a browser, join, and look at "
-                          "the address then", code="no_such_contest")
+        return InputError(
+            f"there is no contest '{of}' at Kaggle (404)",
+            "--competition or slug",
+            f"The slug is the last word of its address, {SITE}/competitions/<slug>; "
+            "an invitation link "
+            f"such as {SITE}/t/… is none: open it in a browser, join, and look at "
+            "the address then",
+            code="no_such_contest",
+        )
     if code == 416:
         return Unfit("what has arrived does not fit the file at Kaggle (416)", code="other_file")
     if code == 429:
         wait = _seconds(response.headers.get("Retry-After"))
-        return Busy("Kaggle counts too many requests (429)",
-                    f"Wait {duration(wait) if wait else 'some minutes'}, then run the same "
-                    "command again", wait, code="too_many_requests")
+        return Busy(
+            "Kaggle counts too many requests (429)",
+            f"Wait {duration(wait) if wait else 'some minutes'}, then run the same command again",
+            wait,
+            code="too_many_requests",
+        )
     if code >= 500:
-        return Busy(f"Kaggle has trouble of its own ({code}{says})",
-                    "Run the same command again later",
-                    _seconds(response.headers.get("Retry-After")), code="kaggle_trouble")
-    return InputError(f"Kaggle refuses ({code}{says or ', without a reason'})", url(of),
-                      code="kaggle_refuses")
+        return Busy(
+            f"Kaggle has trouble of its own ({code}{says})",
+            "Run the same command again later",
+            _seconds(response.headers.get("Retry-After")),
+            code="kaggle_trouble",
+        )
+    return InputError(
+        f"Kaggle refuses ({code}{says or ', without a reason'})", url(of), code="kaggle_refuses"
+    )
 
 
 def plain(text: str, secrets: list[str]) -> str:
@@ -168,7 +219,9 @@ def _seconds(text: str | None) -> float | None:
         return max(0.0, float(text)) if text else None
     except ValueError:
         try:
-            return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
+            return max(
+                0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds()
+            )
         except (TypeError, ValueError):
             return None
 

@@ -1,4 +1,5 @@
 """Parts and resamples of images that keep near-duplicates together: two pictures of one lesion are not two witnesses."""
+
 from __future__ import annotations
 
 from typing import Iterator
@@ -19,9 +20,12 @@ def cross_folds(folds: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[n
         return folds, True
     names, sizes = np.unique(groups, return_counts=True)
     if len(names) < 2:
-        raise InputError("the validation images are all near-duplicates of one another",
-                         "folds.csv", "Nothing honest can be said of one picture: validate on more",
-                         code="too_few_groups")
+        raise InputError(
+            "the validation images are all near-duplicates of one another",
+            "folds.csv",
+            "Nothing honest can be said of one picture: validate on more",
+            code="too_few_groups",
+        )
     filled, part_of = np.zeros(min(PARTS, len(names)), dtype=int), {}
     for i in np.random.default_rng(seed).permutation(len(names)):
         part = int(filled.argmin())

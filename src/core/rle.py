@@ -1,4 +1,5 @@
 """Run lengths: a mask as (start, length) pairs. In memory 0-based and column-major (top to bottom, then left to right); as text in a contest's dialect."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -38,7 +39,13 @@ def from_runs(runs: np.ndarray, height: int, width: int, order: str = "column") 
     return flat.reshape((height, width), order="F" if order == "column" else "C")
 
 
-def encode(mask: np.ndarray, order: str = "column", first: int = 1, empty: str = "-1", relative: bool = False) -> str:
+def encode(
+    mask: np.ndarray,
+    order: str = "column",
+    first: int = 1,
+    empty: str = "-1",
+    relative: bool = False,
+) -> str:
     """mask (H,W) -> 'start length start length …', the first pixel being number `first`; `empty` for a mask without lesion.
     relative: every start but the first is counted from the end of the run before."""
     runs = to_runs(mask, order)
@@ -66,7 +73,15 @@ def parse(text: str, first: int = 1, relative: bool = False) -> np.ndarray:
     return runs
 
 
-def decode(text: str, height: int, width: int, order: str = "column", first: int = 1, empty: str = "-1", relative: bool = False) -> np.ndarray:
+def decode(
+    text: str,
+    height: int,
+    width: int,
+    order: str = "column",
+    first: int = 1,
+    empty: str = "-1",
+    relative: bool = False,
+) -> np.ndarray:
     """The inverse of `encode`: mask (H,W) bool. Raises ValueError for text that is no run lengths of such an image."""
     text = str(text).strip()
     if text in (empty, ""):
@@ -87,13 +102,22 @@ class Truth:
         self.row = {str(k): i for i, k in enumerate(self.ids)}
 
     @classmethod
-    def build(cls, ids: Iterable[str], sizes: Iterable[tuple[int, int]], runs: list[np.ndarray]) -> "Truth":
+    def build(
+        cls, ids: Iterable[str], sizes: Iterable[tuple[int, int]], runs: list[np.ndarray]
+    ) -> "Truth":
         offsets = np.cumsum([0, *map(len, runs)])
-        return cls(np.asarray(list(ids), dtype=str), np.asarray(list(sizes), dtype=np.int64).reshape(-1, 2), offsets, np.concatenate([np.zeros((0, 2), np.int64), *runs]).astype(np.int32))
+        return cls(
+            np.asarray(list(ids), dtype=str),
+            np.asarray(list(sizes), dtype=np.int64).reshape(-1, 2),
+            offsets,
+            np.concatenate([np.zeros((0, 2), np.int64), *runs]).astype(np.int32),
+        )
 
     def save(self, path: Path) -> None:
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, ids=self.ids, sizes=self.sizes, offsets=self.offsets, runs=self.runs)
+            np.savez_compressed(
+                file, ids=self.ids, sizes=self.sizes, offsets=self.offsets, runs=self.runs
+            )
 
     @classmethod
     def load(cls, path: Path) -> "Truth":
@@ -102,23 +126,49 @@ class Truth:
                 self = cls(**{k: file[k] for k in ("ids", "sizes", "offsets", "runs")})
             self._check()
             return self
-        except Exception as error:  # zipfile, numpy and zlib each raise their own for a damaged file
+        except (
+            Exception
+        ) as error:  # zipfile, numpy and zlib each raise their own for a damaged file
             what = f"not readable as the true masks: {error}"
-            raise InputError(what, short(path), f"Make it again with {command('prepare', '--force')}", code="truth_damaged") from None
+            raise InputError(
+                what,
+                short(path),
+                f"Make it again with {command('prepare', '--force')}",
+                code="truth_damaged",
+            ) from None
 
     def _check(self) -> None:
         """Raises ValueError, TypeError or IndexError for arrays that do not belong together."""
         n, ends = len(self.ids), self.offsets
-        if self.ids.ndim != 1 or self.ids.dtype.kind != "U" or self.sizes.shape != (n, 2) or ends.shape != (n + 1,):
+        if (
+            self.ids.ndim != 1
+            or self.ids.dtype.kind != "U"
+            or self.sizes.shape != (n, 2)
+            or ends.shape != (n + 1,)
+        ):
             raise ValueError("its arrays do not fit each other")
-        if {a.dtype.kind for a in (self.sizes, ends, self.runs)} != {"i"} or self.runs.shape != (len(self.runs), 2):
+        if {a.dtype.kind for a in (self.sizes, ends, self.runs)} != {"i"} or self.runs.shape != (
+            len(self.runs),
+            2,
+        ):
             raise ValueError("its arrays are of another kind")
-        if ends[0] != 0 or ends[-1] != len(self.runs) or (np.diff(ends) < 0).any() or (self.sizes < 1).any() or (self.sizes > 2**16).any():
+        if (
+            ends[0] != 0
+            or ends[-1] != len(self.runs)
+            or (np.diff(ends) < 0).any()
+            or (self.sizes < 1).any()
+            or (self.sizes > 2**16).any()
+        ):
             raise ValueError("its numbers contradict each other")
         starts, lengths = self.runs.astype(np.int64).T
         stops, of = starts + lengths, np.repeat(np.arange(n), np.diff(ends))
         next_one = of[1:] == of[:-1]  # of the same image
-        if (starts < 0).any() or (lengths < 1).any() or (stops > self.sizes.prod(1)[of]).any() or (starts[1:] < stops[:-1])[next_one].any():
+        if (
+            (starts < 0).any()
+            or (lengths < 1).any()
+            or (stops > self.sizes.prod(1)[of]).any()
+            or (starts[1:] < stops[:-1])[next_one].any()
+        ):
             raise ValueError("a run lies outside of its image, or overlaps another")
 
     def mask(self, id: str) -> np.ndarray:

@@ -1,4 +1,5 @@
 """What a training run tells while it runs: how long it will take, log.csv, curves.png; and when to give up."""
+
 from __future__ import annotations
 
 import csv
@@ -11,7 +12,21 @@ from src.core.console import duration, say
 from src.core.disk import replacing
 from src.core.freshness import Job
 
-LOG = ["epoch", "loss", "mask_loss", "label_loss", "lr", "score", "dice", "iou", "accuracy", "macro_f1", "images_per_second", "seconds", "skipped"]
+LOG = [
+    "epoch",
+    "loss",
+    "mask_loss",
+    "label_loss",
+    "lr",
+    "score",
+    "dice",
+    "iou",
+    "accuracy",
+    "macro_f1",
+    "images_per_second",
+    "seconds",
+    "skipped",
+]
 HOURS = 2 * 3600  # a plan longer than this, without a GPU, names the small config
 
 
@@ -38,9 +53,18 @@ class Clock:
         epoch = seconds * self.steps * 1.1  # validation is about a tenth of it
         left = self.job.details.get("left", 1)
         plan = epoch * (self.epochs_left + self.epochs * (left - 1))
-        say(f"  about {duration(epoch)} an epoch, {duration(epoch * self.epochs_left)} for this fold" + (f", {duration(plan)} for all {left} folds left to train at this speed" if left > 1 else ""))
+        say(
+            f"  about {duration(epoch)} an epoch, {duration(epoch * self.epochs_left)} for this fold"
+            + (
+                f", {duration(plan)} for all {left} folds left to train at this speed"
+                if left > 1
+                else ""
+            )
+        )
         if self.device.type == "cpu" and plan > HOURS and self.job.name != "cpu":
-            say("  that is long: for a machine without a GPU there is ./run.sh --config configs/cpu.yaml")
+            say(
+                "  that is long: for a machine without a GPU there is ./run.sh --config configs/cpu.yaml"
+            )
 
     def draw(self, path: Path, history: list[dict], final: bool = False) -> None:
         """curves.png, at most every ten seconds and at the end: drawing costs as much as a small epoch."""
@@ -80,7 +104,10 @@ def write_log(path: Path, history: list[dict]) -> None:
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, LOG, restval="", extrasaction="ignore")
         table.writeheader()
-        table.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history)
+        table.writerows(
+            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+            for row in history
+        )
 
 
 def since_best(history: list[dict]) -> int:
@@ -90,10 +117,16 @@ def since_best(history: list[dict]) -> int:
 
 
 def epoch_line(row: dict, epochs: int, better: bool) -> str:
-    shown = "  ".join(f"{name.replace('_', ' ')} {row[name]:.4f}" for name in ("dice", "accuracy", "macro_f1") if name in row)
+    shown = "  ".join(
+        f"{name.replace('_', ' ')} {row[name]:.4f}"
+        for name in ("dice", "accuracy", "macro_f1")
+        if name in row
+    )
     skipped = f"  {row['skipped']} steps skipped: loss not finite" if row["skipped"] else ""
-    return (f"  epoch {row['epoch']:3d}/{epochs}  loss {row['loss']:.4f}  score {row['score']:.4f}{'*' if better else ' '} {shown}  "
-            f"{row['images_per_second']:.1f} img/s  {row['seconds']:.{0 if row['seconds'] >= 10 else 1}f} s{skipped}")
+    return (
+        f"  epoch {row['epoch']:3d}/{epochs}  loss {row['loss']:.4f}  score {row['score']:.4f}{'*' if better else ' '} {shown}  "
+        f"{row['images_per_second']:.1f} img/s  {row['seconds']:.{0 if row['seconds'] >= 10 else 1}f} s{skipped}"
+    )
 
 
 def draw_curves(path: Path, history: list[dict]) -> None:
@@ -104,11 +137,19 @@ def draw_curves(path: Path, history: list[dict]) -> None:
     epochs, dot = [row["epoch"] for row in history], "o" if len(history) < 4 else ""
     for name in ("loss", "mask_loss", "label_loss"):
         if name in history[0]:
-            left.plot(epochs, [row[name] for row in history], marker=dot, label=name.replace("_", " "))
+            left.plot(
+                epochs, [row[name] for row in history], marker=dot, label=name.replace("_", " ")
+            )
     for name in ("score", "dice", "accuracy", "macro_f1"):
         if name in history[0]:
-            right.plot(epochs, [row[name] for row in history], marker=dot, label=name.replace("_", " "))
-    left.set(title="training loss", xlabel="epoch", ylim=(min(0, *(row["loss"] for row in history)), None))  # a learned balance can go below 0
+            right.plot(
+                epochs, [row[name] for row in history], marker=dot, label=name.replace("_", " ")
+            )
+    left.set(
+        title="training loss",
+        xlabel="epoch",
+        ylim=(min(0, *(row["loss"] for row in history)), None),
+    )  # a learned balance can go below 0
     right.set(title="validation", xlabel="epoch", ylim=(None, 1))
     for axes in (left, right):
         axes.legend(frameon=False)

@@ -1,4 +1,5 @@
 """sample_submission.csv as it is found: a table (or a zip of one, with PNG masks or without), which image each row is about, and what each column asks for."""
+
 from __future__ import annotations
 
 import io
@@ -19,14 +20,56 @@ from src.core.files import IMAGE_SUFFIXES, must_be_file, printable
 from src.core.limits import MOST_BYTES, check_size
 from src.core.settings import Competition, Data, Submission
 
-RUN_NAMES = {"rle", "rlemask", "maskrle", "mask", "masks", "encodedpixels", "pixels", "encodedmask", "predicted", "segmentation", "annotation", "runlength", "runlengths", "rles", "predictedrle"}
-LABEL_NAMES = {"label", "labels", "class", "classname", "classid", "target", "diagnosis", "category", "categoryid", "prediction", "y", "type"}
+RUN_NAMES = {
+    "rle",
+    "rlemask",
+    "maskrle",
+    "mask",
+    "masks",
+    "encodedpixels",
+    "pixels",
+    "encodedmask",
+    "predicted",
+    "segmentation",
+    "annotation",
+    "runlength",
+    "runlengths",
+    "rles",
+    "predictedrle",
+}
+LABEL_NAMES = {
+    "label",
+    "labels",
+    "class",
+    "classname",
+    "classid",
+    "target",
+    "diagnosis",
+    "category",
+    "categoryid",
+    "prediction",
+    "y",
+    "type",
+}
 BOX_NAMES = {"predictionstring", "box", "boxes", "bbox", "bboxes", "detections"}
 LONGEST = 200  # characters of a file's name: run lengths need not be searched for one
-UNCERTAIN = {"predicted", "annotation", "segmentation", "prediction"}  # names of runs, and of classes too
+UNCERTAIN = {
+    "predicted",
+    "annotation",
+    "segmentation",
+    "prediction",
+}  # names of runs, and of classes too
 SEPARATORS = re.compile(r"[^0-9A-Za-z]+")
-DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError,
-           RuntimeError, NotImplementedError, ValueError)
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+)
 
 
 @dataclass
@@ -64,24 +107,43 @@ def sample_file(competition: Competition, data: Path) -> Path:
     """The sample of the submission: the one named, else the only file of the data folder that is called something like it."""
     named, alike = data / competition.data.sample_submission, alike_samples(data)
     must_be_file(named, "the sample of the submission")
-    return named if named.is_file() or competition.data.sample_submission != Data().sample_submission or len(alike) != 1 else alike[0]
+    return (
+        named
+        if named.is_file()
+        or competition.data.sample_submission != Data().sample_submission
+        or len(alike) != 1
+        else alike[0]
+    )
 
 
 def alike_samples(data: Path) -> list[Path]:
     """Files that are called something like sample_submission."""
     here = sorted(data.iterdir()) if data.is_dir() else []
-    return [f for f in here if f.is_file() and "samplesub" in re.sub(r"[^a-z]", "", f.name.lower()) and f.suffix.lower() in (".csv", ".tsv", ".txt", ".zip")]
+    return [
+        f
+        for f in here
+        if f.is_file()
+        and "samplesub" in re.sub(r"[^a-z]", "", f.name.lower())
+        and f.suffix.lower() in (".csv", ".tsv", ".txt", ".zip")
+    ]
 
 
 def no_sample(competition: Competition, data: Path) -> InputError:
     """For a sample that is not there."""
     if alike := alike_samples(data):
-        return InputError(f"{len(alike)} files look like the sample of the submission: "
-                          f"{listing(f.name for f in alike)}", short(data),
-                          "Name one with data.sample_submission", code="several_samples")
-    return InputError("there is no sample of the submission", short(sample_file(competition, data)),
-                      "Download it from the contest's page, or name another with "
-                      "data.sample_submission", code="no_sample")
+        return InputError(
+            f"{len(alike)} files look like the sample of the submission: "
+            f"{listing(f.name for f in alike)}",
+            short(data),
+            "Name one with data.sample_submission",
+            code="several_samples",
+        )
+    return InputError(
+        "there is no sample of the submission",
+        short(sample_file(competition, data)),
+        "Download it from the contest's page, or name another with data.sample_submission",
+        code="no_sample",
+    )
 
 
 def read_sample(file: Path, submission: Submission) -> Sample:
@@ -93,9 +155,12 @@ def read_sample(file: Path, submission: Submission) -> Sample:
         if file.suffix.lower() == ".zip" or zipfile.is_zipfile(file):
             name, data, pngs, lesion = _of_zip(file)
     except FileNotFoundError:
-        raise InputError("there is no sample of the submission", short(file),
-                         "Download it from the contest's page, or name another with "
-                         "data.sample_submission", code="no_sample") from None
+        raise InputError(
+            "there is no sample of the submission",
+            short(file),
+            "Download it from the contest's page, or name another with data.sample_submission",
+            code="no_sample",
+        ) from None
     except (OSError, *DAMAGED) as error:
         what = f"not readable as a table: {printable(error, 200)}"
         raise InputError(what, short(file), todo, code="not_a_table") from None
@@ -123,11 +188,20 @@ def read_sample(file: Path, submission: Submission) -> Sample:
 
 def _of_zip(file: Path) -> tuple[str, bytes, list[str], int]:
     with zipfile.ZipFile(file) as archive:
-        names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
-        tables, pngs = [n for n in names if n.lower().endswith((".csv", ".tsv", ".txt"))], [n for n in names if n.lower().endswith(".png")]
+        names = [
+            n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")
+        ]
+        tables, pngs = (
+            [n for n in names if n.lower().endswith((".csv", ".tsv", ".txt"))],
+            [n for n in names if n.lower().endswith(".png")],
+        )
         if len(tables) != 1:
-            raise InputError(f"{len(tables)} tables in the zip", short(file),
-                             "Expected one, with a row for each image", code="several_samples")
+            raise InputError(
+                f"{len(tables)} tables in the zip",
+                short(file),
+                "Expected one, with a row for each image",
+                code="several_samples",
+            )
         if max(archive.getinfo(n).file_size for n in (tables[0], *pngs[:20])) > MOST_BYTES:
             raise ValueError(f"a file in it unpacks to more than {MOST_BYTES:,} bytes")
         lesion = max((_brightest(archive.read(n)) for n in pngs[:20]), default=0)
@@ -155,7 +229,13 @@ def find_id(value: str, known: Iterable[str]) -> tuple[str, str, str] | None:
         return "", value, ""
     if len(value) > LONGEST:
         return None
-    cuts = sorted({0, len(value), *(at for m in SEPARATORS.finditer(value) for at in range(m.start(), m.end() + 1))})
+    cuts = sorted(
+        {
+            0,
+            len(value),
+            *(at for m in SEPARATORS.finditer(value) for at in range(m.start(), m.end() + 1)),
+        }
+    )
     for start in cuts:
         for end in reversed(cuts):
             if end > start and value[start:end] in known:
@@ -165,10 +245,16 @@ def find_id(value: str, known: Iterable[str]) -> tuple[str, str, str] | None:
 
 def _pattern(name: str) -> re.Pattern:
     words = re.split(r"(\{id\}|\{class\})", name)
-    return re.compile("".join({"{id}": "(?P<id>.+)", "{class}": "(?P<key>.+?)"}.get(w, re.escape(w)) for w in words))
+    return re.compile(
+        "".join(
+            {"{id}": "(?P<id>.+)", "{class}": "(?P<key>.+?)"}.get(w, re.escape(w)) for w in words
+        )
+    )
 
 
-def match_rows(sample: Sample, submission: Submission, known: Iterable[str]) -> tuple[str, str, list[Row]]:
+def match_rows(
+    sample: Sample, submission: Submission, known: Iterable[str]
+) -> tuple[str, str, list[Row]]:
     """(column of ids, how they are made, rows with their images). Raises InputError where a setting names what is not there."""
     known = set(known)
     for what in ("id", "key", "label", "rle", "boxes"):
@@ -180,14 +266,33 @@ def match_rows(sample: Sample, submission: Submission, known: Iterable[str]) -> 
     values = sample.column(column)
     if submission.name:
         if submission.name.count("{id}") != 1:
-            raise InputError(f"submission.name is '{submission.name}'", short(sample.file),
-                             "It needs {id} once, for example {id}.png or {id}_{class}",
-                             code="invalid_value")
+            raise InputError(
+                f"submission.name is '{submission.name}'",
+                short(sample.file),
+                "It needs {id} once, for example {id}.png or {id}_{class}",
+                code="invalid_value",
+            )
         shape = _pattern(submission.name)
         found = [shape.fullmatch(v) for v in values]
-        if submission.name.endswith("}") and "{class}" in submission.name:  # ids may hold the separator themselves: the last one counts
-            found = [max((m for m in _splits(shape, v) if m["id"] in known), key=lambda m: len(m["id"]), default=f) for v, f in zip(values, found)]
-        rows = [Row(raw, m["id"] if m and m["id"] in known else None, m.groupdict().get("key") if m else None) for raw, m in zip(sample.raw, found)]
+        if (
+            submission.name.endswith("}") and "{class}" in submission.name
+        ):  # ids may hold the separator themselves: the last one counts
+            found = [
+                max(
+                    (m for m in _splits(shape, v) if m["id"] in known),
+                    key=lambda m: len(m["id"]),
+                    default=f,
+                )
+                for v, f in zip(values, found)
+            ]
+        rows = [
+            Row(
+                raw,
+                m["id"] if m and m["id"] in known else None,
+                m.groupdict().get("key") if m else None,
+            )
+            for raw, m in zip(sample.raw, found)
+        ]
         return column, submission.name, rows
     parts = [find_id(v, known) for v in values]
     shapes = Counter((p[0], p[2]) for p in parts if p)
@@ -195,10 +300,21 @@ def match_rows(sample: Sample, submission: Submission, known: Iterable[str]) -> 
         return column, "{id}", [Row(raw, None) for raw in sample.raw]
     if len(shapes) > 1 and (made := class_in_name(parts, shapes)):
         name, keys = made
-        return column, name, [Row(raw, p and p[1], p and keys.get((p[0], p[2]))) for raw, p in zip(sample.raw, parts)]
+        return (
+            column,
+            name,
+            [
+                Row(raw, p and p[1], p and keys.get((p[0], p[2])))
+                for raw, p in zip(sample.raw, parts)
+            ],
+        )
     before, behind = shapes.most_common(1)[0][0]
-    usual = {(before, behind)} | {s for s in shapes if not s[0] and (not s[1] or s[1].lower() in IMAGE_SUFFIXES)}  # x and x.png may stand side by side
-    rows = [Row(raw, p[1] if p and (p[0], p[2]) in usual else None) for raw, p in zip(sample.raw, parts)]
+    usual = {(before, behind)} | {
+        s for s in shapes if not s[0] and (not s[1] or s[1].lower() in IMAGE_SUFFIXES)
+    }  # x and x.png may stand side by side
+    rows = [
+        Row(raw, p[1] if p and (p[0], p[2]) in usual else None) for raw, p in zip(sample.raw, parts)
+    ]
     return column, before + "{id}" + behind, rows
 
 
@@ -207,18 +323,33 @@ def image_of(row: Row, sample: Sample, column: str, name: str) -> str:
     text = row.cells[sample.columns.index(column)].strip()
     found = _pattern(name).fullmatch(text)
     named = found["id"] if found else text
-    return row.image or (named[: -len(Path(named).suffix)] if Path(named).suffix.lower() in IMAGE_SUFFIXES else named)
+    return row.image or (
+        named[: -len(Path(named).suffix)] if Path(named).suffix.lower() in IMAGE_SUFFIXES else named
+    )
 
 
 def _splits(shape: re.Pattern, value: str) -> list[re.Match]:
     if len(value) > LONGEST:
         return []
-    return [m for m in (re.compile(shape.pattern.replace("(?P<id>.+)", f"(?P<id>.{{{n}}})")).fullmatch(value) for n in range(1, len(value))) if m]
+    return [
+        m
+        for m in (
+            re.compile(shape.pattern.replace("(?P<id>.+)", f"(?P<id>.{{{n}}})")).fullmatch(value)
+            for n in range(1, len(value))
+        )
+        if m
+    ]
 
 
 def _id_column(sample: Sample, known: set[str]) -> str:
-    hits = {c: sum(v in known or find_id(v, known) is not None for v in sample.column(c)[:500]) for c in sample.columns}
-    named = next((c for c in sample.columns if _plain(c) in ("id", "imageid", "image", "filename", "name")), sample.columns[0])
+    hits = {
+        c: sum(v in known or find_id(v, known) is not None for v in sample.column(c)[:500])
+        for c in sample.columns
+    }
+    named = next(
+        (c for c in sample.columns if _plain(c) in ("id", "imageid", "image", "filename", "name")),
+        sample.columns[0],
+    )
     return max(hits, key=hits.get) if max(hits.values()) else named
 
 
@@ -264,15 +395,26 @@ def role(column: str, cells: list[str], classes: list[str], written: Iterable[st
     plain, texts = _plain(column), {c for c in cells if c}
     folded = {c.casefold() for c in (*classes, *written)}
     numbers = [c.split() for c in texts]
-    if texts and {t.casefold() for t in texts} <= folded and plain not in RUN_NAMES - UNCERTAIN:  # a class may be called none
+    if (
+        texts and {t.casefold() for t in texts} <= folded and plain not in RUN_NAMES - UNCERTAIN
+    ):  # a class may be called none
         return "label"
-    if plain in BOX_NAMES and not (texts and all(map(is_runs, texts))) or numbers and all(len(n) >= 5 and len(n) % 5 == 0 and _is_number(*n) for n in numbers):
+    if (
+        plain in BOX_NAMES
+        and not (texts and all(map(is_runs, texts)))
+        or numbers
+        and all(len(n) >= 5 and len(n) % 5 == 0 and _is_number(*n) for n in numbers)
+    ):
         return "boxes"
     if plain in UNCERTAIN and texts and all(re.fullmatch(r"\d", t) for t in texts):
         return ""  # a class or an empty mask: one wrong guess would cost a submission
     if plain in RUN_NAMES:
         return "rle"
-    if texts and all(is_runs(t) or t in ("-1", "-") for t in texts) and (plain not in LABEL_NAMES or any(map(is_runs, texts))):
+    if (
+        texts
+        and all(is_runs(t) or t in ("-1", "-") for t in texts)
+        and (plain not in LABEL_NAMES or any(map(is_runs, texts)))
+    ):
         return "rle"
     if texts and class_of(column, classes) and all(len(n) == 1 and _is_number(*n) for n in numbers):
         return "probability"
@@ -286,24 +428,48 @@ def _is_number(*words: str) -> bool:
 def class_of(column: str, classes: list[str]) -> str | None:
     """The class that a column is named for: benign, p_benign, Benign_prob."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column)
-    plain = re.sub(r"(^| )(p|prob|probability|proba|score|pred|predicted|conf|confidence|is|class|target)(?= |$)", " ", SEPARATORS.sub(" ", words).lower()).strip()
+    plain = re.sub(
+        r"(^| )(p|prob|probability|proba|score|pred|predicted|conf|confidence|is|class|target)(?= |$)",
+        " ",
+        SEPARATORS.sub(" ", words).lower(),
+    ).strip()
     return next((c for c in classes if plain == SEPARATORS.sub(" ", c).lower().strip()), None)
 
 
-def spell(shown: set[str], classes: list[str], empty_class: str | None, whole: bool) -> dict[str, str] | None:
+def spell(
+    shown: set[str], classes: list[str], empty_class: str | None, whole: bool
+) -> dict[str, str] | None:
     """class -> how it is written, from what the sample shows of it; None where that fits no class. whole: everything that there is, is shown."""
     shown = {s for s in shown if s}
     folded = {c.casefold(): c for c in classes}
     if all(s.casefold() in folded for s in shown):
         if whole:
-            return {folded[s.casefold()]: s for s in sorted(shown, key=lambda s: classes.index(folded[s.casefold()]))}
-        style = next((f for f in (str, str.title, str.upper, str.capitalize, str.lower) if all(f(folded[s.casefold()]) == s for s in shown)), str)
+            return {
+                folded[s.casefold()]: s
+                for s in sorted(shown, key=lambda s: classes.index(folded[s.casefold()]))
+            }
+        style = next(
+            (
+                f
+                for f in (str, str.title, str.upper, str.capitalize, str.lower)
+                if all(f(folded[s.casefold()]) == s for s in shown)
+            ),
+            str,
+        )
         return {c: style(c) for c in classes} | {folded[s.casefold()]: s for s in shown}
     if all(re.fullmatch(r"[0-9]{1,9}", s) for s in shown):
         numbers = sorted(map(int, shown))
         if whole:
-            pool = classes if len(numbers) == len(classes) else [c for c in classes if c != empty_class]
+            pool = (
+                classes
+                if len(numbers) == len(classes)
+                else [c for c in classes if c != empty_class]
+            )
             return {c: str(n) for c, n in zip(pool, numbers)} if len(numbers) == len(pool) else None
         first = int(numbers[-1] == len(classes) and numbers[0] > 0)
-        return {c: str(i + first) for i, c in enumerate(classes)} if numbers[-1] < len(classes) + first else None
+        return (
+            {c: str(i + first) for i, c in enumerate(classes)}
+            if numbers[-1] < len(classes) + first
+            else None
+        )
     return None

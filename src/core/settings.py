@@ -4,6 +4,7 @@ A competition describes data, classes, metric and submission, shared by all expe
 network and its training; an ensemble names experiments. The names of architectures, losses, views, … are checked by `parts`, not here:
 this module must import in milliseconds.
 """
+
 from __future__ import annotations
 
 import math
@@ -47,8 +48,9 @@ def _is_grouped(value: object) -> bool:
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True,
-                              allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True, allow_inf_nan=False
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -73,16 +75,26 @@ class Data(Strict):
     empty_class: str | None = "normal"  # the class without a lesion: its mask is empty
     # {label} and {id} stand for the class and the file's stem; the first pattern that finds an image is used; masks lie beside the image
     train: list[PathText] = [
-        "train/{label}/{id}", "Dataset_BUSI_with_GT/{label}/{id}", "{label}/{id}"]
+        "train/{label}/{id}",
+        "Dataset_BUSI_with_GT/{label}/{id}",
+        "{label}/{id}",
+    ]
     # x.png has the masks x_mask.png, x_mask_1.png, …
     mask_suffix: PathText = Field("_mask", min_length=1)
     # likewise; one may be given without brackets
     test: list[PathText] = ["test/{id}", "test_images/{id}", "test/images/{id}"]
     # the other layout: a table of id and label, with folders of images and masks, or masks as run lengths in a column
     table: PathText = "train.csv"
-    table_columns: dict[Literal["id", "label", "rle"], str] = {"id": "id", "label": "label", "rle": "rle"}
+    table_columns: dict[Literal["id", "label", "rle"], str] = {
+        "id": "id",
+        "label": "label",
+        "rle": "rle",
+    }
     table_images: list[PathText] = [
-        "train_images/{id}", "train/images/{id}", "images/{id}", "train/{id}",
+        "train_images/{id}",
+        "train/images/{id}",
+        "images/{id}",
+        "train/{id}",
     ]
     table_masks: list[PathText] = ["train_masks/{id}", "train/masks/{id}", "masks/{id}"]
     sample_submission: PathText = "sample_submission.csv"
@@ -100,16 +112,25 @@ class Data(Strict):
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ValueError("data.classes needs two or more different names")
         if not all(c.strip() == c != "" and c.isprintable() for c in self.classes):
-            raise ValueError("data.classes holds a name that is empty, or has a space at its end "
-                             "or a line break in it")
+            raise ValueError(
+                "data.classes holds a name that is empty, or has a space at its end "
+                "or a line break in it"
+            )
         if "/" in self.mask_suffix:
             raise ValueError("data.mask_suffix is the end of a file's name, without a slash")
-        for key, needed in (("train", ("{label}", "{id}")), ("table_images", ("{id}",)), ("table_masks", ("{id}",)), ("test", ("{id}",))):
+        for key, needed in (
+            ("train", ("{label}", "{id}")),
+            ("table_images", ("{id}",)),
+            ("table_masks", ("{id}",)),
+            ("test", ("{id}",)),
+        ):
             for pattern in getattr(self, key):
                 if any(pattern.count(word) != 1 for word in needed):
                     raise ValueError(f"data.{key} needs {' and '.join(needed)} once in '{pattern}'")
         if self.empty_class is not None and self.empty_class not in self.classes:
-            raise ValueError(f"data.empty_class is {self.empty_class}, which is not one of data.classes; use null where every class has a lesion")
+            raise ValueError(
+                f"data.empty_class is {self.empty_class}, which is not one of data.classes; use null where every class has a lesion"
+            )
         return self
 
 
@@ -127,23 +148,33 @@ MOST_DECISIONS = 100_000
 class Evaluate(Strict):
     """The grid of decisions tried on out-of-fold predictions; the first value of each is the untuned decision. By default only that is searched which
     gained leave-one-fold-out (docs/results.md): on some hundred images every further list finds more chance than truth."""
+
     threshold: list[Share] = Field([0.5], min_length=1)
-    min_area: list[Share] = Field([0.0], min_length=1)  # share of the image's area: smaller parts are dropped
-    empty_above: list[Share] = Field([1.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1)  # the mask is emptied where P(empty class) exceeds this
-    smooth: list[Share] = Field([0.0], min_length=1)  # window of a majority filter, as a share of the image's side
+    min_area: list[Share] = Field(
+        [0.0], min_length=1
+    )  # share of the image's area: smaller parts are dropped
+    empty_above: list[Share] = Field(
+        [1.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1
+    )  # the mask is emptied where P(empty class) exceeds this
+    smooth: list[Share] = Field(
+        [0.0], min_length=1
+    )  # window of a majority filter, as a share of the image's side
     fill_holes: list[bool] = Field([False], min_length=1)
     convex: list[bool] = Field([False], min_length=1)  # every part becomes its convex hull
     # only the largest so many parts stay; 0: all
     largest: list[Annotated[int, Field(ge=0, le=1_000_000)]] = Field([0], min_length=1)
-    agree: list[Literal["no", "mask", "label"]] = Field(["no"], min_length=1)  # which answer gives way where mask and class contradict each other
+    agree: list[Literal["no", "mask", "label"]] = Field(
+        ["no"], min_length=1
+    )  # which answer gives way where mask and class contradict each other
     bootstrap: int = Field(1000, ge=100, le=100_000)
 
     @model_validator(mode="after")
     def _grid(self):
         count = math.prod(len(tried) for _, tried in self if isinstance(tried, list))
         if count > MOST_DECISIONS:
-            raise ValueError(f"its lists make {count} decisions, more than {MOST_DECISIONS}; "
-                             "list fewer values")
+            raise ValueError(
+                f"its lists make {count} decisions, more than {MOST_DECISIONS}; list fewer values"
+            )
         return self
 
 
@@ -152,6 +183,7 @@ Side = Annotated[int, Field(ge=1, le=65_535)]  # pixels
 
 class Submission(Strict):
     """What is handed in. Whatever is absent here is inferred from sample_submission.csv and the data, and said."""
+
     id: str | None = None  # the column of ids
     # how a row's id is made of the image's: {id}, {id}.png, {id}_segmentation, test/{id}.png;
     # {id}_{class} where a row is one image and class
@@ -170,7 +202,9 @@ class Submission(Strict):
     size: tuple[Side, Side] | None = None
     several: bool | None = None  # a row for every connected part of a mask
     boxes: str | None = None  # the column of boxes around connected parts
-    box: str | None = None  # one box: words of label, confidence, xmin, ymin, xmax, ymax, width, height; pixels, xmax is the last column + 1
+    box: str | None = (
+        None  # one box: words of label, confidence, xmin, ymin, xmax, ymax, width, height; pixels, xmax is the last column + 1
+    )
     masks: PathText | None = None  # PNG files in a zip beside the table: masks/{id}.png
     lesion: Annotated[int, Field(ge=1, le=255)] | None = None  # their value of a lesion
     copied: list[str] | None = None  # columns taken over from the sample
@@ -179,6 +213,7 @@ class Submission(Strict):
 
 class Evaluation(Strict):
     """What can differ without training or predicting anew."""
+
     # the one number: a weighted sum of metrics
     score: dict[str, Weight] = {"dice": 0.5, "macro_f1": 0.5}
     evaluate: Evaluate = Evaluate()
@@ -202,7 +237,9 @@ class Model(Strict):
     weights_dir: PathText = "input/weights"
     head: str = "linear"  # from the deepest features to the classes: linear, mlp, attention
     dropout: float = Field(0.2, ge=0, lt=1)  # before the class head
-    options: dict[str, Any] = {}  # passed on to the architecture, e.g. {decoder_channels: [128, 64, 32, 16, 8]}
+    options: dict[
+        str, Any
+    ] = {}  # passed on to the architecture, e.g. {decoder_channels: [128, 64, 32, 16, 8]}
 
     @field_validator("options")
     @classmethod
@@ -223,7 +260,9 @@ class Model(Strict):
 
 
 class Loss(Strict):
-    balance: Share | Literal["uncertainty"] = 0.7  # λ of the lecture: λ·mask + (1−λ)·label; uncertainty: learned (Kendall et al. 2018)
+    balance: Share | Literal["uncertainty"] = (
+        0.7  # λ of the lecture: λ·mask + (1−λ)·label; uncertainty: learned (Kendall et al. 2018)
+    )
     mask: dict[str, Weight] = {"dice": 1.0, "bce": 1.0}
     label: dict[str, Weight] = {"cross_entropy": 1.0}
     class_weights: Literal["none", "balanced"] | list[Weight] = "none"
@@ -233,8 +272,10 @@ class Loss(Strict):
     tversky: tuple[Share, Share] = (0.3, 0.7)  # weights of false positives and false negatives
     tversky_gamma: float = Field(0.75, gt=0, le=100)  # exponent of the focal Tversky loss
     # w_0 and σ (pixels) of U-Net's border weights
-    border: tuple[Annotated[float, Field(ge=0, le=1e6)],
-                  Annotated[float, Field(gt=0, le=1e6)]] = (10.0, 5.0)
+    border: tuple[Annotated[float, Field(ge=0, le=1e6)], Annotated[float, Field(gt=0, le=1e6)]] = (
+        10.0,
+        5.0,
+    )
 
 
 class Train(Strict):
@@ -275,7 +316,9 @@ class Train(Strict):
 class Predict(Strict):
     views: list[str] = Field(["identity", "hflip"], min_length=1)
     checkpoint: Literal["last", "best"] = "last"
-    weights: Literal["auto", "float16", "float32"] = "auto"  # float16: half the bytes in a bundle; auto: for the folds whose scores that leaves as they are
+    weights: Literal["auto", "float16", "float32"] = (
+        "auto"  # float16: half the bytes in a bundle; auto: for the folds whose scores that leaves as they are
+    )
     batch_size: int | None = Field(None, ge=1, le=65_536)  # default: twice train.batch_size
 
 
@@ -302,14 +345,18 @@ class Ensemble(Strict):
 class StudySize(Strict):
     base: str  # the experiment that every cell differs from
     set: dict[str, Any] = {}  # settings of all cells, the base's too
-    grid: dict[str, list[Any] | dict[str, Any]] = {}  # key -> its values, or name -> value; the cells are all combinations
+    grid: dict[
+        str, list[Any] | dict[str, Any]
+    ] = {}  # key -> its values, or name -> value; the cells are all combinations
     cells: dict[str, dict[str, Any]] = {}  # more cells: name -> {key: value, …}
     seeds: list[Seed] = []  # default: the base's own
 
 
 class Study(StudySize):
     question: str
-    tiny: dict[str, Any] = {}  # what is otherwise at the size that two cores can train: ./run.sh study --tiny
+    tiny: dict[
+        str, Any
+    ] = {}  # what is otherwise at the size that two cores can train: ./run.sh study --tiny
 
 
 # settings that change how fast a result comes, not the result: no reason to do a stage again

@@ -2,6 +2,7 @@
 
 Imports nothing heavy.
 """
+
 from __future__ import annotations
 
 import errno
@@ -31,21 +32,36 @@ def shortage(error: BaseException) -> InputError | StageError | None:
     """
     if stdout_fails(error):
         to_nowhere(sys.stdout)
-        return StageError(f"stdout takes no more ({error}). Write it elsewhere, or make room", code="stdout_full")
+        return StageError(
+            f"stdout takes no more ({error}). Write it elsewhere, or make room", code="stdout_full"
+        )
     letters = sys.getfilesystemencoding()
     if isinstance(error, UnicodeEncodeError) and letters != "utf-8":
-        return InputError(f"this locale ({letters}) lacks letters of a name", "",
-                          "Use ./run.sh, or set PYTHONUTF8=1", code="locale_without_letters")
+        return InputError(
+            f"this locale ({letters}) lacks letters of a name",
+            "",
+            "Use ./run.sh, or set PYTHONUTF8=1",
+            code="locale_without_letters",
+        )
     number, text = getattr(error, "errno", None), str(error).lower()
     if number in (errno.EMFILE, errno.ENFILE) or any(words in text for words in NO_FILES):
-        return StageError(f"too many open files{_limit('RLIMIT_NOFILE')}. Allow more with ulimit -n 1024", code="too_many_open_files")
+        return StageError(
+            f"too many open files{_limit('RLIMIT_NOFILE')}. Allow more with ulimit -n 1024",
+            code="too_many_open_files",
+        )
     if number == errno.EAGAIN or any(words in text for words in NO_THREADS):
-        return StageError(f"no more processes or threads can be started{_limit('RLIMIT_NPROC')}. "
-                          "End others, or allow more with ulimit -u", code="too_many_processes")
+        return StageError(
+            f"no more processes or threads can be started{_limit('RLIMIT_NPROC')}. "
+            "End others, or allow more with ulimit -u",
+            code="too_many_processes",
+        )
     limit = _limit("RLIMIT_AS")
     words = NO_MEMORY if limit else NO_MEMORY[:1]
     if number == errno.ENOMEM or isinstance(error, MemoryError) or any(w in text for w in words):
-        return StageError(f"out of memory{limit}. End other programs, or allow more with ulimit -v unlimited", code="out_of_memory")
+        return StageError(
+            f"out of memory{limit}. End other programs, or allow more with ulimit -v unlimited",
+            code="out_of_memory",
+        )
     return None
 
 
@@ -109,7 +125,9 @@ def heard(run: Callable[[], int]) -> int:
         code = code or 1
     except OSError as error:
         to_nowhere(sys.stdout)
-        complain(f"error: stdout takes no more ({error}). Write it elsewhere, or make room [stdout_full]")
+        complain(
+            f"error: stdout takes no more ({error}). Write it elsewhere, or make room [stdout_full]"
+        )
         code = code or 1
     return code
 
@@ -129,5 +147,9 @@ def here() -> None:
         os.chdir(folder)
         os.getcwd()  # of a folder that is gone one can still say "."
     except OSError as error:
-        raise InputError(f"the folder that this was called from cannot be entered: {error.strerror}", "" if folder == "." else folder,
-                         "Change to another one (cd)", code="working_folder_gone") from None
+        raise InputError(
+            f"the folder that this was called from cannot be entered: {error.strerror}",
+            "" if folder == "." else folder,
+            "Change to another one (cd)",
+            code="working_folder_gone",
+        ) from None

@@ -1,4 +1,5 @@
 """Each stage's keys, inputs and outputs, declared once: what the driver, `status` and the stages themselves go by."""
+
 from __future__ import annotations
 
 import csv
@@ -17,16 +18,36 @@ from src.core.records import read_runs
 from src.core.sample import sample_file
 from src.core.tables import is_fold
 
-STAGES = ["prepare", "split", "train", "predict", "ensemble", "evaluate", "submit"]  # study is all but the last of every cell, and the table
+STAGES = [
+    "prepare",
+    "split",
+    "train",
+    "predict",
+    "ensemble",
+    "evaluate",
+    "submit",
+]  # study is all but the last of every cell, and the table
 
 
 def plan(config: Config, paths: Paths) -> list[Job]:
     """Every job from the data to the submission (of a study: to its table), in order, as things stand now."""
     if config.study:
-        of_cells = {job.title: job for cell in config.members for job in plan(cell, paths) if job.stage != "submit"}
+        of_cells = {
+            job.title: job
+            for cell in config.members
+            for job in plan(cell, paths)
+            if job.stage != "submit"
+        }
         return [*of_cells.values(), study_job(config, paths)]
-    stores = {(c.experiment.image_size, c.experiment.resize, filter_text(c.experiment)): c for c in config.experiments}
-    jobs = [prepare_job(config, paths), *(store_job(c, paths) for c in stores.values()), split_job(config, paths)]
+    stores = {
+        (c.experiment.image_size, c.experiment.resize, filter_text(c.experiment)): c
+        for c in config.experiments
+    }
+    jobs = [
+        prepare_job(config, paths),
+        *(store_job(c, paths) for c in stores.values()),
+        split_job(config, paths),
+    ]
     for c in config.experiments:
         jobs += [train_job(c, paths, k) for k in folds(c, paths)]
         jobs.append(predict_job(c, paths))
@@ -47,7 +68,12 @@ def form_of(config: Config, paths: Paths) -> Form:
     """The form of the submission, with all that prepare found out; raises InputError where the sample does not say it, or that is damaged."""
     if paths.report.is_file():
         read_runs(paths)
-    return infer(sample_of(config, paths), config.competition, index_ids(paths.index, "test"), train_runs(paths))
+    return infer(
+        sample_of(config, paths),
+        config.competition,
+        index_ids(paths.index, "test"),
+        train_runs(paths),
+    )
 
 
 def train_runs(paths: Paths) -> dict | None:
@@ -65,8 +91,12 @@ def glance_of(config: Config, paths: Paths) -> Form | None:
 def unanswered(config: Config, paths: Paths) -> str:
     """The column that the sample asks for and this experiment, or all of an ensemble's, does not answer; ''."""
     tasks = {c.experiment.task for c in config.experiments}
-    known = config.experiment or len(config.experiments) == len(config.ensemble.members)  # a team mate's predictions may answer anything
-    lacks = {"mask": "label", "class": "mask"}.get(tasks.pop()) if known and len(tasks) == 1 else None
+    known = config.experiment or len(config.experiments) == len(
+        config.ensemble.members
+    )  # a team mate's predictions may answer anything
+    lacks = (
+        {"mask": "label", "class": "mask"}.get(tasks.pop()) if known and len(tasks) == 1 else None
+    )
     return form.asks.get(lacks, "") if lacks and (form := glance_of(config, paths)) else ""
 
 
@@ -85,48 +115,124 @@ def folds(config: Config, paths: Paths) -> list[int]:
             pass
         if found and all(map(is_fold, found)):  # else read_folds says what is wrong
             return sorted({int(f) for f in found} - {-1})
-    return list(range(config.competition.split.folds)) if config.competition.split.scheme == "kfold" else [0]
+    return (
+        list(range(config.competition.split.folds))
+        if config.competition.split.scheme == "kfold"
+        else [0]
+    )
 
 
 def prepare_job(config: Config, paths: Paths) -> Job:
-    inputs: dict[str, Path | str] = {"the data": folder_fingerprint(data_files(paths.data), paths.data, paths)}
-    if (sample := sample_of(config, paths)).is_file() and sample.suffix.lower() != ".csv":  # those are of the data
+    inputs: dict[str, Path | str] = {
+        "the data": folder_fingerprint(data_files(paths.data), paths.data, paths)
+    }
+    if (
+        sample := sample_of(config, paths)
+    ).is_file() and sample.suffix.lower() != ".csv":  # those are of the data
         inputs["the sample of the submission"] = sample
-    counted = ("order", "first", "relative", "empty", "size") if (paths.data / config.competition.data.table).is_file() else ()  # of run lengths in the table
+    counted = (
+        ("order", "first", "relative", "empty", "size")
+        if (paths.data / config.competition.data.table).is_file()
+        else ()
+    )  # of run lengths in the table
     keys = config.keys("data", *(f"submission.{k}" for k in ("id", "name", "delimiter", *counted)))
-    return Job("prepare", "", paths, paths.record("prepare"), keys, inputs, [paths.index, paths.report, paths.truth], sources=["src/prepare.py"])
+    return Job(
+        "prepare",
+        "",
+        paths,
+        paths.record("prepare"),
+        keys,
+        inputs,
+        [paths.index, paths.report, paths.truth],
+        sources=["src/prepare.py"],
+    )
 
 
 def store_job(config: Config, paths: Paths) -> Job:
     e = config.experiment
-    outputs = [paths.images(e.image_size, e.resize, "train", filter_text(e)), paths.masks(e.image_size, e.resize, filter_text(e))]
-    inputs = {"the train images": rows_fingerprint(paths.index, "train"), "the test images": rows_fingerprint(paths.index, "test") or "none", "the data": prepare_job(config, paths).inputs["the data"]}
+    outputs = [
+        paths.images(e.image_size, e.resize, "train", filter_text(e)),
+        paths.masks(e.image_size, e.resize, filter_text(e)),
+    ]
+    inputs = {
+        "the train images": rows_fingerprint(paths.index, "train"),
+        "the test images": rows_fingerprint(paths.index, "test") or "none",
+        "the data": prepare_job(config, paths).inputs["the data"],
+    }
     if rows_fingerprint(paths.index, "test"):
         outputs.append(paths.images(e.image_size, e.resize, "test", filter_text(e)))
     name = outputs[1].stem.replace("masks", "pixels")
-    return Job("prepare", name, paths, paths.record("store", name), config.keys("image_size", "resize", "filter", "filter_options", "data.channels"), inputs, outputs,
-               sources=["src/prepare.py", "src/parts/filters.py"], details={"experiment": e})
+    return Job(
+        "prepare",
+        name,
+        paths,
+        paths.record("store", name),
+        config.keys("image_size", "resize", "filter", "filter_options", "data.channels"),
+        inputs,
+        outputs,
+        sources=["src/prepare.py", "src/parts/filters.py"],
+        details={"experiment": e},
+    )
 
 
 def split_job(config: Config, paths: Paths) -> Job:
-    return Job("split", "", paths, paths.record("split"), config.keys("split"), {"the train images": rows_fingerprint(paths.index, "train")}, [paths.folds],
-               made_by={"the train images": "prepare"}, sources=["src/split.py"], editable=[paths.folds])
+    return Job(
+        "split",
+        "",
+        paths,
+        paths.record("split"),
+        config.keys("split"),
+        {"the train images": rows_fingerprint(paths.index, "train")},
+        [paths.folds],
+        made_by={"the train images": "prepare"},
+        sources=["src/split.py"],
+        editable=[paths.folds],
+    )
 
 
 def train_job(config: Config, paths: Paths, fold: int) -> Job:
     e = config.experiment
-    inputs = {"the train images": rows_fingerprint(paths.index, "train"), "folds.csv": paths.folds, "the pixels": paths.images(e.image_size, e.resize, "train", filter_text(e)),
-              "the masks": paths.masks(e.image_size, e.resize, filter_text(e))}
-    outputs = [paths.checkpoint(config.name, fold, "last"), paths.checkpoint(config.name, fold, "best"), paths.log(config.name, fold)]
+    inputs = {
+        "the train images": rows_fingerprint(paths.index, "train"),
+        "folds.csv": paths.folds,
+        "the pixels": paths.images(e.image_size, e.resize, "train", filter_text(e)),
+        "the masks": paths.masks(e.image_size, e.resize, filter_text(e)),
+    }
+    outputs = [
+        paths.checkpoint(config.name, fold, "last"),
+        paths.checkpoint(config.name, fold, "best"),
+        paths.log(config.name, fold),
+    ]
     if Path(e.model.encoder_weights).suffix:
         inputs["model.encoder_weights"] = anchored(e.model.encoder_weights)
     judged_by = config.keys("score", "data.empty_class") | untuned(config)
     keys = config.keys("data.classes", "task", "image_size", "resize", "model", "loss", "train")
     sources = ["src/train.py", "src/core/loop.py", "src/core/pretrained.py"]
-    sources += [f"src/parts/{p}.py" for p in ("models", "losses", "augment", "heads", "transfer", "monai_networks", "fitted")]
-    job = Training("train", config.name, paths, paths.record("train", config.name, fold), keys | judged_by, inputs, outputs, fold=fold, sources=sources,
-                   made_by={"the train images": "prepare", "folds.csv": "split", "the pixels": "prepare", "the masks": "prepare"})
-    job.details |= {"extras": [paths.curves(config.name, fold), paths.onnx(config.name, fold)], "judged_by": set(judged_by)}
+    sources += [
+        f"src/parts/{p}.py"
+        for p in ("models", "losses", "augment", "heads", "transfer", "monai_networks", "fitted")
+    ]
+    job = Training(
+        "train",
+        config.name,
+        paths,
+        paths.record("train", config.name, fold),
+        keys | judged_by,
+        inputs,
+        outputs,
+        fold=fold,
+        sources=sources,
+        made_by={
+            "the train images": "prepare",
+            "folds.csv": "split",
+            "the pixels": "prepare",
+            "the masks": "prepare",
+        },
+    )
+    job.details |= {
+        "extras": [paths.curves(config.name, fold), paths.onnx(config.name, fold)],
+        "judged_by": set(judged_by),
+    }
     job.details["reads"] = [paths.truth]  # prepared with the index: no input of its own
     job.details["judged"] = e.predict.checkpoint == "best" or e.train.patience > 0
     return job
@@ -163,10 +269,16 @@ def untuned(config: Config, *names: str) -> dict[str, Any]:
 
 def predict_job(config: Config, paths: Paths) -> Job:
     e = config.experiment
-    inputs: dict[str, Path | str] = {"the train images": rows_fingerprint(paths.index, "train"), "the train pixels": paths.images(e.image_size, e.resize, "train", filter_text(e))}
+    inputs: dict[str, Path | str] = {
+        "the train images": rows_fingerprint(paths.index, "train"),
+        "the train pixels": paths.images(e.image_size, e.resize, "train", filter_text(e)),
+    }
     outputs = [paths.oof(config.name)]
     if has_test(paths):
-        inputs |= {"the test images": rows_fingerprint(paths.index, "test"), "the test pixels": paths.images(e.image_size, e.resize, "test", filter_text(e))}
+        inputs |= {
+            "the test images": rows_fingerprint(paths.index, "test"),
+            "the test pixels": paths.images(e.image_size, e.resize, "test", filter_text(e)),
+        }
         outputs.append(paths.test(config.name))
     if e.predict.weights == "auto":
         inputs["the truth"] = paths.truth
@@ -174,15 +286,44 @@ def predict_job(config: Config, paths: Paths) -> Job:
     for k in folds(config, paths):
         inputs[f"fold {k}"] = paths.checkpoint(config.name, k, e.predict.checkpoint)
         made_by[f"fold {k}"] = f"train --fold {k}"
-    parts = [p for k in folds(config, paths) for p in (paths.part(config.name, k, "oof"), paths.part(config.name, k, "test"), paths.rounding(config.name, k))]
-    return Job("predict", config.name, paths, paths.record("predict", config.name), config.keys("image_size", "resize", "predict"), inputs, outputs, made_by=made_by,
-               sources=["src/predict.py", "src/core/inference.py", "src/core/checkpoint.py", "src/parts/tta.py", "src/parts/scoring.py", "src/parts/metrics.py"], details={"extras": parts})
+    parts = [
+        p
+        for k in folds(config, paths)
+        for p in (
+            paths.part(config.name, k, "oof"),
+            paths.part(config.name, k, "test"),
+            paths.rounding(config.name, k),
+        )
+    ]
+    return Job(
+        "predict",
+        config.name,
+        paths,
+        paths.record("predict", config.name),
+        config.keys("image_size", "resize", "predict"),
+        inputs,
+        outputs,
+        made_by=made_by,
+        sources=[
+            "src/predict.py",
+            "src/core/inference.py",
+            "src/core/checkpoint.py",
+            "src/parts/tta.py",
+            "src/parts/scoring.py",
+            "src/parts/metrics.py",
+        ],
+        details={"extras": parts},
+    )
 
 
 def weights_used(config: Config, paths: Paths, fold: int) -> str:
     """'float16' or 'float32': how predict used this fold's weights; float32 as long as it has not decided."""
     setting = config.experiment.predict.weights
-    return ((predict_job(config, paths).record() or {}).get("weights") or {}).get(str(fold), "float32") if setting == "auto" else setting
+    return (
+        ((predict_job(config, paths).record() or {}).get("weights") or {}).get(str(fold), "float32")
+        if setting == "auto"
+        else setting
+    )
 
 
 def member_folder(config: Config, paths: Paths, member: str) -> Path:
@@ -205,37 +346,128 @@ def ensemble_job(config: Config, paths: Paths) -> Job:
             made_by |= {f"{member} oof": "predict", f"{member} test": "predict"}
     if has_test(paths):
         outputs.append(paths.test(config.name))
-    inputs |= {"the truth": paths.truth, "folds.csv": paths.folds, "the train images": rows_fingerprint(paths.index, "train")}
-    keys = config.keys("members", "method", "rounds", "score", "data.classes") | untuned(config, "threshold")
-    return Job("ensemble", config.name, paths, paths.record("ensemble", config.name), keys, inputs, outputs,
-               made_by=made_by | {"the truth": "prepare", "folds.csv": "split", "the train images": "prepare"}, sources=["src/ensemble.py", "src/parts/greedy.py", "src/parts/metrics.py"])
+    inputs |= {
+        "the truth": paths.truth,
+        "folds.csv": paths.folds,
+        "the train images": rows_fingerprint(paths.index, "train"),
+    }
+    keys = config.keys("members", "method", "rounds", "score", "data.classes") | untuned(
+        config, "threshold"
+    )
+    return Job(
+        "ensemble",
+        config.name,
+        paths,
+        paths.record("ensemble", config.name),
+        keys,
+        inputs,
+        outputs,
+        made_by=made_by
+        | {"the truth": "prepare", "folds.csv": "split", "the train images": "prepare"},
+        sources=["src/ensemble.py", "src/parts/greedy.py", "src/parts/metrics.py"],
+    )
 
 
 def evaluate_job(config: Config, paths: Paths) -> Job:
     n = config.name
-    inputs = {"oof.npz": paths.oof(n), "folds.csv": paths.folds, "the truth": paths.truth, "the train images": rows_fingerprint(paths.index, "train")}
-    made_by = {"oof.npz": "ensemble" if config.ensemble else "predict", "folds.csv": "split", "the truth": "prepare", "the train images": "prepare"}
+    inputs = {
+        "oof.npz": paths.oof(n),
+        "folds.csv": paths.folds,
+        "the truth": paths.truth,
+        "the train images": rows_fingerprint(paths.index, "train"),
+    }
+    made_by = {
+        "oof.npz": "ensemble" if config.ensemble else "predict",
+        "folds.csv": "split",
+        "the truth": "prepare",
+        "the train images": "prepare",
+    }
     pictures = [paths.picture(n, p) for p in ("confusion", "typical", "worst", "reliability")]
-    return Job("evaluate", n, paths, paths.record("evaluate", n), config.keys("data.classes", "data.empty_class", "score", "evaluate"), inputs,
-               [paths.metrics(n), paths.per_image(n), paths.decision(n), paths.html(n)], made_by=made_by, editable=[paths.decision(n)],
-               sources=["src/evaluate.py", "src/parts/metrics.py", "src/parts/scoring.py", "src/parts/lecture.py", "src/parts/postprocess.py", "src/parts/search.py"], details={"extras": pictures})
+    return Job(
+        "evaluate",
+        n,
+        paths,
+        paths.record("evaluate", n),
+        config.keys("data.classes", "data.empty_class", "score", "evaluate"),
+        inputs,
+        [paths.metrics(n), paths.per_image(n), paths.decision(n), paths.html(n)],
+        made_by=made_by,
+        editable=[paths.decision(n)],
+        sources=[
+            "src/evaluate.py",
+            "src/parts/metrics.py",
+            "src/parts/scoring.py",
+            "src/parts/lecture.py",
+            "src/parts/postprocess.py",
+            "src/parts/search.py",
+        ],
+        details={"extras": pictures},
+    )
 
 
 def submit_job(config: Config, paths: Paths) -> Job:
     n = config.name
-    inputs = {"test.npz": paths.test(n), "decision.json": paths.decision(n), "metrics.json": paths.metrics(n), "the test images": rows_fingerprint(paths.index, "test"),
-              "the sample of the submission": sample_of(config, paths), "the run lengths": json.dumps(train_runs(paths))}
-    made_by = {"test.npz": "ensemble" if config.ensemble else "predict", "decision.json": "evaluate", "metrics.json": "evaluate", "the test images": "prepare", "the run lengths": "prepare"}
-    output = paths.archive(n) if (form := glance_of(config, paths)) and form.masks else paths.submission(n)
-    return Job("submit", n, paths, paths.record("submit", n), config.keys("data.classes", "data.empty_class", "data.sample_submission", "submission"), inputs, [output], made_by=made_by,
-               sources=["src/submit.py", "src/core/form.py", "src/core/sample.py", "src/core/rle.py", "src/parts/answers.py", "src/parts/postprocess.py"])
+    inputs = {
+        "test.npz": paths.test(n),
+        "decision.json": paths.decision(n),
+        "metrics.json": paths.metrics(n),
+        "the test images": rows_fingerprint(paths.index, "test"),
+        "the sample of the submission": sample_of(config, paths),
+        "the run lengths": json.dumps(train_runs(paths)),
+    }
+    made_by = {
+        "test.npz": "ensemble" if config.ensemble else "predict",
+        "decision.json": "evaluate",
+        "metrics.json": "evaluate",
+        "the test images": "prepare",
+        "the run lengths": "prepare",
+    }
+    output = (
+        paths.archive(n)
+        if (form := glance_of(config, paths)) and form.masks
+        else paths.submission(n)
+    )
+    return Job(
+        "submit",
+        n,
+        paths,
+        paths.record("submit", n),
+        config.keys("data.classes", "data.empty_class", "data.sample_submission", "submission"),
+        inputs,
+        [output],
+        made_by=made_by,
+        sources=[
+            "src/submit.py",
+            "src/core/form.py",
+            "src/core/sample.py",
+            "src/core/rle.py",
+            "src/parts/answers.py",
+            "src/parts/postprocess.py",
+        ],
+    )
 
 
 def study_job(config: Config, paths: Paths) -> Job:
     inputs: dict[str, Path | str] = {}
     for c in config.members:
-        inputs |= {f"{c.name} metrics.json": paths.metrics(c.name), f"{c.name} per_image.csv": paths.per_image(c.name)}
-    keys = {"cells": {label: [c.name for c in made] for label, made in config.cells.items()}} | config.keys("score", "evaluate.bootstrap", "data.classes")
-    outputs = [paths.study(config.name, f) for f in ("table.md", "table.csv", "plot.png", "report.html")]
-    return Job("study", config.name, paths, paths.record("study", config.name), keys, inputs, outputs, made_by={n: "evaluate" for n in inputs},
-               sources=["src/study.py", "src/parts/compare.py"])
+        inputs |= {
+            f"{c.name} metrics.json": paths.metrics(c.name),
+            f"{c.name} per_image.csv": paths.per_image(c.name),
+        }
+    keys = {
+        "cells": {label: [c.name for c in made] for label, made in config.cells.items()}
+    } | config.keys("score", "evaluate.bootstrap", "data.classes")
+    outputs = [
+        paths.study(config.name, f) for f in ("table.md", "table.csv", "plot.png", "report.html")
+    ]
+    return Job(
+        "study",
+        config.name,
+        paths,
+        paths.record("study", config.name),
+        keys,
+        inputs,
+        outputs,
+        made_by={n: "evaluate" for n in inputs},
+        sources=["src/study.py", "src/parts/compare.py"],
+    )

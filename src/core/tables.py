@@ -1,4 +1,5 @@
 """Reading the two tables that every later stage goes by: index.csv and folds.csv."""
+
 from __future__ import annotations
 
 import csv
@@ -33,9 +34,14 @@ def read_index(paths: Paths, part: str | None = None) -> "pd.DataFrame":
         table["area"] = table["area"].replace("", "nan").astype(float)
         _check_index(table)
     except FileNotFoundError:
-        raise InputError("there is no index of the images yet", short(paths.index), remedy, code="no_index") from None
+        raise InputError(
+            "there is no index of the images yet", short(paths.index), remedy, code="no_index"
+        ) from None
     except (KeyError, ValueError, OverflowError, OSError) as error:
-        why, remedy = f"not readable as the index of the images: {error}", f"Make it again with {command('prepare', '--force')}"
+        why, remedy = (
+            f"not readable as the index of the images: {error}",
+            f"Make it again with {command('prepare', '--force')}",
+        )
         raise InputError(why, short(paths.index), remedy, code="index_damaged") from None
     return table if part is None else table[table["set"] == part].reset_index(drop=True)
 
@@ -58,8 +64,9 @@ def read_labels(paths: Paths, index: "pd.DataFrame", classes: list[str]) -> np.n
     """The number of the class of each row, (N) int. Raises InputError for classes not named."""
     if unknown := sorted(set(index["label"]) - set(classes)):
         todo = f"The classes are {', '.join(classes)}"
-        raise InputError(f"unknown class {listing(unknown)}", short(paths.index), todo,
-                         code="unknown_class")
+        raise InputError(
+            f"unknown class {listing(unknown)}", short(paths.index), todo, code="unknown_class"
+        )
     return index["label"].map({c: i for i, c in enumerate(classes)}).to_numpy("int64")
 
 
@@ -77,7 +84,11 @@ def open_store(file: Path, rows: int, size: int) -> np.ndarray:
     except Exception as error:  # numpy's reading of a damaged header ends in errors of many kinds
         why = f"not readable as pixels ({type(error).__name__})"
         raise InputError(why, short(file), remedy, code="pixels_damaged") from None
-    if not isinstance(store, np.ndarray) or store.dtype != np.uint8 or store.shape not in ((rows, size, size), (rows, size, size, 3)):
+    if (
+        not isinstance(store, np.ndarray)
+        or store.dtype != np.uint8
+        or store.shape not in ((rows, size, size), (rows, size, size, 3))
+    ):
         found = f"{store.dtype} {store.shape}" if isinstance(store, np.ndarray) else "an archive"
         what = f"the pixels are {found}, not uint8 {(rows, size, size)}"
         raise InputError(what, short(file), remedy, code="pixels_damaged")
@@ -98,26 +109,39 @@ def read_folds(paths: Paths, ids: Iterable[str]) -> np.ndarray:
 
     file, remedy = short(paths.folds), how_to_mend_folds()
     try:
-        with open(paths.folds, newline="", encoding="utf-8-sig") as lines:  # a spreadsheet may have added a byte order mark
+        with open(
+            paths.folds, newline="", encoding="utf-8-sig"
+        ) as lines:  # a spreadsheet may have added a byte order mark
             reader = csv.DictReader(lines)
             if [c for c in ("id", "fold") if list(reader.fieldnames or ()).count(c) != 1]:
-                raise InputError(f"the columns are {', '.join(reader.fieldnames or ['none'])}, "
-                                 "not id,fold", file, remedy, code="folds_damaged")
+                raise InputError(
+                    f"the columns are {', '.join(reader.fieldnames or ['none'])}, not id,fold",
+                    file,
+                    remedy,
+                    code="folds_damaged",
+                )
             rows = [((row["id"] or "").strip(), (row["fold"] or "").strip()) for row in reader]
     except FileNotFoundError:
-        raise InputError("there are no folds yet", file, f"Make them with {command('split')}", code="no_folds") from None
+        raise InputError(
+            "there are no folds yet", file, f"Make them with {command('split')}", code="no_folds"
+        ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"not readable as a table: {error}", file, remedy, code="folds_damaged") from None
+        raise InputError(
+            f"not readable as a table: {error}", file, remedy, code="folds_damaged"
+        ) from None
     if wrong := [f"{id} ({fold[:20] or 'nothing'})" for id, fold in rows if not is_fold(fold)]:
         what = counted(len(wrong), "fold is no whole number", "folds are no whole numbers")
-        raise InputError(f"{what} from -1 to {MOST_FOLDS}: {listing(wrong)}", file, remedy,
-                         code="folds_damaged")
+        raise InputError(
+            f"{what} from -1 to {MOST_FOLDS}: {listing(wrong)}", file, remedy, code="folds_damaged"
+        )
     fold_of = dict(rows)
     ids = [str(i) for i in ids]
     if len(fold_of) < len(rows):
         seen: set[str] = set()
         doubled = [id for id, _ in rows if id in seen or seen.add(id)]
-        raise InputError(f"the same id twice: {listing(doubled)}", file, remedy, code="folds_id_twice")
+        raise InputError(
+            f"the same id twice: {listing(doubled)}", file, remedy, code="folds_id_twice"
+        )
     known = set(ids)
     if unknown := [id for id in fold_of if id not in known]:
         what = counted(len(unknown), "id is no train image", "ids are no train images")

@@ -1,4 +1,5 @@
 """Writing answers in the form that the sample asks for. A file takes its name only when core/proof.py has read it back and it says what was meant."""
+
 from __future__ import annotations
 
 import csv
@@ -31,17 +32,31 @@ class Answer:
 
     height: int  # of the mask that is handed in
     width: int
-    bits: np.ndarray | None = None  # the mask, packed: an eighth of the memory, thousands of test images may be large
+    bits: np.ndarray | None = (
+        None  # the mask, packed: an eighth of the memory, thousands of test images may be large
+    )
     label: str | None = None  # a class
     probs: np.ndarray | None = None  # (C)
     boxes: str = ""
 
     @property
     def mask(self) -> np.ndarray:
-        return np.unpackbits(self.bits, count=self.height * self.width).reshape(self.height, self.width).astype(bool)
+        return (
+            np.unpackbits(self.bits, count=self.height * self.width)
+            .reshape(self.height, self.width)
+            .astype(bool)
+        )
 
 
-def write(target: Path, form: Form, predictions: Predictions, sizes: dict[str, tuple[int, int]], decision: Decision, classes: list[str], empty_class: str | None) -> dict:
+def write(
+    target: Path,
+    form: Form,
+    predictions: Predictions,
+    sizes: dict[str, tuple[int, int]],
+    decision: Decision,
+    classes: list[str],
+    empty_class: str | None,
+) -> dict:
     """Write `target` (a table, or a zip with masks) for all rows of the form's sample; returns counts. sizes: image -> height, width.
 
     Rows whose image is not on disk are answered with the empty class and an empty mask. Raises InputError where the predictions lack what is asked for,
@@ -50,8 +65,15 @@ def write(target: Path, form: Form, predictions: Predictions, sizes: dict[str, t
     answers = decided(form, predictions, sizes, decision, classes, empty_class)
     missing = _unknown(form, classes, empty_class)
     at = form.sample.columns.index(form.id)
-    rows = {row.cells[at]: row for row in reversed(form.rows)} if form.several else {}  # an image's parts stand together, at its first row
-    cells = [line for row in form.rows if not rows or rows[row.cells[at]] is row for line in _lines(row, form, answers.get(row.image, missing), classes)]
+    rows = (
+        {row.cells[at]: row for row in reversed(form.rows)} if form.several else {}
+    )  # an image's parts stand together, at its first row
+    cells = [
+        line
+        for row in form.rows
+        if not rows or rows[row.cells[at]] is row
+        for line in _lines(row, form, answers.get(row.image, missing), classes)
+    ]
     with replacing(target) as temporary:
         text = io.StringIO(newline="")
         text.write(form.sample.header + "\n")
@@ -63,9 +85,11 @@ def write(target: Path, form: Form, predictions: Predictions, sizes: dict[str, t
         try:
             check(temporary, form, sizes, answers)
         except Fault as fault:
-            raise StageError(f"what was written to {short(target)} does not read back as it was "
-                             f"meant: {fault.what}. This is a fault of the program",
-                             code="not_as_meant") from None
+            raise StageError(
+                f"what was written to {short(target)} does not read back as it was "
+                f"meant: {fault.what}. This is a fault of the program",
+                code="not_as_meant",
+            ) from None
     counts = {"rows": len(cells), "images": len(answers)}
     if "label" in form.asks:
         counts["labels"] = {c: sum(a.label == c for a in answers.values()) for c in classes}
@@ -74,22 +98,49 @@ def write(target: Path, form: Form, predictions: Predictions, sizes: dict[str, t
     return counts
 
 
-def decided(form: Form, predictions: Predictions, sizes: dict[str, tuple[int, int]], decision: Decision, classes: list[str], empty_class: str | None) -> dict[str, Answer]:
+def decided(
+    form: Form,
+    predictions: Predictions,
+    sizes: dict[str, tuple[int, int]],
+    decision: Decision,
+    classes: list[str],
+    empty_class: str | None,
+) -> dict[str, Answer]:
     """The answer for every image of the form that is on disk."""
     for answer, column in form.asks.items():
         if getattr(predictions, answer) is None:
-            raise InputError(f"column '{column}' is asked for, but these predictions have no "
-                             f"{answer}", "", "An ensemble with a member that has it makes both",
-                             code="no_such_answer")
+            raise InputError(
+                f"column '{column}' is asked for, but these predictions have no {answer}",
+                "",
+                "An ensemble with a member that has it makes both",
+                code="no_such_answer",
+            )
     predictions = predictions.select(form.images)
-    return {image: _answer(form, predictions, at, sizes[image], decision, classes, empty_class) for at, image in enumerate(form.images)}
+    return {
+        image: _answer(form, predictions, at, sizes[image], decision, classes, empty_class)
+        for at, image in enumerate(form.images)
+    }
 
 
-def _answer(form: Form, predictions: Predictions, at: int, size: tuple[int, int], decision: Decision, classes: list[str], empty_class: str | None) -> Answer:
+def _answer(
+    form: Form,
+    predictions: Predictions,
+    at: int,
+    size: tuple[int, int],
+    decision: Decision,
+    classes: list[str],
+    empty_class: str | None,
+) -> Answer:
     height, width = map(int, form.size or size)
     prob, probs = (None if p is None else p[at] for p in (predictions.mask, predictions.label))
     mask, label = apply(decision, prob, probs, height, width, classes, empty_class)
-    found = Answer(height, width, None if mask is None else np.packbits(mask), None if label is None else classes[label], probs)
+    found = Answer(
+        height,
+        width,
+        None if mask is None else np.packbits(mask),
+        None if label is None else classes[label],
+        probs,
+    )
     if form.boxes and mask is not None and mask.any():
         found.boxes = _boxes(form, mask, stretch(prob, height, width), found)
     return found
@@ -104,7 +155,13 @@ def unanswered(form: Form, data: Data) -> str:
 def _unknown(form: Form, classes: list[str], empty_class: str | None) -> Answer:
     height, width = form.size or (1, 1)
     label = empty_class or classes[0]
-    return Answer(height, width, np.packbits(np.zeros(height * width, bool)), label, np.array([float(c == label) for c in classes]))
+    return Answer(
+        height,
+        width,
+        np.packbits(np.zeros(height * width, bool)),
+        label,
+        np.array([float(c == label) for c in classes]),
+    )
 
 
 def _boxes(form: Form, mask: np.ndarray, prob: np.ndarray, answer: Answer) -> str:
@@ -114,15 +171,27 @@ def _boxes(form: Form, mask: np.ndarray, prob: np.ndarray, answer: Answer) -> st
     for k in range(1, len(areas)):
         y, x = np.nonzero(parts == k)
         left, top, right, bottom = int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1
-        words = {"confidence": f"{float(prob[y, x].mean()):.4f}", "xmin": left, "ymin": top, "xmax": right, "ymax": bottom, "width": right - left, "height": bottom - top,
-                 "label": form.labels.get(answer.label, "")}
+        words = {
+            "confidence": f"{float(prob[y, x].mean()):.4f}",
+            "xmin": left,
+            "ymin": top,
+            "xmax": right,
+            "ymax": bottom,
+            "width": right - left,
+            "height": bottom - top,
+            "label": form.labels.get(answer.label, ""),
+        }
         found.append((words["confidence"], " ".join(str(words[w]) for w in form.box.split())))
     return " ".join(text for _, text in sorted(found, key=lambda b: b[0], reverse=True))
 
 
 def _lines(row: Row, form: Form, answer: Answer, classes: list[str]) -> list[list[str]]:
     """The lines of one row of the sample: one, or one for every connected part."""
-    of = {c: row.cells[i] for i, c in enumerate(form.sample.columns) if c in (form.id, form.key, *form.copied)}
+    of = {
+        c: row.cells[i]
+        for i, c in enumerate(form.sample.columns)
+        if c in (form.id, form.key, *form.copied)
+    }
     if form.label:
         of[form.label] = form.labels[answer.label]
     for label, column in form.probabilities.items():
@@ -159,12 +228,20 @@ def _carrier(form: Form, answer: Answer, classes: list[str]) -> str:
 def _zip(target: Path, form: Form, table: str, answers: dict[str, Answer]) -> None:
     """The table and a PNG for every image, with a fixed time, so that the same answers are the same bytes."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+
         def add(name: str, data: bytes) -> None:
-            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
+            archive.writestr(
+                zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED
+            )
 
         add(table_name(form), table.encode())
         for image in form.images:
-            add(form.masks.replace("{id}", image), cv2.imencode(".png", answers[image].mask.astype(np.uint8) * form.lesion)[1].tobytes())
+            add(
+                form.masks.replace("{id}", image),
+                cv2.imencode(".png", answers[image].mask.astype(np.uint8) * form.lesion)[
+                    1
+                ].tobytes(),
+            )
 
 
 def recheck(config: Config, paths: Paths) -> None:
@@ -172,10 +249,26 @@ def recheck(config: Config, paths: Paths) -> None:
     form = form_of(config, paths)
     file = paths.archive(config.name) if form.masks else paths.submission(config.name)
     if not file.is_file():
-        raise InputError("there is no submission", short(file), f"Make it with {command('submit')}",
-                         code="no_submission")
+        raise InputError(
+            "there is no submission",
+            short(file),
+            f"Make it with {command('submit')}",
+            code="no_submission",
+        )
     index, data = read_index(paths, "test"), config.competition.data
     sizes = dict(zip(index.id, index[["height", "width"]].to_numpy().tolist()))
     check(file, form, sizes)
     predictions = Predictions.load(paths.test(config.name), data.classes)
-    check(file, form, sizes, decided(form, predictions, sizes, Decision.load(paths.decision(config.name)), data.classes, data.empty_class))
+    check(
+        file,
+        form,
+        sizes,
+        decided(
+            form,
+            predictions,
+            sizes,
+            Decision.load(paths.decision(config.name)),
+            data.classes,
+            data.empty_class,
+        ),
+    )

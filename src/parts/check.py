@@ -1,4 +1,5 @@
 """Every name in a config that stands for a part — architecture, encoder, loss, augmentation, view, metric — checked before any work begins."""
+
 from __future__ import annotations
 
 import torch
@@ -19,7 +20,10 @@ def check(config: Config) -> None:
         sampling.check(experiment.train)
         tta.check(experiment.predict.views)
     if config.study:  # hours may lie between its first cell and its last
-        tried = {str((e.model, e.task, e.image_size, e.train.freeze)): e for e in (c.experiment for c in config.experiments)}
+        tried = {
+            str((e.model, e.task, e.image_size, e.train.freeze)): e
+            for e in (c.experiment for c in config.experiments)
+        }
         for experiment in tried.values():
             if not _shapes_fit(experiment, len(config.competition.data.classes)):
                 models.tried(experiment, len(config.competition.data.classes))

@@ -1,4 +1,5 @@
 """Maps of a mask's contour for the losses that need one. They are made in the loader, one mask at a time, so that the GPU never waits for them."""
+
 from __future__ import annotations
 
 import cv2

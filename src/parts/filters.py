@@ -1,5 +1,6 @@
 """Filters of every image, once, at its original size, before prepare resizes it. To add one: a function (grey (H,W) uint8, **options) -> (H,W) uint8
 in FILTERS; its keyword arguments are what filter_options may name. ValueError for an option out of its range."""
+
 from __future__ import annotations
 
 import inspect
@@ -43,7 +44,9 @@ def despeckle(grey: np.ndarray, window: float = 7, noise: float = 0.0) -> np.nda
     if not 0 <= noise <= MOST:
         raise ValueError(f"noise is {noise:g}, it must be from 0 to {MOST}")
     z = grey.astype(np.float64)
-    mean, square = (cv2.boxFilter(x, -1, (side, side), borderType=cv2.BORDER_REFLECT) for x in (z, z * z))
+    mean, square = (
+        cv2.boxFilter(x, -1, (side, side), borderType=cv2.BORDER_REFLECT) for x in (z, z * z)
+    )
     variance = np.maximum(square - mean * mean, 0)
     lit = mean > 0
     s = noise or (float(np.median(np.sqrt(variance[lit]) / mean[lit])) if lit.any() else 0.0)
@@ -69,20 +72,24 @@ def check(experiment: Experiment) -> None:
     """Raises InputError for a filter or an option that does not exist, or a value that the filter does not take."""
     name, options = experiment.filter, experiment.filter_options
     if name not in FILTERS:
-        raise InputError(f"unknown filter '{name}'", "filter", nearest(name, FILTERS),
-                         code="unknown_part")
+        raise InputError(
+            f"unknown filter '{name}'", "filter", nearest(name, FILTERS), code="unknown_part"
+        )
     known = list(inspect.signature(FILTERS[name]).parameters)[1:]
     for option in options:
         if option not in known:
-            raise InputError(f"the filter {name} has no option '{option}'", "filter_options",
-                             nearest(option, known) if known
-                             else "It takes none: leave filter_options out",
-                             code="unknown_option")
+            raise InputError(
+                f"the filter {name} has no option '{option}'",
+                "filter_options",
+                nearest(option, known) if known else "It takes none: leave filter_options out",
+                code="unknown_option",
+            )
     try:
         apply(np.zeros((16, 16), np.uint8), name, options)
     except (ValueError, cv2.error) as error:
-        raise InputError(f"the filter {name} cannot be used so: {error}", "filter_options",
-                         code="invalid_value") from None
+        raise InputError(
+            f"the filter {name} cannot be used so: {error}", "filter_options", code="invalid_value"
+        ) from None
 
 
 def _whole(name: str, value: float, least: int) -> int:

@@ -4,6 +4,7 @@ To add one: a line in FITTED, a callable like those in MODELS (models.py), whose
 images instead of running epochs. `batches` yields (normalised images (B,3,H,W) float, labels (B) int, groups of near-duplicates (B) int). What is
 learned belongs in registered buffers: predict reads a state_dict.
 """
+
 from __future__ import annotations
 
 from functools import partial
@@ -38,10 +39,20 @@ class Svm(nn.Module):
         if unknown := settings.options.keys() - {"C"}:
             raise ValueError(f"svm has no option '{sorted(unknown)[0]}', only C")
         self.error_weight = float(settings.options.get("C", 1e-4))
-        self.encoder = get_encoder(settings.encoder, in_channels=3, depth=5, weights=weights).eval().requires_grad_(False)
+        self.encoder = (
+            get_encoder(settings.encoder, in_channels=3, depth=5, weights=weights)
+            .eval()
+            .requires_grad_(False)
+        )
         wide = self.encoder.out_channels[-1]
         self.register_buffer("scale", torch.ones(wide))
-        for name, shape in {"shift": (wide,), "coef": (classes, wide), "intercept": (classes,), "a": (classes,), "b": (classes,)}.items():
+        for name, shape in {
+            "shift": (wide,),
+            "coef": (classes, wide),
+            "intercept": (classes,),
+            "a": (classes,),
+            "b": (classes,),
+        }.items():
             self.register_buffer(name, torch.zeros(shape))
 
     def train(self, mode: bool = True) -> "Svm":
@@ -68,24 +79,49 @@ class Svm(nn.Module):
         from sklearn.model_selection import StratifiedGroupKFold
         from sklearn.svm import LinearSVC
 
-        features, labels, groups = (np.concatenate(parts) for parts in zip(*((self.features(x).cpu().numpy(), y.numpy(), g.numpy()) for x, y, g in batches)))
+        features, labels, groups = (
+            np.concatenate(parts)
+            for parts in zip(
+                *((self.features(x).cpu().numpy(), y.numpy(), g.numpy()) for x, y, g in batches)
+            )
+        )
         parts = min(5, *(len(np.unique(groups[labels == c])) for c in np.unique(labels)))
         if len(np.unique(labels)) < 2 or parts < 2:
-            raise InputError("svm needs two classes, and two different images of each, to train on",
-                             "model.arch", "Use fewer folds, or another model",
-                             code="too_few_images")
+            raise InputError(
+                "svm needs two classes, and two different images of each, to train on",
+                "model.arch",
+                "Use fewer folds, or another model",
+                code="too_few_images",
+            )
         shift, scale = features.mean(0), features.std(0)
         scale[scale == 0] = 1
-        splits = list(StratifiedGroupKFold(parts, shuffle=True, random_state=0).split(features, labels, groups))
-        machine = LinearSVC(C=self.error_weight, class_weight="balanced", random_state=0, max_iter=20_000)
-        calibrated = CalibratedClassifierCV(machine, method="sigmoid", cv=splits, ensemble=False).fit((features - shift) / scale, labels).calibrated_classifiers_[0]
+        splits = list(
+            StratifiedGroupKFold(parts, shuffle=True, random_state=0).split(
+                features, labels, groups
+            )
+        )
+        machine = LinearSVC(
+            C=self.error_weight, class_weight="balanced", random_state=0, max_iter=20_000
+        )
+        calibrated = (
+            CalibratedClassifierCV(machine, method="sigmoid", cv=splits, ensemble=False)
+            .fit((features - shift) / scale, labels)
+            .calibrated_classifiers_[0]
+        )
         found, sigmoids, there = calibrated.estimator, calibrated.calibrators, calibrated.classes
-        rows = {"coef": found.coef_, "intercept": found.intercept_, "a": np.array([s.a_ for s in sigmoids]), "b": np.array([s.b_ for s in sigmoids])}
+        rows = {
+            "coef": found.coef_,
+            "intercept": found.intercept_,
+            "a": np.array([s.a_ for s in sigmoids]),
+            "b": np.array([s.b_ for s in sigmoids]),
+        }
         if len(there) == 2:  # one machine for both: 1 − p of the second class is p of the first
             rows = {k: np.concatenate([-v if k in ("a", "b") else v, v]) for k, v in rows.items()}
         self.b.fill_(100.0)  # of a class without training images: a probability of 0
         for name, values in ({"shift": shift, "scale": scale} | rows).items():
-            getattr(self, name)[there if name in rows else slice(None)] = torch.as_tensor(values, dtype=torch.float32, device=self.b.device)
+            getattr(self, name)[there if name in rows else slice(None)] = torch.as_tensor(
+                values, dtype=torch.float32, device=self.b.device
+            )
 
 
 # --------------------------------------------------------------------------------------------------------- masks without learning
@@ -94,7 +130,10 @@ class Svm(nn.Module):
 
 BLUR = 0.02  # σ against speckle
 SURROUNDINGS = 0.2  # σ of the brightness that a pixel is compared with
-CENTRE, SPREAD = (0.35, 0.5), (0.2, 0.25)  # where lesions lie: mean and σ, shares of height and width
+CENTRE, SPREAD = (
+    (0.35, 0.5),
+    (0.2, 0.25),
+)  # where lesions lie: mean and σ, shares of height and width
 WORKING = 224  # pixels of the larger side
 OPENING = 0.03  # what is narrower is no lesion but a bridge
 
@@ -103,11 +142,20 @@ def darkness(image: np.ndarray) -> np.ndarray:
     """(H,W) uint8, 0…255: how dark against the surroundings, times a Gaussian of the place (as Horsch et al., Med. Phys. 28(8), 2001). All 0 for a constant image."""
     grey, (height, width) = image.astype(np.float32), image.shape
     smooth = _blurred(grey, BLUR)
-    relative = smooth / (_blurred(grey, SURROUNDINGS) + 8)  # 8 grey levels: black around the picture is no lesion
+    relative = smooth / (
+        _blurred(grey, SURROUNDINGS) + 8
+    )  # 8 grey levels: black around the picture is no lesion
     y, x = ((np.arange(n, dtype=np.float32) + 0.5) / n for n in (height, width))
-    place = np.exp(-(((y[:, None] - CENTRE[0]) / SPREAD[0]) ** 2 + ((x[None] - CENTRE[1]) / SPREAD[1]) ** 2) / 2)
+    place = np.exp(
+        -(((y[:, None] - CENTRE[0]) / SPREAD[0]) ** 2 + ((x[None] - CENTRE[1]) / SPREAD[1]) ** 2)
+        / 2
+    )
     dark = (relative.max() - relative) * place
-    return np.zeros(image.shape, np.uint8) if dark.max() < 1e-4 else (dark * (255 / dark.max())).round().astype(np.uint8)
+    return (
+        np.zeros(image.shape, np.uint8)
+        if dark.max() < 1e-4
+        else (dark * (255 / dark.max())).round().astype(np.uint8)
+    )
 
 
 def otsu(image: np.ndarray) -> np.ndarray:
@@ -137,7 +185,15 @@ def region_growing(image: np.ndarray) -> np.ndarray:
     dark = darkness(image)
     y, x = _darkest(dark)
     grown = np.zeros((dark.shape[0] + 2, dark.shape[1] + 2), np.uint8)  # floodFill wants a border
-    cv2.floodFill(dark.copy(), grown, (x, y), 255, 0.45 * 255, 255, 4 | cv2.FLOODFILL_FIXED_RANGE | cv2.FLOODFILL_MASK_ONLY | 1 << 8)
+    cv2.floodFill(
+        dark.copy(),
+        grown,
+        (x, y),
+        255,
+        0.45 * 255,
+        255,
+        4 | cv2.FLOODFILL_FIXED_RANGE | cv2.FLOODFILL_MASK_ONLY | 1 << 8,
+    )
     return _filled(grown[1:-1, 1:-1] > 0) & bool(dark.any())
 
 
@@ -147,7 +203,9 @@ def watershed(image: np.ndarray) -> np.ndarray:
     y, x = _darkest(dark)
     markers = np.where(dark < 25, 2, 0).astype(np.int32)
     cv2.circle(markers, (x, y), max(1, round(0.05 * max(dark.shape))), 1, -1)
-    gradient = cv2.morphologyEx(_blurred(image, 0.015), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))  # of whole grey levels: finer ones only add basins
+    gradient = cv2.morphologyEx(
+        _blurred(image, 0.015), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)
+    )  # of whole grey levels: finer ones only add basins
     gradient = cv2.normalize(gradient, None, 0, 255, cv2.NORM_MINMAX)
     return (cv2.watershed(cv2.merge([gradient] * 3), markers) == 1) & bool(dark.any())
 
@@ -164,8 +222,14 @@ def _darkest(dark: np.ndarray) -> tuple[int, int]:
 def _around(mask: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
     """The part of the mask with the seed in it, cut off from what only a narrow bridge leads to, without holes."""
     side = 2 * round(OPENING * max(mask.shape) / 2) + 1
-    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-    _, parts = cv2.connectedComponents(opened if opened[seed] else mask.astype(np.uint8), connectivity=4)
+    opened = cv2.morphologyEx(
+        mask.astype(np.uint8),
+        cv2.MORPH_OPEN,
+        cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)),
+    )
+    _, parts = cv2.connectedComponents(
+        opened if opened[seed] else mask.astype(np.uint8), connectivity=4
+    )
     return _filled(parts == parts[seed])
 
 
@@ -174,13 +238,24 @@ def _filled(mask: np.ndarray) -> np.ndarray:
     return cv2.drawContours(np.zeros(mask.shape, np.uint8), outlines, -1, 1, -1) > 0
 
 
-CLASSICAL = {"otsu": otsu, "kmeans": kmeans, "watershed": watershed, "region_growing": region_growing}
+CLASSICAL = {
+    "otsu": otsu,
+    "kmeans": kmeans,
+    "watershed": watershed,
+    "region_growing": region_growing,
+}
 
 
 class Classical(nn.Module):
     """One of these as a network that gives masks only. Nothing is learned: its state_dict is empty."""
 
-    def __init__(self, segment: Callable[[np.ndarray], np.ndarray], settings: Model, classes: int, weights: str | None = None):
+    def __init__(
+        self,
+        segment: Callable[[np.ndarray], np.ndarray],
+        settings: Model,
+        classes: int,
+        weights: str | None = None,
+    ):
         super().__init__()
         if settings.options:
             raise ValueError(f"{settings.arch} has no options")
@@ -190,7 +265,13 @@ class Classical(nn.Module):
         """Each image's own range becomes 0…255: the normalisation is undone up to brightness and contrast."""
         grey = images.float().mean(1)
         low, high = grey.amin((1, 2), keepdim=True), grey.amax((1, 2), keepdim=True)
-        pixels = ((grey - low) * (255 / (high - low).clamp(min=1e-6))).round().to(torch.uint8).cpu().numpy()
+        pixels = (
+            ((grey - low) * (255 / (high - low).clamp(min=1e-6)))
+            .round()
+            .to(torch.uint8)
+            .cpu()
+            .numpy()
+        )
         masks = torch.from_numpy(np.stack([self.small(image) for image in pixels])[:, None])
         return {"mask": (masks.float() * 8 - 4).to(images.device)}
 
@@ -198,7 +279,9 @@ class Classical(nn.Module):
         """The mask (H,W) bool, found at WORKING pixels at most: nothing in it is finer, and blurring a large image takes long."""
         height, width = image.shape
         share = min(1.0, WORKING / max(height, width))
-        mask = self.segment(scaled(image, max(1, round(height * share)), max(1, round(width * share))))
+        mask = self.segment(
+            scaled(image, max(1, round(height * share)), max(1, round(width * share)))
+        )
         return scaled(mask.astype(np.float32), height, width) > 0.5
 
     def fit(self, batches: Batches) -> None:

@@ -2,6 +2,7 @@
 
 At the predictions' own resolution, by the untuned decision, without rules: thousands of mixtures are compared. evaluate measures the result at original size.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -19,11 +20,23 @@ class Masks:
     """The score's mask metrics of any mixture of the members' masks. Only disputed pixels are kept, those that not all members see alike: what all call
     lesion, or all background, is so in every mixture. A few per cent of the pixels remain, and the numbers are those of all pixels."""
 
-    def __init__(self, members: list[Predictions], truth: Truth, weights: dict[str, float], threshold: float = 0.5):
+    def __init__(
+        self,
+        members: list[Predictions],
+        truth: Truth,
+        weights: dict[str, float],
+        threshold: float = 0.5,
+    ):
         self.threshold = threshold
         size, n = members[0].mask.shape[1], len(members[0])
-        self.members, self.weights = len(members), {m: w for m, w in weights.items() if m in metrics.MASK_METRICS}
-        self.sure, self.true = np.zeros((2, n), dtype=np.int64), np.zeros(n, dtype=np.int64)  # pixels that all call lesion: those that are none, those that are
+        self.members, self.weights = (
+            len(members),
+            {m: w for m, w in weights.items() if m in metrics.MASK_METRICS},
+        )
+        self.sure, self.true = (
+            np.zeros((2, n), dtype=np.int64),
+            np.zeros(n, dtype=np.int64),
+        )  # pixels that all call lesion: those that are none, those that are
         self.pixels, columns, lengths = size * size, [], []
         for i, id in enumerate(members[0].ids):
             true = resize(truth.mask(id), size, is_mask=True).astype(bool)
@@ -34,12 +47,16 @@ class Masks:
             for disputed in (any_says & ~all_say & ~true, any_says & ~all_say & true):
                 columns.append(np.stack([m.mask[i][disputed] for m in members]))
                 lengths.append(columns[-1].shape[1])
-        self.edges = np.cumsum([0, *lengths])  # of each image first the background's disputed pixels, then the lesion's
+        self.edges = np.cumsum(
+            [0, *lengths]
+        )  # of each image first the background's disputed pixels, then the lesion's
         self.values = np.concatenate(columns, axis=1)
         self.known: dict[tuple, np.ndarray] = {}
         self.base: tuple[tuple, np.ndarray] = ((), np.zeros(0))
 
-    def per_image(self, mixture: tuple[int, ...], base: tuple[int, ...] | None = None) -> np.ndarray:
+    def per_image(
+        self, mixture: tuple[int, ...], base: tuple[int, ...] | None = None
+    ) -> np.ndarray:
         """mixture: how often each member is counted -> (N) weighted mask metrics of their mean. base: a mixture with one member less, whose sum is
         remembered, so that many candidates that build on it cost one addition each."""
         if mixture not in self.known:
@@ -50,9 +67,21 @@ class Masks:
                     self.base = base, self._sum(base)
                 total = self.base[1] + self.values[[t - b for t, b in zip(mixture, base)].index(1)]
             lesion = total > np.float32(self.threshold * sum(mixture))
-            said = np.array([np.count_nonzero(lesion[start:end]) for start, end in zip(self.edges, self.edges[1:])]).reshape(-1, 2).T + self.sure
+            said = (
+                np.array(
+                    [
+                        np.count_nonzero(lesion[start:end])
+                        for start, end in zip(self.edges, self.edges[1:])
+                    ]
+                )
+                .reshape(-1, 2)
+                .T
+                + self.sure
+            )
             counts = metrics.from_areas(said[1], said.sum(0), self.true, self.pixels)
-            self.known[mixture] = sum(w * metrics.MASK_METRICS[m](*counts) for m, w in self.weights.items()) / sum(self.weights.values())
+            self.known[mixture] = sum(
+                w * metrics.MASK_METRICS[m](*counts) for m, w in self.weights.items()
+            ) / sum(self.weights.values())
         return self.known[mixture]
 
     def _sum(self, mixture: tuple[int, ...]) -> np.ndarray:
@@ -62,19 +91,27 @@ class Masks:
                 total += np.float32(times) * values
         return total
 
-    def score(self, mixture: tuple[int, ...], rows: np.ndarray, base: tuple[int, ...] | None = None) -> float:
+    def score(
+        self, mixture: tuple[int, ...], rows: np.ndarray, base: tuple[int, ...] | None = None
+    ) -> float:
         return float(self.per_image(mixture, base)[rows].mean())
 
     def pooled(self, mixtures: list[tuple[tuple[int, ...], np.ndarray]]) -> float:
         """The score over all images, each set of rows by its own mixture."""
-        return float(np.concatenate([self.per_image(mixture)[rows] for mixture, rows in mixtures]).mean())
+        return float(
+            np.concatenate([self.per_image(mixture)[rows] for mixture, rows in mixtures]).mean()
+        )
 
 
 class Labels:
     """The same for the score's label metrics of mixtures of class probabilities."""
 
     def __init__(self, members: list[Predictions], truth: np.ndarray, weights: dict[str, float]):
-        self.members, self.probs, self.truth = len(members), np.stack([m.label for m in members]).astype(np.float64), truth
+        self.members, self.probs, self.truth = (
+            len(members),
+            np.stack([m.label for m in members]).astype(np.float64),
+            truth,
+        )
         self.weights = {m: w for m, w in weights.items() if m in metrics.LABEL_METRICS}
 
     def mixed(self, mixture: tuple[int, ...]) -> np.ndarray:
@@ -83,9 +120,13 @@ class Labels:
 
     def _score(self, probs: np.ndarray, truth: np.ndarray) -> float:
         decided = probs.argmax(1)
-        return sum(w * metrics.LABEL_METRICS[m](truth, decided, probs) for m, w in self.weights.items()) / sum(self.weights.values())
+        return sum(
+            w * metrics.LABEL_METRICS[m](truth, decided, probs) for m, w in self.weights.items()
+        ) / sum(self.weights.values())
 
-    def score(self, mixture: tuple[int, ...], rows: np.ndarray, base: tuple[int, ...] | None = None) -> float:
+    def score(
+        self, mixture: tuple[int, ...], rows: np.ndarray, base: tuple[int, ...] | None = None
+    ) -> float:
         return self._score(self.mixed(mixture)[rows], self.truth[rows])
 
     def pooled(self, mixtures: list[tuple[tuple[int, ...], np.ndarray]]) -> float:
@@ -121,7 +162,10 @@ def greedy(scored: Scored, rows: np.ndarray, rounds: int) -> tuple[int, ...]:
 
 def left_out(scored: Scored, parts: np.ndarray, choose) -> dict[int, tuple[int, ...]]:
     """For every part (N; -1: never left out, never scored) the mixture that `choose(scored, rows)` finds best on the other parts."""
-    return {int(k): choose(scored, np.flatnonzero((parts != k) & (parts >= 0))) for k in np.unique(parts[parts >= 0])}
+    return {
+        int(k): choose(scored, np.flatnonzero((parts != k) & (parts >= 0)))
+        for k in np.unique(parts[parts >= 0])
+    }
 
 
 def honest(scored: Scored, parts: np.ndarray, mixtures: dict[int, tuple[int, ...]]) -> float:
@@ -134,7 +178,11 @@ def mix(members: list[Predictions], mixtures: list[tuple[int, ...]], answer: str
     first = getattr(members[0], answer)
     found = np.empty(first.shape, dtype=np.float16 if answer == "mask" else np.float32)
     for i, mixture in enumerate(mixtures):
-        found[i] = sum(times * getattr(m, answer)[i].astype(np.float32) for m, times in zip(members, mixture) if times) / np.float32(sum(mixture))
+        found[i] = sum(
+            times * getattr(m, answer)[i].astype(np.float32)
+            for m, times in zip(members, mixture)
+            if times
+        ) / np.float32(sum(mixture))
     return found
 
 

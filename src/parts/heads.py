@@ -1,5 +1,6 @@
 """Class heads. To add one: a function (channels, classes, dropout) -> nn.Module in HEADS; its forward takes the deepest features (B,channels,h,w)
 of a network, of any h and w, and returns the logits (B,classes)."""
+
 from __future__ import annotations
 
 import torch
@@ -16,12 +17,22 @@ def answer(channels: int, classes: int) -> nn.Linear:
 
 def linear(channels: int, classes: int, dropout: float) -> nn.Module:
     """The mean over positions, and one layer: what smp's own head does, under the same names."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), answer(channels, classes))
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), answer(channels, classes)
+    )
 
 
 def mlp(channels: int, classes: int, dropout: float) -> nn.Module:
     """The mean over positions, and two layers with 256 units between them."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, 256), nn.ReLU(), nn.Dropout(dropout), answer(256, classes))
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(channels, 256),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        answer(256, classes),
+    )
 
 
 class Attention(nn.Module):
@@ -30,7 +41,9 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, classes: int, dropout: float):
         super().__init__()
-        self.score = nn.Sequential(nn.Conv2d(channels, 128, 1), nn.Tanh(), nn.Conv2d(128, 1, 1, bias=False))
+        self.score = nn.Sequential(
+            nn.Conv2d(channels, 128, 1), nn.Tanh(), nn.Conv2d(128, 1, 1, bias=False)
+        )
         self.answer = nn.Sequential(nn.Dropout(dropout), answer(channels, classes))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

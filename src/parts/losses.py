@@ -1,5 +1,6 @@
 """Losses. To add one: a function in MASK_LOSSES, MAP_LOSSES or LABEL_LOSSES (at the end of the functions, each with its arguments), then name it under
 loss.mask or loss.label with its weight. It must stay finite, with finite gradients, on an empty mask, a full one and a mixed one (tests/test_losses.py)."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ def _axes(settings: Loss) -> tuple[int, ...]:
     return (0, 1, 2, 3) if settings.pooled else (1, 2, 3)
 
 
-def _tversky(logits: torch.Tensor, target: torch.Tensor, settings: Loss, fp: float, fn: float) -> torch.Tensor:
+def _tversky(
+    logits: torch.Tensor, target: torch.Tensor, settings: Loss, fp: float, fn: float
+) -> torch.Tensor:
     """1 − TP / (TP + fp·FP + fn·FN) of each image (B), or of the batch (one value), with half a pixel added to both TPs (Salehi et al., Tversky loss, 2017).
 
     The half pixel makes an empty image with an empty prediction cost nothing and one with a false positive nearly 1. TP = min(p, t), not p·t: the same
@@ -53,7 +56,10 @@ def tversky(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch
 def focal_tversky(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch.Tensor:
     """Each image's Tversky loss to the power of loss.tversky_gamma (Abraham & Khan, 2019, eq. 4: 1/γ = 3/4). The power is taken of each image, unlike smp's,
     and its slope, infinite at 0, is cut off at a loss of 1e-6."""
-    return (_tversky(logits, target, settings, *settings.tversky).clamp(min=1e-6) ** settings.tversky_gamma).mean()
+    return (
+        _tversky(logits, target, settings, *settings.tversky).clamp(min=1e-6)
+        ** settings.tversky_gamma
+    ).mean()
 
 
 def generalised_dice(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch.Tensor:
@@ -65,8 +71,14 @@ def generalised_dice(logits: torch.Tensor, target: torch.Tensor, settings: Loss)
     p, axes = torch.sigmoid(logits), _axes(settings)
     pixels = target.numel() if settings.pooled else target[0].numel()
     said, truth, wrong = p.sum(axes), target.sum(axes), (p - target).abs().sum(axes)
-    lesion, background = ((pixels / torch.where(size < 0.5, pixels, size)) ** 2 for size in (truth, pixels - truth))
-    return ((lesion + background) * wrong / (lesion * (said + truth) + background * (2 * pixels - said - truth))).mean()
+    lesion, background = (
+        (pixels / torch.where(size < 0.5, pixels, size)) ** 2 for size in (truth, pixels - truth)
+    )
+    return (
+        (lesion + background)
+        * wrong
+        / (lesion * (said + truth) + background * (2 * pixels - said - truth))
+    ).mean()
 
 
 def lovasz(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch.Tensor:
@@ -99,12 +111,16 @@ def focal(logits: torch.Tensor, target: torch.Tensor, settings: Loss) -> torch.T
     return (_focus(cross_entropy, settings) * cross_entropy).mean()
 
 
-def border(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, settings: Loss) -> torch.Tensor:
+def border(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, settings: Loss
+) -> torch.Tensor:
     """Cross-entropy per pixel, weighted by contours.border_weights (Ronneberger et al., U-Net, 2015, eq. 1). Of an empty mask it is bce."""
     return (weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).mean()
 
 
-def boundary(logits: torch.Tensor, target: torch.Tensor, distance: torch.Tensor, settings: Loss) -> torch.Tensor:
+def boundary(
+    logits: torch.Tensor, target: torch.Tensor, distance: torch.Tensor, settings: Loss
+) -> torch.Tensor:
     """|p − t| · distance to the contour in image sides, averaged over pixels.
 
     For a mask of 0 and 1 it is the boundary loss Σ p·φ (Kervadec et al., 2019, eq. 5), φ negative inside, plus the constant −Σ t·φ (eq. 4 has it), without
@@ -113,7 +129,9 @@ def boundary(logits: torch.Tensor, target: torch.Tensor, distance: torch.Tensor,
     return (distance * (torch.sigmoid(logits) - target).abs()).mean()
 
 
-def hausdorff(logits: torch.Tensor, target: torch.Tensor, distance: torch.Tensor, settings: Loss) -> torch.Tensor:
+def hausdorff(
+    logits: torch.Tensor, target: torch.Tensor, distance: torch.Tensor, settings: Loss
+) -> torch.Tensor:
     """(p − t)² · (distance to the true contour in image sides)², averaged over pixels: the one-sided form, α = 2, of the distance-transform loss of Karimi &
     Salcudean, Reducing the Hausdorff Distance, 2019. It asks for no distances of the prediction. An empty mask's contour counts as one image side away."""
     return (distance * (torch.sigmoid(logits) - target)).square().mean()
@@ -130,16 +148,25 @@ class Frequencies:
     weight: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, labels: torch.Tensor, classes: int, settings: Loss, device: torch.device) -> "Frequencies":
+    def of(
+        cls, labels: torch.Tensor, classes: int, settings: Loss, device: torch.device
+    ) -> "Frequencies":
         """labels (N) int. `balanced`: inverse class frequency, 1 on average over the images."""
         counts, setting = torch.bincount(labels, minlength=classes).float(), settings.class_weights
         if setting not in ("none", "balanced") and len(setting) != classes:
-            raise InputError(f"loss.class_weights has {len(setting)} values for {classes} classes",
-                             "loss.class_weights", code="invalid_value")
+            raise InputError(
+                f"loss.class_weights has {len(setting)} values for {classes} classes",
+                "loss.class_weights",
+                code="invalid_value",
+            )
         if setting == "none":
             weight = None
         else:
-            weight = (len(labels) / (classes * counts.clamp(min=1)) if setting == "balanced" else torch.tensor(setting, dtype=torch.float32)).to(device)
+            weight = (
+                len(labels) / (classes * counts.clamp(min=1))
+                if setting == "balanced"
+                else torch.tensor(setting, dtype=torch.float32)
+            ).to(device)
         return cls((counts / len(labels)).to(device), weight)
 
 
@@ -149,61 +176,105 @@ def _weighted(each: torch.Tensor, target: torch.Tensor, classes: Frequencies) ->
     return (each * weight).sum() / weight.sum()
 
 
-def cross_entropy(logits: torch.Tensor, target: torch.Tensor, classes: Frequencies, settings: Loss) -> torch.Tensor:
+def cross_entropy(
+    logits: torch.Tensor, target: torch.Tensor, classes: Frequencies, settings: Loss
+) -> torch.Tensor:
     """Cross-entropy with loss.label_smoothing and loss.class_weights, as torch weighs them."""
     log_p, smooth = F.log_softmax(logits, 1), settings.label_smoothing
     spread = torch.ones_like(log_p) if classes.weight is None else classes.weight.expand_as(log_p)
-    uniform = (-log_p * spread).mean(1).sum() / (target * spread).sum()  # as in torch: smoothing spreads over the weighted classes
+    uniform = (-log_p * spread).mean(1).sum() / (
+        target * spread
+    ).sum()  # as in torch: smoothing spreads over the weighted classes
     return (1 - smooth) * _weighted(-log_p, target, classes) + smooth * uniform
 
 
-def label_focal(logits: torch.Tensor, target: torch.Tensor, classes: Frequencies, settings: Loss) -> torch.Tensor:
+def label_focal(
+    logits: torch.Tensor, target: torch.Tensor, classes: Frequencies, settings: Loss
+) -> torch.Tensor:
     """(1 − p_t)^γ · cross-entropy over classes, the class weights being its α (Lin et al., 2017, eq. 5), of shares smoothed by loss.label_smoothing."""
     log_p = F.log_softmax(logits, 1)
     target = (1 - settings.label_smoothing) * target + settings.label_smoothing / target.shape[1]
     return _weighted(_focus(-log_p, settings) * -log_p, target, classes)
 
 
-def balanced_softmax(logits: torch.Tensor, target: torch.Tensor, classes: Frequencies, settings: Loss) -> torch.Tensor:
+def balanced_softmax(
+    logits: torch.Tensor, target: torch.Tensor, classes: Frequencies, settings: Loss
+) -> torch.Tensor:
     """Cross-entropy of logits + log share of the class among the training images (Ren et al., Balanced Meta-Softmax, 2020, eq. 4), so that the bare logits,
     which predict uses, answer as for equally frequent classes. Class weights or train.sampling=balanced would correct a second time."""
     return cross_entropy(logits + classes.share.clamp(min=1e-6).log(), target, classes, settings)
 
 
 # (logits (B,1,H,W), mask (B,1,H,W) from 0 to 1, settings) -> scalar
-MASK_LOSSES = {"dice": dice, "jaccard": jaccard, "tversky": tversky, "focal_tversky": focal_tversky, "generalised_dice": generalised_dice, "lovasz": lovasz,
-               "bce": bce, "focal": focal}
+MASK_LOSSES = {
+    "dice": dice,
+    "jaccard": jaccard,
+    "tversky": tversky,
+    "focal_tversky": focal_tversky,
+    "generalised_dice": generalised_dice,
+    "lovasz": lovasz,
+    "bce": bce,
+    "focal": focal,
+}
 # losses that need a map made of the mask, in the loader: name -> (loss (logits, mask, map (B,1,H,W), settings) -> scalar,
 # maker (mask (S,S) uint8, or float where mixed, settings) -> (S,S) float32)
-MAP_LOSSES = {"border": (border, border_weights), "boundary": (boundary, contour_distance), "hausdorff": (hausdorff, contour_distance)}
+MAP_LOSSES = {
+    "border": (border, border_weights),
+    "boundary": (boundary, contour_distance),
+    "hausdorff": (hausdorff, contour_distance),
+}
 # (logits (B,C), shares of the classes (B,C), Frequencies, settings) -> scalar
-LABEL_LOSSES = {"cross_entropy": cross_entropy, "focal": label_focal, "balanced_softmax": balanced_softmax}
+LABEL_LOSSES = {
+    "cross_entropy": cross_entropy,
+    "focal": label_focal,
+    "balanced_softmax": balanced_softmax,
+}
 
 
 def maps(experiment: Experiment) -> dict[str, Callable]:
     """What the loader makes of every mask (S,S) for the losses that are used."""
     used = experiment.loss.mask if experiment.task != "class" else {}
-    return {name: partial(MAP_LOSSES[name][1], settings=experiment.loss) for name in used if name in MAP_LOSSES}
+    return {
+        name: partial(MAP_LOSSES[name][1], settings=experiment.loss)
+        for name in used
+        if name in MAP_LOSSES
+    }
 
 
 def of_masks(logits: torch.Tensor, target: dict[str, torch.Tensor], settings: Loss) -> torch.Tensor:
     """The weighted sum of loss.mask; target: the mask and the maps."""
     logits, mask = logits.float(), target["mask"].float()
-    each = {n: MAP_LOSSES[n][0](logits, mask, target[n], settings) if n in MAP_LOSSES else MASK_LOSSES[n](logits, mask, settings) for n in settings.mask}
+    each = {
+        n: MAP_LOSSES[n][0](logits, mask, target[n], settings)
+        if n in MAP_LOSSES
+        else MASK_LOSSES[n](logits, mask, settings)
+        for n in settings.mask
+    }
     return sum(w * each[n] for n, w in settings.mask.items())
 
 
-def deep(output: dict[str, torch.Tensor], target: dict[str, torch.Tensor], settings: Loss) -> torch.Tensor:
+def deep(
+    output: dict[str, torch.Tensor], target: dict[str, torch.Tensor], settings: Loss
+) -> torch.Tensor:
     """of_masks at full size, and at the lower resolutions of `deep` where a network gives them: each level counts half of the one above, sum 1
     (Isensee et al., nnU-Net, 2021)."""
     total, weights = of_masks(output["mask"], target, settings), 1.0
     for level, logits in enumerate(output.get("deep", ()), 1):
-        small = {k: F.interpolate(v.float(), logits.shape[-2:], mode="nearest") for k, v in target.items() if v.ndim == 4}
-        total, weights = total + 0.5**level * of_masks(logits, small, settings), weights + 0.5**level
+        small = {
+            k: F.interpolate(v.float(), logits.shape[-2:], mode="nearest")
+            for k, v in target.items()
+            if v.ndim == 4
+        }
+        total, weights = (
+            total + 0.5**level * of_masks(logits, small, settings),
+            weights + 0.5**level,
+        )
     return total / weights
 
 
-def total(output: dict, target: dict[str, torch.Tensor], classes: Frequencies, settings: Loss) -> dict[str, torch.Tensor]:
+def total(
+    output: dict, target: dict[str, torch.Tensor], classes: Frequencies, settings: Loss
+) -> dict[str, torch.Tensor]:
     """λ·mask + (1−λ)·label as `loss`, with its two parts; always in float32. One of them alone where the network gives only that answer.
 
     output: "mask" and "label" logits, and what else a network has: "deep" (a list of mask logits at lower resolutions), "extra_loss" (added),
@@ -213,12 +284,19 @@ def total(output: dict, target: dict[str, torch.Tensor], classes: Frequencies, s
         parts["mask_loss"] = deep(output, target, settings)
     if "label" in output:
         logits = output["label"].float()
-        parts["label_loss"] = sum(w * LABEL_LOSSES[n](logits, target["label"], classes, settings) for n, w in settings.label.items())
+        parts["label_loss"] = sum(
+            w * LABEL_LOSSES[n](logits, target["label"], classes, settings)
+            for n, w in settings.label.items()
+        )
     if len(parts) == 1:
         loss = next(iter(parts.values()))
     elif settings.balance == "uncertainty":
         s = output["log_variance"]
-        loss = torch.exp(-s[0]) * parts["mask_loss"] + torch.exp(-s[1]) * parts["label_loss"] + 0.5 * s.sum()
+        loss = (
+            torch.exp(-s[0]) * parts["mask_loss"]
+            + torch.exp(-s[1]) * parts["label_loss"]
+            + 0.5 * s.sum()
+        )
     else:
         loss = settings.balance * parts["mask_loss"] + (1 - settings.balance) * parts["label_loss"]
     return {"loss": loss + output.get("extra_loss", 0.0)} | parts
@@ -227,14 +305,20 @@ def total(output: dict, target: dict[str, torch.Tensor], classes: Frequencies, s
 def check(experiment: Experiment) -> None:
     """Raises InputError for a loss that does not exist and for weights that cannot be."""
     settings = experiment.loss
-    for key, named, known in (("loss.mask", settings.mask, [*MASK_LOSSES, *MAP_LOSSES]), ("loss.label", settings.label, LABEL_LOSSES)):
+    for key, named, known in (
+        ("loss.mask", settings.mask, [*MASK_LOSSES, *MAP_LOSSES]),
+        ("loss.label", settings.label, LABEL_LOSSES),
+    ):
         for name in named:
             if name not in known:
-                raise InputError(f"unknown loss '{name}'", key, nearest(name, known),
-                                 code="unknown_part")
+                raise InputError(
+                    f"unknown loss '{name}'", key, nearest(name, known), code="unknown_part"
+                )
         if not named or sum(named.values()) <= 0:
-            raise InputError("at least one loss with a weight above 0 is needed", key,
-                             code="invalid_value")
+            raise InputError(
+                "at least one loss with a weight above 0 is needed", key, code="invalid_value"
+            )
     if not isinstance(settings.class_weights, str) and min(settings.class_weights, default=0) <= 0:
-        raise InputError("class weights must be above 0", "loss.class_weights",
-                         code="invalid_value")
+        raise InputError(
+            "class weights must be above 0", "loss.class_weights", code="invalid_value"
+        )

@@ -3,6 +3,7 @@
 MASK_METRICS take the pixel counts of N images and give N values; SURFACE_METRICS take the distances between the outlines of one image's two masks and give
 one value, in pixels; LABEL_METRICS take N labels and give one value. Add one: a function and a line. Any but a distance can be named in `score`.
 """
+
 from __future__ import annotations
 
 import functools
@@ -91,7 +92,15 @@ SURFACE_METRICS = {"hausdorff": hausdorff, "hd95": hd95, "assd": assd}
 def outline(mask: np.ndarray) -> np.ndarray:
     """The pixels (H,W) bool of a mask that have background, or the outside of the image, left, right, above or below."""
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    return mask & (cv2.erode(np.ascontiguousarray(mask).view(np.uint8), cross, borderType=cv2.BORDER_CONSTANT, borderValue=0) == 0)
+    return mask & (
+        cv2.erode(
+            np.ascontiguousarray(mask).view(np.uint8),
+            cross,
+            borderType=cv2.BORDER_CONSTANT,
+            borderValue=0,
+        )
+        == 0
+    )
 
 
 def outline_distances(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -168,12 +177,18 @@ LABEL_METRICS = {
 def _class_counts(truth, decided, probabilities) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each class: how often it was decided rightly, decided, true."""
     c = probabilities.shape[1]
-    return np.bincount(truth[truth == decided], minlength=c), np.bincount(decided, minlength=c), np.bincount(truth, minlength=c)
+    return (
+        np.bincount(truth[truth == decided], minlength=c),
+        np.bincount(decided, minlength=c),
+        np.bincount(truth, minlength=c),
+    )
 
 
 def confusion(truth: np.ndarray, decided: np.ndarray, classes: int) -> np.ndarray:
     """(C,C) counts: row = truth, column = decided."""
-    return np.bincount(truth * classes + decided, minlength=classes * classes).reshape(classes, classes)
+    return np.bincount(truth * classes + decided, minlength=classes * classes).reshape(
+        classes, classes
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------- from masks to the score
@@ -185,7 +200,9 @@ def counts(pred_masks: list[np.ndarray], true_masks: list[np.ndarray]) -> np.nda
     for i, (pred, true) in enumerate(zip(pred_masks, true_masks, strict=True)):
         if pred.shape != true.shape:
             raise ValueError(f"masks {i} differ in size: {pred.shape} and {true.shape}")
-        found[:, i] = from_areas(np.count_nonzero(pred & true), np.count_nonzero(pred), np.count_nonzero(true), true.size)
+        found[:, i] = from_areas(
+            np.count_nonzero(pred & true), np.count_nonzero(pred), np.count_nonzero(true), true.size
+        )
     return found
 
 
@@ -199,12 +216,21 @@ def per_image(pixel_counts: np.ndarray) -> dict[str, np.ndarray]:
     return {name: metric(*pixel_counts) for name, metric in MASK_METRICS.items()}
 
 
-def values(images: dict[str, Array] | None, truth: Array, decided: Array | None, probabilities: Array | None, rows=slice(None)) -> dict[str, float]:
+def values(
+    images: dict[str, Array] | None,
+    truth: Array,
+    decided: Array | None,
+    probabilities: Array | None,
+    rows=slice(None),
+) -> dict[str, float]:
     """Every metric over the given rows (a slice, indices or a bool mask): means of the per-image values, and the labels' metrics.
     None: an answer that is absent."""
     found = {name: float(each[rows].mean()) for name, each in (images or {}).items()}
     if decided is not None:
-        found |= {name: metric(truth[rows], decided[rows], probabilities[rows]) for name, metric in LABEL_METRICS.items()}
+        found |= {
+            name: metric(truth[rows], decided[rows], probabilities[rows])
+            for name, metric in LABEL_METRICS.items()
+        }
     return found
 
 
@@ -214,11 +240,21 @@ def score(weights: dict[str, float], found: dict[str, float]) -> float:
     present = {name: w for name, w in weights.items() if name in found}
     if not present:
         todo = f"They have {', '.join(found)}"
-        raise InputError(f"the score names {', '.join(weights)}, and these predictions have "
-                         "neither", "competition.yaml, score", todo, code="no_such_answer")
+        raise InputError(
+            f"the score names {', '.join(weights)}, and these predictions have neither",
+            "competition.yaml, score",
+            todo,
+            code="no_such_answer",
+        )
     if len(present) < len(weights):
-        _say_once(f"no {', '.join(n for n in weights if n not in found)} in these predictions: the score is {' and '.join(present)} alone")
-    return sum(w * found[name] for name, w in present.items()) * sum(weights.values()) / sum(present.values())
+        _say_once(
+            f"no {', '.join(n for n in weights if n not in found)} in these predictions: the score is {' and '.join(present)} alone"
+        )
+    return (
+        sum(w * found[name] for name, w in present.items())
+        * sum(weights.values())
+        / sum(present.values())
+    )
 
 
 def check_score(weights: dict[str, float]) -> None:
@@ -226,17 +262,33 @@ def check_score(weights: dict[str, float]) -> None:
     for name, weight in weights.items():
         if name in SURFACE_METRICS:
             todo = "It is in metrics.json and report.html; score by dice or iou"
-            raise InputError(f"{name} is a distance in pixels, 0 is best: no score",
-                             "competition.yaml, score", todo, code="invalid_value")
+            raise InputError(
+                f"{name} is a distance in pixels, 0 is best: no score",
+                "competition.yaml, score",
+                todo,
+                code="invalid_value",
+            )
         if name not in MASK_METRICS and name not in LABEL_METRICS:
-            raise InputError(f"unknown metric '{name}'", "competition.yaml, score",
-                             nearest(name, [*MASK_METRICS, *LABEL_METRICS]), code="unknown_part")
+            raise InputError(
+                f"unknown metric '{name}'",
+                "competition.yaml, score",
+                nearest(name, [*MASK_METRICS, *LABEL_METRICS]),
+                code="unknown_part",
+            )
         if not weight > 0:
-            raise InputError(f"the weight of {name} is {weight}", "competition.yaml, score",
-                             "Weights are over 0", code="invalid_value")
+            raise InputError(
+                f"the weight of {name} is {weight}",
+                "competition.yaml, score",
+                "Weights are over 0",
+                code="invalid_value",
+            )
     if not weights:
-        raise InputError("no metric named", "competition.yaml, score",
-                         "For example score: {dice: 0.5, macro_f1: 0.5}", code="invalid_value")
+        raise InputError(
+            "no metric named",
+            "competition.yaml, score",
+            "For example score: {dice: 0.5, macro_f1: 0.5}",
+            code="invalid_value",
+        )
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """MONAI's networks in two dimensions, with a class head on the deepest features. To add one: a function (model.options, image size) -> Parts in
 MAKERS. MONAI itself is imported when one of them is built."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ class Parts:
     net: nn.Module
     features: str  # the module whose output is the deepest features, (B,channels,h,w) or tokens (B,h·w,channels) of a square image
     channels: int
-    deep: dict[str, int] = field(default_factory=dict)  # modules that get a mask of their own in training, finest first, with their channels
+    deep: dict[str, int] = field(
+        default_factory=dict
+    )  # modules that get a mask of their own in training, finest first, with their channels
     multiple: int = 1  # sides are padded to a multiple of it
     extra_weight: float = 0.0  # of the network's own loss
 
@@ -28,12 +31,21 @@ class Parts:
 class MonaiNetwork(nn.Module):
     """In training mode `deep` and `extra_loss` are among the answers of a network that has them (parts/losses.py says what becomes of them)."""
 
-    def __init__(self, settings: Model, classes: int, weights: str | None = None, *, image_size: int):
+    def __init__(
+        self, settings: Model, classes: int, weights: str | None = None, *, image_size: int
+    ):
         super().__init__()
         parts = MAKERS[settings.arch](settings.options, image_size)
-        self.net, self.features, self.multiple, self.extra_weight = parts.net, parts.features, parts.multiple, parts.extra_weight
+        self.net, self.features, self.multiple, self.extra_weight = (
+            parts.net,
+            parts.features,
+            parts.multiple,
+            parts.extra_weight,
+        )
         self.deep = list(parts.deep)
-        self.deep_heads = nn.ModuleList(nn.Conv2d(channels, 1, 1) for channels in parts.deep.values())
+        self.deep_heads = nn.ModuleList(
+            nn.Conv2d(channels, 1, 1) for channels in parts.deep.values()
+        )
         self.classification_head = HEADS[settings.head](parts.channels, classes, settings.dropout)
 
     def only(self, task: str) -> None:
@@ -45,14 +57,18 @@ class MonaiNetwork(nn.Module):
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         height, width = images.shape[-2:]
-        answer, seen = self.run(F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple)))
+        answer, seen = self.run(
+            F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple))
+        )
         mask, extra = answer if isinstance(answer, tuple) else (answer, None)
         mask = mask[-1] if isinstance(mask, list) else mask
         found = {"mask": mask[..., :height, :width]}
         if self.classification_head is not None:
             features = seen[self.features]
             if features.ndim == 3:
-                features = features.transpose(1, 2).unflatten(2, (round(features.shape[1] ** 0.5), -1))
+                features = features.transpose(1, 2).unflatten(
+                    2, (round(features.shape[1] ** 0.5), -1)
+                )
             found["label"] = self.classification_head(features)
         if self.training and self.deep:
             found["deep"] = [head(seen[name]) for name, head in zip(self.deep, self.deep_heads)]
@@ -67,7 +83,10 @@ class MonaiNetwork(nn.Module):
         def keep(name: str, module: nn.Module, given: tuple, output: torch.Tensor) -> None:
             seen[name] = output
 
-        hooks = [self.net.get_submodule(name).register_forward_hook(partial(keep, name)) for name in {self.features, *self.deep}]
+        hooks = [
+            self.net.get_submodule(name).register_forward_hook(partial(keep, name))
+            for name in {self.features, *self.deep}
+        ]
         try:
             return self.net(images), seen
         finally:
@@ -75,7 +94,12 @@ class MonaiNetwork(nn.Module):
                 hook.remove()
 
 
-LEVELS = {"spatial_dims": 2, "channels": (16, 32, 64, 128, 256), "strides": (2, 2, 2, 2), "dropout": 0.1}
+LEVELS = {
+    "spatial_dims": 2,
+    "channels": (16, 32, 64, 128, 256),
+    "strides": (2, 2, 2, 2),
+    "dropout": 0.1,
+}
 
 
 def unet(options: dict, size: int) -> Parts:
@@ -83,7 +107,11 @@ def unet(options: dict, size: int) -> Parts:
     from monai.networks.nets import UNet
 
     options = LEVELS | {"act": "ELU"} | options
-    return Parts(UNet(in_channels=3, out_channels=1, **options), "model" + ".1.submodule" * (len(options["channels"]) - 1), options["channels"][-1])
+    return Parts(
+        UNet(in_channels=3, out_channels=1, **options),
+        "model" + ".1.submodule" * (len(options["channels"]) - 1),
+        options["channels"][-1],
+    )
 
 
 def attention_unet(options: dict, size: int) -> Parts:
@@ -91,7 +119,11 @@ def attention_unet(options: dict, size: int) -> Parts:
     from monai.networks.nets import AttentionUnet
 
     options = LEVELS | options
-    return Parts(AttentionUnet(in_channels=3, out_channels=1, **options), "model.1" + ".submodule.1" * (len(options["channels"]) - 2) + ".submodule", options["channels"][-1])
+    return Parts(
+        AttentionUnet(in_channels=3, out_channels=1, **options),
+        "model.1" + ".submodule.1" * (len(options["channels"]) - 2) + ".submodule",
+        options["channels"][-1],
+    )
 
 
 def basic_unetplusplus(options: dict, size: int) -> Parts:
@@ -114,11 +146,22 @@ def dynunet(options: dict, size: int) -> Parts:
     strides, supervised = options["strides"], options.pop("deep_supervision")
     multiple = int(torch.tensor(strides).prod())
     if size % multiple:
-        raise ValueError(f"its strides halve down to 1/{multiple}, and image_size {size} is no multiple of {multiple}")
-    net = DynUNet(2, 3, 1, **{"kernel_size": [3] * len(strides), "upsample_kernel_size": strides[1:]} | options)
+        raise ValueError(
+            f"its strides halve down to 1/{multiple}, and image_size {size} is no multiple of {multiple}"
+        )
+    net = DynUNet(
+        2,
+        3,
+        1,
+        **{"kernel_size": [3] * len(strides), "upsample_kernel_size": strides[1:]} | options,
+    )
     for twice in ("input_block", "downsamples", "bottleneck", "upsamples"):
-        delattr(net, twice)  # they are in skip_layers too: the average of the weights would move what has two names twice
-    levels = ["skip_layers" + ".next_layer" * n for n in range(len(strides))]  # from full resolution to the bottleneck
+        delattr(
+            net, twice
+        )  # they are in skip_layers too: the average of the weights would move what has two names twice
+    levels = [
+        "skip_layers" + ".next_layer" * n for n in range(len(strides))
+    ]  # from full resolution to the bottleneck
     deep = dict(list(zip(levels, net.filters))[1:-2]) if supervised else {}
     return Parts(net, levels[-1], net.filters[-1], deep, multiple)
 
@@ -135,7 +178,9 @@ def vnet(options: dict, size: int) -> Parts:
     net = VNet(2, 4, 1, **options)
     for module in list(net.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.Dropout3d):  # which takes a batch of two-dimensional features for one volume, and drops whole images
+            if isinstance(
+                child, nn.Dropout3d
+            ):  # which takes a batch of two-dimensional features for one volume, and drops whole images
                 setattr(module, name, nn.Dropout2d(child.p))
     return Parts(nn.Sequential(WithMean(), net), "1.down_tr256", 256)
 
@@ -146,7 +191,9 @@ def highresnet(options: dict, size: int) -> Parts:
 
     net = HighResNet(2, 3, 1, **options)
     channels = net.blocks[-1].conv.in_channels
-    net.blocks[-1] = nn.Conv2d(channels, 1, 1)  # MONAI ends with a ReLU: no logit below 0, no probability below one half
+    net.blocks[-1] = nn.Conv2d(
+        channels, 1, 1
+    )  # MONAI ends with a ReLU: no logit below 0, no probability below one half
     return Parts(net, f"blocks.{len(net.blocks) - 2}", channels)
 
 
@@ -157,8 +204,15 @@ def segresnet_vae(options: dict, size: int) -> Parts:
     options = {"init_filters": 16, "vae_weight": 0.1} | options
     weight = options.pop("vae_weight")
     net = SegResNetVAE([size, size], spatial_dims=2, in_channels=3, out_channels=1, **options)
-    net.vae_down.append(nn.Flatten())  # MONAI takes a view of what follows, which channels_last has not
-    return Parts(net, f"down_layers.{len(net.blocks_down) - 1}", net.init_filters * 2 ** (len(net.blocks_down) - 1), extra_weight=weight)
+    net.vae_down.append(
+        nn.Flatten()
+    )  # MONAI takes a view of what follows, which channels_last has not
+    return Parts(
+        net,
+        f"down_layers.{len(net.blocks_down) - 1}",
+        net.init_filters * 2 ** (len(net.blocks_down) - 1),
+        extra_weight=weight,
+    )
 
 
 def swin_unetr(options: dict, size: int) -> Parts:
@@ -166,7 +220,11 @@ def swin_unetr(options: dict, size: int) -> Parts:
     from monai.networks.nets import SwinUNETR
 
     options = {"feature_size": 24} | options
-    return Parts(SwinUNETR(in_channels=3, out_channels=1, spatial_dims=2, **options), "encoder10", 16 * options["feature_size"])
+    return Parts(
+        SwinUNETR(in_channels=3, out_channels=1, spatial_dims=2, **options),
+        "encoder10",
+        16 * options["feature_size"],
+    )
 
 
 def unetr(options: dict, size: int) -> Parts:
@@ -177,6 +235,15 @@ def unetr(options: dict, size: int) -> Parts:
     return Parts(UNETR(3, 1, size, spatial_dims=2, **options), "vit.norm", options["hidden_size"])
 
 
-MAKERS = {"monai_unet": unet, "attention_unet": attention_unet, "basic_unetplusplus": basic_unetplusplus, "dynunet": dynunet, "vnet": vnet,
-          "highresnet": highresnet, "segresnet_vae": segresnet_vae, "swin_unetr": swin_unetr, "unetr": unetr}
+MAKERS = {
+    "monai_unet": unet,
+    "attention_unet": attention_unet,
+    "basic_unetplusplus": basic_unetplusplus,
+    "dynunet": dynunet,
+    "vnet": vnet,
+    "highresnet": highresnet,
+    "segresnet_vae": segresnet_vae,
+    "swin_unetr": swin_unetr,
+    "unetr": unetr,
+}
 MONAI = dict.fromkeys(MAKERS, MonaiNetwork)

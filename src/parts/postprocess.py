@@ -4,6 +4,7 @@ The order is that of Decision's fields: a probability map is cut at the threshol
 class. To add a step: a function, a line in STEPS, a field of the same name in Decision and a list of values in the config's `evaluate`; the search
 (parts/search.py) tries it from then on. No step may draw outside the box that bounds its mask: the search draws within that box only.
 """
+
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
@@ -23,7 +24,9 @@ AGREE = ("no", "mask", "label")
 @dataclass(frozen=True)
 class Decision:
     threshold: float = 0.5  # a pixel is lesion where its probability exceeds this
-    smooth: float = 0.0  # side of the majority filter's window, as a share of the image's side √(H·W); 0: off
+    smooth: float = (
+        0.0  # side of the majority filter's window, as a share of the image's side √(H·W); 0: off
+    )
     fill_holes: bool = False
     convex: bool = False  # every connected part becomes its convex hull
     largest: int = 0  # only so many parts stay, the largest; 0: all
@@ -34,19 +37,31 @@ class Decision:
     def __post_init__(self):
         for name in ("threshold", "smooth", "min_area", "empty_above"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-                raise InputError(f"{name} is a number from 0 to 1, not {value!r}",
-                                 code="invalid_value")
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not 0 <= value <= 1
+            ):
+                raise InputError(
+                    f"{name} is a number from 0 to 1, not {value!r}", code="invalid_value"
+                )
         for name in ("fill_holes", "convex"):
             if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} is true or false, not {getattr(self, name)!r}",
-                                 code="invalid_value")
-        if isinstance(self.largest, bool) or not isinstance(self.largest, int) or not 0 <= self.largest < 10**9:
-            raise InputError(f"largest is a whole number, 0 or more, not {self.largest!r}",
-                             code="invalid_value")
+                raise InputError(
+                    f"{name} is true or false, not {getattr(self, name)!r}", code="invalid_value"
+                )
+        if (
+            isinstance(self.largest, bool)
+            or not isinstance(self.largest, int)
+            or not 0 <= self.largest < 10**9
+        ):
+            raise InputError(
+                f"largest is a whole number, 0 or more, not {self.largest!r}", code="invalid_value"
+            )
         if self.agree not in AGREE:
-            raise InputError(f"agree is one of {', '.join(AGREE)}, not {self.agree!r}",
-                             code="invalid_value")
+            raise InputError(
+                f"agree is one of {', '.join(AGREE)}, not {self.agree!r}", code="invalid_value"
+            )
 
     @classmethod
     def untuned(cls, grid: Evaluate) -> "Decision":
@@ -57,20 +72,32 @@ class Decision:
     def load(cls, path: Path) -> "Decision":
         """Users edit this file: raises InputError with the key that is wrong, unknown or missing."""
         if not path.is_file():
-            raise InputError("no decision here", short(path), f"Make it with {command('evaluate')}", code="no_decision")
-        names, again = [f.name for f in fields(cls)], f"Make it again with {command('evaluate', '--force')}"
+            raise InputError(
+                "no decision here",
+                short(path),
+                f"Make it with {command('evaluate')}",
+                code="no_decision",
+            )
+        names, again = (
+            [f.name for f in fields(cls)],
+            f"Make it again with {command('evaluate', '--force')}",
+        )
         try:
             found = read_json(path)
         except (OSError, RecursionError, InputError):
             todo = "Correct it, or make it again with " + command("evaluate", "--force")
-            raise InputError("not readable as JSON", short(path), todo,
-                             code="damaged_json") from None
+            raise InputError(
+                "not readable as JSON", short(path), todo, code="damaged_json"
+            ) from None
         if not isinstance(found, dict):
-            raise InputError("a decision is a list of key: value pairs", short(path), again,
-                             code="damaged_json")
+            raise InputError(
+                "a decision is a list of key: value pairs", short(path), again, code="damaged_json"
+            )
         for key in found:
             if key not in names:
-                raise InputError(f"unknown key '{key}'", short(path), nearest(key, names), code="decision_key")
+                raise InputError(
+                    f"unknown key '{key}'", short(path), nearest(key, names), code="decision_key"
+                )
         if absent := [n for n in names if n not in found]:
             raise InputError(f"{absent[0]} is missing", short(path), again, code="decision_key")
         try:
@@ -92,7 +119,13 @@ def smooth(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
     if window == 1 or not mask.any():
         return mask
     # sums of whole numbers: the answer does not depend on where the mask was cropped
-    lesion = cv2.boxFilter(np.ascontiguousarray(mask).view(np.uint8), cv2.CV_32S, (window, window), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    lesion = cv2.boxFilter(
+        np.ascontiguousarray(mask).view(np.uint8),
+        cv2.CV_32S,
+        (window, window),
+        normalize=False,
+        borderType=cv2.BORDER_CONSTANT,
+    )
     return 2 * lesion > window * window
 
 
@@ -100,8 +133,12 @@ def fill_holes(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
     """Background that is enclosed by lesion becomes lesion; what touches the image's edge is not enclosed."""
     if not decision.fill_holes or not mask.any():
         return mask
-    background = cv2.copyMakeBorder((~mask).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
-    _, parts = cv2.connectedComponents(background, connectivity=4)  # 4 for the background where the lesion has 8, else both would cross a diagonal
+    background = cv2.copyMakeBorder(
+        (~mask).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1
+    )
+    _, parts = cv2.connectedComponents(
+        background, connectivity=4
+    )  # 4 for the background where the lesion has 8, else both would cross a diagonal
     return (parts != parts[0, 0])[1:-1, 1:-1]
 
 
@@ -111,7 +148,9 @@ def convex(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
     if not decision.convex or not mask.any():
         return mask
     hulls = np.zeros(mask.shape, dtype=np.uint8)
-    for outline in cv2.findContours(np.ascontiguousarray(mask).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
+    for outline in cv2.findContours(
+        np.ascontiguousarray(mask).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+    )[0]:
         cv2.fillConvexPoly(hulls, cv2.convexHull(outline), 1)
     return hulls.view(bool)
 
@@ -131,7 +170,9 @@ def drop_parts(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """mask (H,W) bool -> part number of each pixel (H,W), 0 = background, and area of each part (1+n), the background's set to 0; 8-connected."""
-    _, parts, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask).view(np.uint8), connectivity=8)
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(
+        np.ascontiguousarray(mask).view(np.uint8), connectivity=8
+    )
     areas = stats[:, cv2.CC_STAT_AREA].astype(np.int64)
     areas[0] = 0
     return parts, areas
@@ -142,10 +183,16 @@ def larger(areas: np.ndarray) -> np.ndarray:
     return len(areas) - np.searchsorted(np.sort(areas), areas, side="right")
 
 
-def stays(decision: Decision, areas: np.ndarray, ahead: np.ndarray, pixels: int | np.ndarray) -> np.ndarray:
+def stays(
+    decision: Decision, areas: np.ndarray, ahead: np.ndarray, pixels: int | np.ndarray
+) -> np.ndarray:
     """Which parts (n) stay: those of at least min_area of the image, and of these the `largest`, so many. ahead (n): how many parts are larger; areas that
     are equal stay or go together. The order of the two does not matter: what is larger than a part that is large enough is so itself."""
-    return (areas > 0) & (areas >= decision.min_area * pixels) & ((ahead < decision.largest) | (decision.largest == 0))
+    return (
+        (areas > 0)
+        & (areas >= decision.min_area * pixels)
+        & ((ahead < decision.largest) | (decision.largest == 0))
+    )
 
 
 def stretch(prob: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -164,14 +211,18 @@ def draw(prob: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
 # ------------------------------------------------- rules between mask and class, for N images at once: (emptied (N) bool, label (N) int) -> the same
 
 
-def empty_above(decision: Decision, emptied: np.ndarray, label: np.ndarray, probs: np.ndarray, empty: int) -> tuple[np.ndarray, np.ndarray]:
+def empty_above(
+    decision: Decision, emptied: np.ndarray, label: np.ndarray, probs: np.ndarray, empty: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The mask is emptied where the empty class is more probable than decision.empty_above."""
     if decision.empty_above >= 1:  # off: rounding may leave a probability a little over 1
         return emptied, label
     return emptied | (probs[:, empty] > np.float32(decision.empty_above)), label
 
 
-def agree(decision: Decision, emptied: np.ndarray, label: np.ndarray, probs: np.ndarray, empty: int) -> tuple[np.ndarray, np.ndarray]:
+def agree(
+    decision: Decision, emptied: np.ndarray, label: np.ndarray, probs: np.ndarray, empty: int
+) -> tuple[np.ndarray, np.ndarray]:
     """mask: it is emptied where the label is the empty class. label: it follows the mask, empty class or the most probable of the others."""
     if decision.agree == "mask":
         return emptied | (label == empty), label
@@ -185,7 +236,13 @@ def agree(decision: Decision, emptied: np.ndarray, label: np.ndarray, probs: np.
 RULES = {"empty_above": empty_above, "agree": agree}
 
 
-def judge(decision: Decision, emptied: np.ndarray | None, probs: np.ndarray | None, classes: list[str], empty_class: str | None):
+def judge(
+    decision: Decision,
+    emptied: np.ndarray | None,
+    probs: np.ndarray | None,
+    classes: list[str],
+    empty_class: str | None,
+):
     """emptied (N) bool: whose mask is empty after STEPS, or None; probs (N,C) or None -> which masks are empty in the end (N), and labels (N) int, or None.
 
     With only one of the two answers, or no empty class, there is nothing to compare: the mask stands, the label is the most probable class.
@@ -197,13 +254,23 @@ def judge(decision: Decision, emptied: np.ndarray | None, probs: np.ndarray | No
     return emptied, label
 
 
-def apply(decision: Decision, prob: np.ndarray | None, label_probs: np.ndarray | None, height: int, width: int, classes: list[str], empty_class: str | None):
+def apply(
+    decision: Decision,
+    prob: np.ndarray | None,
+    label_probs: np.ndarray | None,
+    height: int,
+    width: int,
+    classes: list[str],
+    empty_class: str | None,
+):
     """prob (S,S) or None, label_probs (C) or None -> mask (height, width) bool or None, label int or None."""
     mask, pixels = None, height * width
     if prob is not None:
         mask = drop_parts(draw(stretch(prob, height, width), decision, pixels), decision, pixels)
     emptied = None if mask is None else np.array([not mask.any()])
-    emptied, label = judge(decision, emptied, None if label_probs is None else label_probs[None], classes, empty_class)
+    emptied, label = judge(
+        decision, emptied, None if label_probs is None else label_probs[None], classes, empty_class
+    )
     if mask is not None and emptied[0]:
         mask = np.zeros_like(mask)
     return mask, None if label is None else int(label[0])

@@ -1,4 +1,5 @@
 """Which images an epoch draws. To add a way: a function in SAMPLINGS, then train.sampling names it."""
+
 from __future__ import annotations
 
 from typing import Callable
@@ -31,19 +32,36 @@ def annealed(labels: np.ndarray, lesion: np.ndarray, progress: float) -> np.ndar
 SAMPLINGS = {"uniform": uniform, "balanced": balanced, "annealed": annealed}
 
 
-def draw(settings: Train, labels: np.ndarray, data: Data) -> Callable[[np.random.Generator, int], np.ndarray]:
+def draw(
+    settings: Train, labels: np.ndarray, data: Data
+) -> Callable[[np.random.Generator, int], np.ndarray]:
     """(generator, epoch) -> the N images of that epoch (N), in random order: each image, and each class, as often as its weight says, rounded
     up or down at random."""
-    lesion = labels != data.classes.index(data.empty_class) if data.empty_class else np.ones(len(labels), bool)
+    lesion = (
+        labels != data.classes.index(data.empty_class)
+        if data.empty_class
+        else np.ones(len(labels), bool)
+    )
 
     def of_epoch(random: np.random.Generator, epoch: int) -> np.ndarray:
-        order, weights = random.permutation(len(labels)), SAMPLINGS[settings.sampling](labels, lesion, epoch / max(1, settings.epochs - 1))
+        order, weights = (
+            random.permutation(len(labels)),
+            SAMPLINGS[settings.sampling](labels, lesion, epoch / max(1, settings.epochs - 1)),
+        )
         if np.ptp(weights) == 0:
             return order
-        order = order[np.argsort(labels[order], kind="stable")]  # class by class, so that a class as a whole too is drawn as often as its weights say
+        order = order[
+            np.argsort(labels[order], kind="stable")
+        ]  # class by class, so that a class as a whole too is drawn as often as its weights say
         weights = weights[order]
-        ends = np.cumsum(weights) / weights.sum() * len(labels)  # systematic sampling: no image more than once more often than its weight says
-        drawn = order[np.searchsorted(ends, np.arange(len(labels)) + random.uniform(), side="right").clip(max=len(labels) - 1)]
+        ends = (
+            np.cumsum(weights) / weights.sum() * len(labels)
+        )  # systematic sampling: no image more than once more often than its weight says
+        drawn = order[
+            np.searchsorted(ends, np.arange(len(labels)) + random.uniform(), side="right").clip(
+                max=len(labels) - 1
+            )
+        ]
         return random.permutation(drawn)
 
     return of_epoch
@@ -51,5 +69,9 @@ def draw(settings: Train, labels: np.ndarray, data: Data) -> Callable[[np.random
 
 def check(settings: Train) -> None:
     if settings.sampling not in SAMPLINGS:
-        raise InputError(f"unknown sampling '{settings.sampling}'", "train.sampling",
-                         nearest(settings.sampling, SAMPLINGS), code="unknown_part")
+        raise InputError(
+            f"unknown sampling '{settings.sampling}'",
+            "train.sampling",
+            nearest(settings.sampling, SAMPLINGS),
+            code="unknown_part",
+        )

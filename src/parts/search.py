@@ -3,6 +3,7 @@
 Pixels are looked at once: for each image and way of drawing (threshold, smoothing, holes, hulls) a table of the connected parts' areas and overlaps with the
 truth, at original size. How many parts stay, and the effect of gate and agreement, follow from the tables: exactly as by postprocess.apply (a test proves it).
 """
+
 from __future__ import annotations
 
 import itertools
@@ -33,11 +34,17 @@ def grid(competition: Competition, has_mask: bool, has_label: bool) -> list[Deci
     for name in (f.name for f in fields(Decision)):
         tried = getattr(competition.evaluate, name)
         if not tried:
-            raise InputError(f"evaluate.{name} is empty", "competition.yaml",
-                             "The first value of each list is the untuned decision",
-                             code="invalid_value")
+            raise InputError(
+                f"evaluate.{name} is empty",
+                "competition.yaml",
+                "The first value of each list is the untuned decision",
+                code="invalid_value",
+            )
         lists[name] = tried if (compares if name in RULED else has_mask) else tried[:1]
-    return [Decision(**dict(zip(lists, combination))) for combination in itertools.product(*lists.values())]
+    return [
+        Decision(**dict(zip(lists, combination)))
+        for combination in itertools.product(*lists.values())
+    ]
 
 
 def distances(decisions: list[Decision], evaluate: Evaluate) -> np.ndarray:
@@ -47,7 +54,10 @@ def distances(decisions: list[Decision], evaluate: Evaluate) -> np.ndarray:
         tried, start = getattr(evaluate, name), getattr(untuned, name)
         numeric = isinstance(start, float)  # `largest` is no scale: 0 stands for all parts
         span = (max(tried) - min(tried) or 1.0) if numeric else 1.0
-        found += [abs(getattr(d, name) - start) / span if numeric else float(getattr(d, name) != start) for d in decisions]
+        found += [
+            abs(getattr(d, name) - start) / span if numeric else float(getattr(d, name) != start)
+            for d in decisions
+        ]
     return found
 
 
@@ -74,7 +84,14 @@ class Table:
 
 def drawn_by(decision: Decision) -> Decision:
     """The decision with everything reset that tables know without drawing: what names a table."""
-    return replace(decision, **{f.name: f.default for f in fields(Decision) if f.name != "threshold" and f.name not in STEPS})
+    return replace(
+        decision,
+        **{
+            f.name: f.default
+            for f in fields(Decision)
+            if f.name != "threshold" and f.name not in STEPS
+        },
+    )
 
 
 def build_table(predictions: Predictions, truth: Truth, decisions: list[Decision]) -> Table:
@@ -95,14 +112,25 @@ def build_table(predictions: Predictions, truth: Truth, decisions: list[Decision
             for way, columns in zip(ways, each):
                 found[way].append((np.full(len(columns[0]), i), *columns))
             bar.update()
-    return Table(pixels, true, {way: tuple(np.concatenate(column) for column in zip(*each)) for way, each in found.items()})
+    return Table(
+        pixels,
+        true,
+        {
+            way: tuple(np.concatenate(column) for column in zip(*each))
+            for way, each in found.items()
+        },
+    )
 
 
-def _parts(prob: np.ndarray, true: np.ndarray, ways: list[Decision]) -> list[tuple[np.ndarray, ...]]:
+def _parts(
+    prob: np.ndarray, true: np.ndarray, ways: list[Decision]
+) -> list[tuple[np.ndarray, ...]]:
     """prob (S,S), true (H,W) -> for each way the areas and overlaps of its parts, and how many parts are larger."""
     full = stretch(prob, *true.shape)
     # only the box that holds a lesion at the lowest threshold; no step reaches out of it
-    left, top, width, height = cv2.boundingRect((full > np.float32(min(w.threshold for w in ways))).view(np.uint8))
+    left, top, width, height = cv2.boundingRect(
+        (full > np.float32(min(w.threshold for w in ways))).view(np.uint8)
+    )
     box = np.s_[top : top + height, left : left + width]
     full, true, pixels = np.ascontiguousarray(full[box]), np.ascontiguousarray(true[box]), true.size
     found, seen = [], {}
@@ -112,9 +140,15 @@ def _parts(prob: np.ndarray, true: np.ndarray, ways: list[Decision]) -> list[tup
             continue
         mask = draw(full, way, pixels)
         before, answer = seen.get(way.threshold, (None, None))
-        if before is None or not np.array_equal(mask, before):  # most masks have no holes to fill, many are convex
+        if before is None or not np.array_equal(
+            mask, before
+        ):  # most masks have no holes to fill, many are convex
             numbers, areas = components(mask)
-            answer = areas[1:], np.bincount(numbers[true], minlength=len(areas))[1:], larger(areas[1:])
+            answer = (
+                areas[1:],
+                np.bincount(numbers[true], minlength=len(areas))[1:],
+                larger(areas[1:]),
+            )
             seen[way.threshold] = mask, answer
         found.append(answer)
     return found
@@ -123,35 +157,67 @@ def _parts(prob: np.ndarray, true: np.ndarray, ways: list[Decision]) -> list[tup
 # ------------------------------------------------------------------------------------------------------------------------------ the search
 
 
-def answer(decision: Decision, table: Table | None, probs: np.ndarray | None, competition: Competition) -> tuple[np.ndarray | None, np.ndarray | None]:
+def answer(
+    decision: Decision, table: Table | None, probs: np.ndarray | None, competition: Competition
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     """What the decision makes of all images: pixel counts (4,N) and labels (N), None for an answer that is absent."""
     found = None if table is None else table.counts(decision)
-    emptied, label = judge(decision, None if table is None else found[0] + found[1] == 0, probs, competition.data.classes, competition.data.empty_class)
+    emptied, label = judge(
+        decision,
+        None if table is None else found[0] + found[1] == 0,
+        probs,
+        competition.data.classes,
+        competition.data.empty_class,
+    )
     if table is not None:
         nothing = np.zeros_like(table.true)
-        found = np.where(emptied, metrics.from_areas(nothing, nothing, table.true, table.pixels), found)
+        found = np.where(
+            emptied, metrics.from_areas(nothing, nothing, table.true, table.pixels), found
+        )
     return found, label
 
 
 def tune(
-    decisions: list[Decision], table: Table | None, probs: np.ndarray | None, truth: np.ndarray, parts: np.ndarray, competition: Competition
+    decisions: list[Decision],
+    table: Table | None,
+    probs: np.ndarray | None,
+    truth: np.ndarray,
+    parts: np.ndarray,
+    competition: Competition,
 ) -> tuple[Decision, dict[int, Decision]]:
     """The best decision on all images, and for each part (N) the best on all the others: applied to that part, it has not seen what it is scored on."""
     names = np.unique(parts)
-    without = [parts != k for k in names] + [np.ones(len(parts), dtype=bool)]  # the subsets on which decisions are compared; the last one is all
-    share = np.stack([rows / rows.sum() for rows in without], axis=1)  # (N, K+1): times values (N) it is their mean over each subset
+    without = [parts != k for k in names] + [
+        np.ones(len(parts), dtype=bool)
+    ]  # the subsets on which decisions are compared; the last one is all
+    share = np.stack(
+        [rows / rows.sum() for rows in without], axis=1
+    )  # (N, K+1): times values (N) it is their mean over each subset
     wanted_masks = [m for m in competition.score if m in metrics.MASK_METRICS and table is not None]
-    wanted_labels = [m for m in competition.score if m in metrics.LABEL_METRICS and probs is not None]
+    wanted_labels = [
+        m for m in competition.score if m in metrics.LABEL_METRICS and probs is not None
+    ]
     scores, seen = np.zeros((len(decisions), len(without))), {}
     with progress(len(decisions), "decisions") as bar:
         for i, decision in enumerate(decisions):
             pixel_counts, label = answer(decision, table, probs, competition)
             # no @: a product of matrices adds in another order with every number of threads
-            found = {m: (metrics.MASK_METRICS[m](*pixel_counts)[:, None] * share).sum(0) for m in wanted_masks}
+            found = {
+                m: (metrics.MASK_METRICS[m](*pixel_counts)[:, None] * share).sum(0)
+                for m in wanted_masks
+            }
             if wanted_labels:
                 key = label.tobytes()  # most decisions leave the labels as they are
                 if key not in seen:
-                    seen[key] = {m: np.array([metrics.LABEL_METRICS[m](truth[r], label[r], probs[r]) for r in without]) for m in wanted_labels}
+                    seen[key] = {
+                        m: np.array(
+                            [
+                                metrics.LABEL_METRICS[m](truth[r], label[r], probs[r])
+                                for r in without
+                            ]
+                        )
+                        for m in wanted_labels
+                    }
                 found |= seen[key]
             scores[i] = metrics.score(competition.score, found)
             bar.update()
@@ -167,7 +233,11 @@ def _nearest_of_best(scores: np.ndarray, far: np.ndarray) -> int:
 
 
 def apply_each(
-    decision_of: dict[int, Decision], table: Table | None, probs: np.ndarray | None, parts: np.ndarray, competition: Competition
+    decision_of: dict[int, Decision],
+    table: Table | None,
+    probs: np.ndarray | None,
+    parts: np.ndarray,
+    competition: Competition,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Every part (N) answered by its own decision: pixel counts (4,N) and labels (N)."""
     pixel_counts, label = answer(next(iter(decision_of.values())), table, probs, competition)

@@ -1,4 +1,5 @@
 """Which parameters belong to which stage of an encoder, for train.freeze."""
+
 from __future__ import annotations
 
 import torch
@@ -15,14 +16,19 @@ def encoder_stages(encoder: nn.Module, image_size: int) -> list[set[str]]:
     for p in trainable:
         p.requires_grad_(True)
     with torch.enable_grad():
-        features = encoder(torch.zeros(1, 3, image_size, image_size, device=next(iter(trainable)).device))
+        features = encoder(
+            torch.zeros(1, 3, image_size, image_size, device=next(iter(trainable)).device)
+        )
     for p, was in trainable.items():
         p.requires_grad_(was)
     for module, was in training.items():
         module.training = was
     if isinstance(features, (tuple, list)) and isinstance(features[0], (tuple, list)):
         features = features[0]  # a ViT's, beside its class tokens
-    used = [{names[p] for p in behind(f) if p in names} for f in (features if isinstance(features, (tuple, list)) else [features])]
+    used = [
+        {names[p] for p in behind(f) if p in names}
+        for f in (features if isinstance(features, (tuple, list)) else [features])
+    ]
     return [names for names in used if names]
 
 

@@ -1,4 +1,5 @@
 """Test-time views. To add one: a View in VIEWS, then predict.views names it. `undo(do(x)) = x` on a mask, exactly for flips, up to interpolation for scales."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -26,11 +27,18 @@ def scaled(factor: float) -> View:
     def do(images: torch.Tensor) -> torch.Tensor:
         given = images.shape[-1]
         size = max(32, round(given * factor / 32) * 32)
-        if size == given:  # a small image: one step of 32 pixels, or the view would be the identity again
+        if (
+            size == given
+        ):  # a small image: one step of 32 pixels, or the view would be the identity again
             size += 32 if factor > 1 or given == 32 else -32
-        return F.interpolate(images.float(), (size, size), mode="bilinear", align_corners=False, antialias=factor < 1)
+        return F.interpolate(
+            images.float(), (size, size), mode="bilinear", align_corners=False, antialias=factor < 1
+        )
 
-    return View(do, lambda mask, size: F.interpolate(mask, (size, size), mode="bilinear", align_corners=False))
+    return View(
+        do,
+        lambda mask, size: F.interpolate(mask, (size, size), mode="bilinear", align_corners=False),
+    )
 
 
 VIEWS = {
@@ -45,5 +53,6 @@ VIEWS = {
 def check(names: list[str]) -> None:
     for name in names:
         if name not in VIEWS:
-            raise InputError(f"unknown view '{name}'", "predict.views", nearest(name, VIEWS),
-                             code="unknown_part")
+            raise InputError(
+                f"unknown view '{name}'", "predict.views", nearest(name, VIEWS), code="unknown_part"
+            )
