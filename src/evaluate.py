@@ -18,7 +18,6 @@ import pandas as pd
 
 from src.core import page, pictures
 from src.core.config import Config
-from src.core.settings import Competition
 from src.core.console import InputError, command, counted, header, listing, say, short, warn
 from src.core.disk import replacing, write_json
 from src.core.freshness import Job
@@ -28,6 +27,7 @@ from src.core.predictions import Predictions
 from src.core.records import read_metrics
 from src.core.resample import bootstrap, cross_folds, interval
 from src.core.rle import Truth
+from src.core.settings import Competition
 from src.core.tables import read_folds, read_index, read_labels
 from src.parts import lecture, metrics, scoring, search
 from src.parts.postprocess import Decision, apply

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from src.core.console import InputError, listing, short
-from src.core.facts import Facts, light_of, load  # noqa: F401  load: a notebook begins with it
 from src.core.disk import read_json
+from src.core.facts import Facts, light_of, load  # noqa: F401  load: a notebook begins with it
 from src.core.images import scaled
 from src.core.page import SHOWN
 from src.core.paths import Paths

@@ -311,7 +311,7 @@ class Meter:
         self.label, self.total, self.done, self.start = label, total, done, done
         self.began = self.said = time.monotonic()
 
-    def __enter__(self) -> "Meter":
+    def __enter__(self) -> Meter:
         self.bar = progress((self.total or 0) // MB, f"{self.label}, MB")
         return self
 

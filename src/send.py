@@ -11,10 +11,10 @@ import hashlib
 import itertools
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Iterator
 
 from src.core import sentlog, sentplot
 from src.core.config import Config

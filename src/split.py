@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from src.core.config import Config
-from src.core.settings import Split
 from src.core.console import InputError, header, say, short
 from src.core.disk import replacing
 from src.core.freshness import Job
 from src.core.paths import Paths
+from src.core.settings import Split
 from src.core.tables import read_index
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
 
 
 def make_folds(
-    index: "pd.DataFrame", classes: list[str], split: Split, empty_class: str | None = None
+    index: pd.DataFrame, classes: list[str], split: Split, empty_class: str | None = None
 ) -> np.ndarray:
     """The fold of each train image, (N) int, -1 for always trained on; same seed, same folds."""
     from iterstrat.ml_stratifiers import (
@@ -111,7 +111,7 @@ def make_folds(
 
 
 def group_traits(
-    index: "pd.DataFrame", group: np.ndarray, classes: list[str]
+    index: pd.DataFrame, group: np.ndarray, classes: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(traits (G, T) of 0 and 1 for each group, the group's row of each image (N)).
 
@@ -144,7 +144,7 @@ def twins_apart(group: np.ndarray, folds: np.ndarray) -> float:
     return float(np.mean([len(folds_of[g]) > 1 for g in group.tolist()]))
 
 
-def balance_table(index: "pd.DataFrame", folds: np.ndarray, classes: list[str]) -> str:
+def balance_table(index: pd.DataFrame, folds: np.ndarray, classes: list[str]) -> str:
     """Images, images of each class and the lesions' median share of the image, a line a fold."""
     width = max(9, *(len(c) + 2 for c in classes))
     lines = ["fold   images" + "".join(c.rjust(width) for c in classes) + "   median lesion area"]

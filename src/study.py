@@ -21,8 +21,8 @@ import pandas as pd
 from src.core import page, pictures
 from src.core.config import Config
 from src.core.console import header, say, warn
-from src.core.formulas import as_text
 from src.core.disk import read_json, replacing
+from src.core.formulas import as_text
 from src.core.freshness import Job
 from src.core.images import read_image
 from src.core.paths import Paths

@@ -109,7 +109,7 @@ class KaggleServer:
         self.chunk = 16384
         self.lock = threading.Lock()
 
-    def __enter__(self) -> "KaggleServer":
+    def __enter__(self) -> KaggleServer:
         handler = type("BoundHandler", (Handler,), {"kaggle": self})
         self.http = Quiet(("127.0.0.1", 0), handler)
         threading.Thread(

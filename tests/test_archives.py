@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from conftest import refused
-
 from kaggle_server import make_zip
 
 from src.core import archives

@@ -7,7 +7,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-
 from conftest import refused
 
 from src.core.batches import Images
@@ -264,9 +263,7 @@ def test_the_loader_makes_maps_of_mixed_masks(tmp_path, mix):
     images, masks, labels = batch()
     np.save(tmp_path / "images.npy", images[..., 0])
     np.save(tmp_path / "masks.npy", masks)
-    maps = losses.maps(
-        Experiment(loss={"mask": {name: 1.0 for name in ("dice", *losses.MAP_LOSSES)}})
-    )
+    maps = losses.maps(Experiment(loss={"mask": dict.fromkeys(("dice", *losses.MAP_LOSSES), 1.0)}))
     strength = augment.mix(Train(mix=mix, mix_share=1.0))
     seen = Images(
         tmp_path / "images.npy",
@@ -347,7 +344,7 @@ def test_balanced_draws_every_class_and_every_image_of_it_equally_often(seed):
     assert np.abs(np.bincount(LABELS[rows]) - len(LABELS) / 3).max() <= 1
     times = np.bincount(rows, minlength=len(LABELS))
     for label, size in enumerate((437, 210, 133)):
-        assert np.abs(times[LABELS == label] - len(LABELS) / 3 / size).max() < 1
+        assert np.abs(times[label == LABELS] - len(LABELS) / 3 / size).max() < 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -364,7 +361,7 @@ def test_annealed_goes_from_many_lesions_to_fewer(seed, empty):
         assert abs((LABELS[rows] != without).sum() - share * len(LABELS)) <= 1
         times = np.bincount(rows, minlength=len(LABELS))
         assert all(
-            np.ptp(times[lesion]) <= 1 for lesion in (LABELS == without, LABELS != without)
+            np.ptp(times[lesion]) <= 1 for lesion in (without == LABELS, without != LABELS)
         ), "within each kind, all equally often"
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from conftest import box, folder_data, leftovers, picture, prepared, refused, save
+
 from src import prepare
 from src.core import dataset
 from src.core.images import read_image, resize

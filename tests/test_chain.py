@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from conftest import ROOT
+
 from src.__main__ import main
 from src.core import rle, stages
 from src.core.config import load

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT, refused
+
 from src.__main__ import main
 from src.core.config import leaves, load
 from src.core.settings import NEUTRAL, Experiment

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
 from kaggle_server import CLEARED, SECRETS, KaggleServer
 from test_chain import SMALL

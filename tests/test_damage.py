@@ -7,7 +7,6 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import refused
-
 from dialects import one_size, world
 from PIL import Image
 

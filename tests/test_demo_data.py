@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from conftest import refused
+from PIL import Image
 
 from src import demo_data
 from src.core.images import read_image, read_mask

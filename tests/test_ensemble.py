@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import refused
-
 from test_evaluate import CLASSES, messy, perfect, world
 
 from src import ensemble
 from src.core.config import Config
-from src.core.settings import Competition, Ensemble
 from src.core.images import resize
 from src.core.predictions import Predictions
 from src.core.rle import Truth
+from src.core.settings import Competition, Ensemble
 from src.core.stages import ensemble_job
 from src.parts import greedy, metrics
 from src.parts.postprocess import stretch

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from conftest import refused
+from PIL import Image
 
 from src import evaluate
 from src.core.config import Config
-from src.core.settings import Competition, Experiment
 from src.core.paths import Paths
 from src.core.predictions import Predictions
 from src.core.resample import bootstrap, cross_folds
 from src.core.rle import Truth, to_runs
+from src.core.settings import Competition, Experiment
 from src.core.stages import evaluate_job
 from src.parts import metrics, search
 from src.parts.postprocess import Decision, apply, stretch

@@ -8,11 +8,11 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import box, folder_data, picture, prepared, refused, save
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
 
-from conftest import box, folder_data, picture, prepared, refused, save
 from src import explore
 from src.core.facts import light_of
 from src.parts import filters

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
 from failpoints import KINDS
-from src import demo_data
 from zygote import Answer, Zygote
+
+from src import demo_data
 
 IMPORTS = ("torch", "segmentation_models_pytorch", "timm", "albumentations", "pandas", "sklearn")
 IMPORTS += ("matplotlib.figure", "iterstrat.ml_stratifiers", "scipy.ndimage", "cv2", "pydantic")

@@ -7,8 +7,8 @@ import sys
 import cv2
 import numpy as np
 import pytest
-
 from conftest import box, folder_data, leftovers, picture, prepared, save
+
 from src.__main__ import main
 from src.core.console import InputError
 from src.core.images import read_image, read_mask, resize

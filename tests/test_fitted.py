@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, refused
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.svm import LinearSVC
 
-from conftest import ROOT, refused
 from src.__main__ import main
 from src.core import stages
 from src.core.config import load

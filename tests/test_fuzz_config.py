@@ -13,14 +13,14 @@ from typing import Annotated, Literal, Union, get_args, get_origin
 
 import pytest
 import yaml
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from zygote import Zygote
 
-from conftest import ROOT
 from src.core.overrides import leaves
 from src.core.settings import Competition, Ensemble, Experiment, Study
-from zygote import Zygote
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "1000")) if os.environ.get("FUZZ") else 25
 PROFILE = settings(

@@ -21,18 +21,18 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from conftest import box, folder_data, picture, save, write_config
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from zygote import Zygote
 
-from conftest import box, folder_data, picture, save, write_config
 from src.core import dataset, rle
 from src.core.console import InputError
 from src.core.dataset import Problems
 from src.core.images import read_image, read_mask
 from src.core.sample import read_sample
 from src.core.settings import Competition, Submission
-from zygote import Zygote
 
 MANY = "FUZZ" in os.environ
 SECONDS, BYTES = 10, 2 * 2**30

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, refused
 from torch import nn
 
-from conftest import ROOT, refused
 from src.__main__ import main
 from src.core import page, pictures, plain_yaml
 from src.core.config import Config, check_size, load

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import box, folder_data, picture, prepared, refused, save, write_config
 from PIL import Image
 from test_evaluate import FEW, messy, write_table
 from test_submit import evaluated, ready, settings  # noqa: F401  fixtures
+from zygote import Zygote
 
-from conftest import box, folder_data, picture, prepared, refused, save, write_config
 from src import explore, submit
 from src.core import formulas, pictures, rle, sentlog
 from src.core.console import InputError
@@ -27,7 +28,6 @@ from src.core.settings import Competition, Experiment
 from src.core.stages import data_files, submit_job
 from src.core.tables import read_index
 from src.parts import filters
-from zygote import Zygote
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT, folder_data, picture, save
+
 from src.core.console import InputError, error_line, say, warn
 from src.core.shortage import shortage
 

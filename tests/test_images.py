@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from conftest import box, picture, save
 from PIL import Image
 
-from conftest import box, picture, save
 from src.core.images import content, read_image, read_mask, resize, restore
 
 

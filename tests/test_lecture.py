@@ -200,4 +200,4 @@ def test_what_float16_rounds_is_as_documented():
     logits = np.array([[[0.4992, 0.4996, 0.5, 0.5008]]], np.float32)  # only the last exceeds 0.5
     pred = predicted(logits, None).mask[0].astype(np.float32) > lecture.CUT
     assert pred.tolist() == [[False, True, True, True]]
-    assert lecture.CUT == torch.sigmoid(torch.tensor(0.5)).item()
+    assert torch.sigmoid(torch.tensor(0.5)).item() == lecture.CUT

@@ -8,16 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 from torch import nn
 
-from conftest import refused
-
 from src.core.batches import Images, Plan, loader
-from src.core.settings import Loss, Train
 from src.core.console import InputError
 from src.core.device import AUTO_AMP, amp_dtype, has_kernels, pick_device
 from src.core.loop import Loop, ema_pairs, optimiser_for, rate, update_ema
 from src.core.runlog import BadSteps
+from src.core.settings import Loss, Train
 from src.parts import augment, losses
 
 CPU = torch.device("cpu")

@@ -7,9 +7,9 @@ import io
 
 import pytest
 import torch
+from conftest import ROOT, refused
 from torch import nn
 
-from conftest import ROOT, refused
 from src.core.config import load
 from src.core.console import InputError
 from src.core.loop import optimiser_for

@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
+from test_chain import SMALL
+
 from src.__main__ import main
 from src.core.config import load
 from src.core.paths import Paths
 from src.core.stages import plan
-from test_chain import SMALL
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LOGIC = (

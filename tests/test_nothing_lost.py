@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import ROOT
+
 from src import demo_data
 from src.__main__ import main
 from src.core import checkpoint, disk, freshness

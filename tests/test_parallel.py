@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import ROOT, refused
+from test_chain import SETTINGS, SMALL
+from test_train import identical
+
 from src import parallel
 from src.__main__ import main
 from src.core.config import load
 from src.core.console import StageError, Stopped
 from src.core.paths import Paths
 from src.core.stages import train_job
-from test_chain import SETTINGS, SMALL
-from test_train import identical
 
 # what stands in for a fold's training below: it notes what it was given, and does as its fold's number says
 STAND_IN = """

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import ROOT, refused
-from src.core.settings import Experiment, Model
+
 from src.core.pretrained import load_encoder
+from src.core.settings import Experiment, Model
 from src.parts import models
 from src.parts.tta import VIEWS
 

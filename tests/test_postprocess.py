@@ -6,7 +6,6 @@ from dataclasses import fields
 import cv2
 import numpy as np
 import pytest
-
 from conftest import refused
 
 from src.core.settings import Evaluate

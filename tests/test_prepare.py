@@ -12,8 +12,8 @@ import time
 
 import numpy as np
 import pytest
-
 from conftest import ROOT, box, folder_data, leftovers, picture, prepared, save
+
 from src import prepare
 from src.core import duplicates, rle, stages
 from src.core.images import read_image, read_mask, resize

@@ -8,13 +8,13 @@ import shlex
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
+
 from src.__main__ import parse
 from src.core.cli import TOOLS
 from src.core.config import leaves, load
-from src.core.settings import Competition, Ensemble, Experiment
 from src.core.paths import Paths
+from src.core.settings import Competition, Ensemble, Experiment
 from src.core.stages import STAGES, plan
 
 README = (ROOT / "README.md").read_text()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from conftest import refused
-
 from kaggle_server import KEY, ago, server  # noqa: F401
 from test_submit import evaluated, settings  # noqa: F401
 from test_submit import run as make_submission

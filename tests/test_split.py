@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-
 from conftest import folder_data, refused
+
 from src import prepare, split
 from src.core import stages
-from src.core.settings import Split
 from src.core.paths import Paths
+from src.core.settings import Split
 from src.core.tables import COLUMNS, read_folds, read_index
 
 CLASSES = ["benign", "malignant", "normal"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 from conftest import ROOT, refused
+
 from src.__main__ import main
 from src.core.config import load
 from src.core.console import InputError

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import refused
 from PIL import Image
 from scipy.stats import spearmanr
-
-from conftest import refused
 
 from src import submissions
 from src.core import sentlog, sentplot

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import refused
-
 from test_evaluate import CLASSES, FEW, messy, perfect, world, write_table
 
 from src import evaluate, submit
 from src.core.config import Config
-from src.core.settings import Competition, Experiment
 from src.core.console import StageError
 from src.core.paths import Paths
 from src.core.rle import decode
+from src.core.settings import Competition, Experiment
 from src.core.stages import evaluate_job, submit_job
 from src.parts import answers
 from src.parts.postprocess import Decision, apply

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import ROOT
+
 from src.__main__ import main
 from src.core.config import load
 from src.core.paths import Paths

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from conftest import ROOT
+from zygote import Answer, Zygote
+
 from src import demo_data
 from src.core.paths import Paths
-from zygote import Answer, Zygote
 
 SMALL = """image_size: 32
 predict: {views: [identity]}

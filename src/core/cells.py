@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 from src.core.console import InputError, listing, short
 from src.core.files import must_be_file, printable

@@ -92,10 +92,10 @@ def load_checkpoint(path: Path) -> dict | None:
     except ValueError as error:
         warn(f"{short(path)} is damaged ({error}): this fold starts over")
         return None
-    if "net" in saved and not PARTS <= saved.keys():
+    if "net" in saved and not saved.keys() >= PARTS:
         lacks = ", ".join(sorted(PARTS - saved.keys()))
         warn(f"{short(path)} lacks {lacks}: this fold starts over")
-    return saved if PARTS <= saved.keys() else None
+    return saved if saved.keys() >= PARTS else None
 
 
 def restore(

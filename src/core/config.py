@@ -36,23 +36,23 @@ class Config:
     competition: Competition
     experiment: Experiment | None = None
     ensemble: Ensemble | None = None
-    members: list["Config"] = field(
+    members: list[Config] = field(
         default_factory=list
     )  # those members of the ensemble that have a YAML beside it; every cell of a study
     study: Study | None = None
-    cells: dict[str, list["Config"]] = field(
+    cells: dict[str, list[Config]] = field(
         default_factory=dict
     )  # label -> the study's cell, once for each seed; the base comes first
 
     @property
-    def experiments(self) -> list["Config"]:
+    def experiments(self) -> list[Config]:
         return (
             [self]
             if self.experiment
             else list({e.name: e for m in self.members for e in m.experiments}.values())
         )
 
-    def owner(self, name: str) -> "Config":
+    def owner(self, name: str) -> Config:
         """The experiment, ensemble or study of this name, among this and what it is made of."""
         return next((c for c in (*self.members, *self.experiments) if c.name == name), self)
 

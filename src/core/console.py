@@ -8,8 +8,8 @@ import shlex
 import sys
 import time
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 
 class InputError(Exception):

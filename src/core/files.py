@@ -10,8 +10,8 @@ import errno
 import os
 import stat
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 from src.core.console import InputError, escaped, short
 

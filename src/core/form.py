@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 from src.core.cells import check_written, names_of
 from src.core.console import InputError, listing, nearest, short
@@ -208,9 +209,9 @@ def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
     """What every column but that of ids asks for: as given, or by what is in it."""
     sample = form.sample
     form.copied = list(given.copied or [])
-    named = {v: k for k in TITLES if (v := getattr(given, k))} | {
-        c: "probability" for c in (given.probabilities or {}).values()
-    }
+    named = {v: k for k in TITLES if (v := getattr(given, k))} | dict.fromkeys(
+        (given.probabilities or {}).values(), "probability"
+    )
     for column in sample.columns:
         if column == form.id or column in form.copied:
             continue

@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -178,7 +179,7 @@ class Job:
             n for n, v in self.inputs.items() if not (v.is_file() if isinstance(v, Path) else v)
         ]
 
-    def makers(self, jobs: list["Job"]) -> list["Job"]:
+    def makers(self, jobs: list[Job]) -> list[Job]:
         """Those of `jobs` whose outputs this one reads; a digest in place of a file is of the index."""
         read = {v for v in self.inputs.values() if isinstance(v, Path)}
         from_index = any(
@@ -327,7 +328,7 @@ def retire(path: Path, paths: Paths) -> None:
 class Fingerprints:
     """Content digests of files, remembered by path, size and time, so that a second look costs a stat."""
 
-    _loaded: dict[Path, "Fingerprints"] = {}
+    _loaded: dict[Path, Fingerprints] = {}
 
     def __init__(self, file: Path):
         self.file, self.dirty = file, False
@@ -338,7 +339,7 @@ class Fingerprints:
             self.known = {k: v for k, v in read_json(file).items() if _is_mark(v)}
 
     @classmethod
-    def of(cls, paths: Paths) -> "Fingerprints":
+    def of(cls, paths: Paths) -> Fingerprints:
         if paths.fingerprints not in cls._loaded:
             cls._loaded[paths.fingerprints] = cls(paths.fingerprints)
         return cls._loaded[paths.fingerprints]

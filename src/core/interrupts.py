@@ -10,7 +10,7 @@ from src.core.console import say
 class Interrupts:
     """As a context manager; `asked` turns true on the first signal."""
 
-    def __enter__(self) -> "Interrupts":
+    def __enter__(self) -> Interrupts:
         self.asked = False
         self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
         return self

@@ -17,11 +17,12 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from src.core.console import InputError, StageError, duration, short, warn
 from src.core.refusals import (

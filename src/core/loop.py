@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Callable, Iterator
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from src.core.batches import Plan
-from src.core.settings import Train
 from src.core.device import autocast
+from src.core.settings import Train
 
 Loss = Callable[
     [dict[str, torch.Tensor], dict[str, torch.Tensor]], dict[str, torch.Tensor]

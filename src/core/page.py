@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
-from typing import Iterable
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2329; --soft: #66707a; --line: #dfe3e7; --back: #fff; --strong: #eef4f8 }

@@ -30,11 +30,11 @@ class Paths:
     def artifacts(self) -> Path:
         return self.work / "artifacts" / self.apart
 
-    def demo(self) -> "Paths":
+    def demo(self) -> Paths:
         """The same, for generated images."""
         return Paths(self.work, self.work / "artifacts" / "demo" / "input", "demo")
 
-    def studies(self, split: Split) -> "Paths":
+    def studies(self, split: Split) -> Paths:
         """The same, for the cells of all studies with these folds: they share what they have in common, and leave the main folds alone."""
         share = f"kfold{split.folds}" if split.scheme == "kfold" else f"holdout{split.fraction:g}"
         return Paths(

@@ -34,7 +34,7 @@ class Predictions:
             np.savez(file, ids=self.ids, classes=np.asarray(self.classes, dtype=str), **answers)
 
     @classmethod
-    def load(cls, path: Path, classes: list[str]) -> "Predictions":
+    def load(cls, path: Path, classes: list[str]) -> Predictions:
         """Raises InputError for a file that is missing, damaged, of other kinds or shapes than
         above, or of other classes. Nothing is read before its kind and shape are known to fit."""
         where = short(path)
@@ -83,7 +83,7 @@ class Predictions:
             raise InputError(what, where, "Divide each row by its sum", code="predictions_values")
         return self
 
-    def select(self, ids) -> "Predictions":
+    def select(self, ids) -> Predictions:
         """The rows of these ids, in this order; raises InputError where some are missing."""
         row = {k: i for i, k in enumerate(self.ids)}
         if absent := [i for i in ids if i not in row]:

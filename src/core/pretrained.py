@@ -7,16 +7,16 @@ import logging
 import math
 import pickle
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import torch
 from torch import nn
 
-from src.core.settings import Model
 from src.core.console import InputError, say, short
 from src.core.files import must_be_file
 from src.core.paths import anchored
+from src.core.settings import Model
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 

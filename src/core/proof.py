@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def check(
     file: Path,
     form: Form,
     sizes: dict[str, tuple[int, int]],
-    meant: dict[str, "Answer"] | None = None,
+    meant: dict[str, Answer] | None = None,
 ) -> None:
     """Raises Fault unless the file has the sample's header, ids, count and order, no empty cells, known labels, probabilities that add up to 1, and
     runs (boxes, PNG files) that are sorted, apart from each other and inside of their image; and, where given, says what is meant."""
@@ -252,7 +253,7 @@ def _check_runs(
     form: Form,
     cells: Cells,
     sizes: dict[str, tuple[int, int]],
-    meant: dict[str, "Answer"] | None,
+    meant: dict[str, Answer] | None,
     fault: Found,
 ) -> None:
     together: dict[tuple, list[tuple[str, str]]] = {}  # the lines of one mask
@@ -343,7 +344,7 @@ def _check_pngs(
     form: Form,
     pngs: zipfile.ZipFile,
     sizes: dict[str, tuple[int, int]],
-    meant: dict[str, "Answer"] | None,
+    meant: dict[str, Answer] | None,
     fault: Found,
 ) -> None:
     from PIL import Image

@@ -6,8 +6,9 @@ They are text, and text is edited, merged and cut short: what is read here has t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from src.core.console import InputError, command, short
 from src.core.disk import read_json

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable
 
 import numpy as np
 
@@ -104,7 +104,7 @@ class Truth:
     @classmethod
     def build(
         cls, ids: Iterable[str], sizes: Iterable[tuple[int, int]], runs: list[np.ndarray]
-    ) -> "Truth":
+    ) -> Truth:
         offsets = np.cumsum([0, *map(len, runs)])
         return cls(
             np.asarray(list(ids), dtype=str),
@@ -120,7 +120,7 @@ class Truth:
             )
 
     @classmethod
-    def load(cls, path: Path) -> "Truth":
+    def load(cls, path: Path) -> Truth:
         try:
             with np.load(path) as file:
                 self = cls(**{k: file[k] for k in ("ids", "sizes", "offsets", "runs")})

@@ -10,9 +10,9 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterable
 
 from src.core.cells import BOM, cells_of, names_of, table_bytes, table_text
 from src.core.console import InputError, listing, short

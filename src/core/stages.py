@@ -282,7 +282,7 @@ def predict_job(config: Config, paths: Paths) -> Job:
         outputs.append(paths.test(config.name))
     if e.predict.weights == "auto":
         inputs["the truth"] = paths.truth
-    made_by = {n: "prepare" for n in inputs}
+    made_by = dict.fromkeys(inputs, "prepare")
     for k in folds(config, paths):
         inputs[f"fold {k}"] = paths.checkpoint(config.name, k, e.predict.checkpoint)
         made_by[f"fold {k}"] = f"train --fold {k}"
@@ -468,6 +468,6 @@ def study_job(config: Config, paths: Paths) -> Job:
         keys,
         inputs,
         outputs,
-        made_by={n: "evaluate" for n in inputs},
+        made_by=dict.fromkeys(inputs, "evaluate"),
         sources=["src/study.py", "src/parts/compare.py"],
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable
+from typing import TYPE_CHECKING
 
 from src.core.console import InputError, command, counted, listing, short
 from src.core.paths import Paths
@@ -19,7 +20,7 @@ LARGEST = 2**16  # pixels of a side
 MOST_FOLDS = 9999
 
 
-def read_index(paths: Paths, part: str | None = None) -> "pd.DataFrame":
+def read_index(paths: Paths, part: str | None = None) -> pd.DataFrame:
     """index.csv, one row an image: id, set, label, image (str), masks, height, width, group (int), area (float, in pixels; NaN for test images).
 
     `part`: 'train' or 'test' for only these rows, numbered from 0: row i is row i of the pixel store. Raises InputError for a missing or damaged file.
@@ -46,7 +47,7 @@ def read_index(paths: Paths, part: str | None = None) -> "pd.DataFrame":
     return table if part is None else table[table["set"] == part].reset_index(drop=True)
 
 
-def _check_index(table: "pd.DataFrame") -> None:
+def _check_index(table: pd.DataFrame) -> None:
     """Raises ValueError for what prepare never writes: later stages rely on it."""
     train, pixels = table["set"] == "train", table["height"] * table["width"]
     if not table["set"].isin(["train", "test"]).all():
@@ -60,7 +61,7 @@ def _check_index(table: "pd.DataFrame") -> None:
         raise ValueError("a lesion is larger than its image, or its area is missing")
 
 
-def read_labels(paths: Paths, index: "pd.DataFrame", classes: list[str]) -> np.ndarray:
+def read_labels(paths: Paths, index: pd.DataFrame, classes: list[str]) -> np.ndarray:
     """The number of the class of each row, (N) int. Raises InputError for classes not named."""
     if unknown := sorted(set(index["label"]) - set(classes)):
         todo = f"The classes are {', '.join(classes)}"

@@ -7,8 +7,8 @@ images have run lengths.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 from src.core.cells import cells_of, names_of, table_bytes, table_text
 from src.core.console import InputError, listing, say, short

@@ -13,11 +13,11 @@ import numpy as np
 
 from src.core.config import Config
 from src.core.console import InputError, StageError, command, listing, short
-from src.core.form import Form
 from src.core.disk import replacing
+from src.core.form import Form
 from src.core.paths import Paths
-from src.core.proof import Fault, check, table_name
 from src.core.predictions import Predictions
+from src.core.proof import Fault, check, table_name
 from src.core.rle import encode
 from src.core.sample import Row
 from src.core.settings import Data

@@ -7,8 +7,8 @@ No vertical flips: the probe is at the top, what lies below is deeper, and shado
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
-from typing import Callable
 
 from src.core.console import InputError, nearest
 from src.core.settings import Train

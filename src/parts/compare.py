@@ -24,7 +24,7 @@ class Answers:
     groups: np.ndarray
 
     @classmethod
-    def read(cls, table: pd.DataFrame, index: pd.DataFrame, classes: list[str]) -> "Answers":
+    def read(cls, table: pd.DataFrame, index: pd.DataFrame, classes: list[str]) -> Answers:
         """table: per_image.csv of evaluate; index: the rows of index.csv of the same images, for their sizes."""
         table = table.set_index("id").loc[index.id]
         images = decided = probabilities = None

@@ -11,7 +11,6 @@ import numpy as np
 from src.core.console import InputError, nearest
 from src.core.settings import Experiment
 
-
 MOST = 1000  # of any option: tiles and windows of more would take minutes an image
 
 

@@ -7,8 +7,8 @@ learned belongs in registered buffers: predict reads a state_dict.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Callable, Iterable
 
 import cv2
 import numpy as np
@@ -55,7 +55,7 @@ class Svm(nn.Module):
         }.items():
             self.register_buffer(name, torch.zeros(shape))
 
-    def train(self, mode: bool = True) -> "Svm":
+    def train(self, mode: bool = True) -> Svm:
         super().train(mode)
         self.encoder.eval()
         return self

@@ -7,8 +7,8 @@ each number is the mean of background and lesion, then the mean over batches. He
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from statistics import fmean
-from typing import Iterable, Iterator
 
 import numpy as np
 

@@ -3,9 +3,9 @@ loss.mask or loss.label with its weight. It must stay finite, with finite gradie
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable
 
 import torch
 import torch.nn.functional as F
@@ -150,7 +150,7 @@ class Frequencies:
     @classmethod
     def of(
         cls, labels: torch.Tensor, classes: int, settings: Loss, device: torch.device
-    ) -> "Frequencies":
+    ) -> Frequencies:
         """labels (N) int. `balanced`: inverse class frequency, 1 on average over the images."""
         counts, setting = torch.bincount(labels, minlength=classes).float(), settings.class_weights
         if setting not in ("none", "balanced") and len(setting) != classes:

@@ -8,8 +8,8 @@ checked). What its module may have: `encoder`, which gets the encoder's learning
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from itertools import islice
-from typing import Callable
 
 import torch
 from torch import nn

@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.core.settings import Evaluate
 from src.core.console import InputError, command, nearest, short
 from src.core.disk import read_json, write_json
 from src.core.images import scaled
+from src.core.settings import Evaluate
 
 AGREE = ("no", "mask", "label")
 
@@ -64,12 +64,12 @@ class Decision:
             )
 
     @classmethod
-    def untuned(cls, grid: Evaluate) -> "Decision":
+    def untuned(cls, grid: Evaluate) -> Decision:
         """The first value of each list of the grid."""
         return cls(**{f.name: getattr(grid, f.name)[0] for f in fields(cls)})
 
     @classmethod
-    def load(cls, path: Path) -> "Decision":
+    def load(cls, path: Path) -> Decision:
         """Users edit this file: raises InputError with the key that is wrong, unknown or missing."""
         if not path.is_file():
             raise InputError(

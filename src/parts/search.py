@@ -14,10 +14,10 @@ from dataclasses import dataclass, fields, replace
 import cv2
 import numpy as np
 
-from src.core.settings import Competition, Evaluate
 from src.core.console import InputError, progress
 from src.core.predictions import Predictions
 from src.core.rle import Truth
+from src.core.settings import Competition, Evaluate
 from src.parts import metrics
 from src.parts.postprocess import STEPS, Decision, components, draw, judge, larger, stays, stretch
 
