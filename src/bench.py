@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.core.config import Config, load
+from src.config.load import Config, load
 from src.core.console import InputError, error_line, say
 from src.core.paths import COMPETITION, CONFIGS, ROOT, Paths
 

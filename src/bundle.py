@@ -29,8 +29,8 @@ from pathlib import Path
 import yaml
 from packaging.requirements import Requirement
 
+from src.config.load import Config, load
 from src.core.checkpoint import load_weights, save, shipped
-from src.core.config import Config, load
 from src.core.console import (
     InputError,
     StageError,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.core.config import Config
+from src.config.load import Config
 from src.core.console import InputError, command, counted, header, listing, say, short
 from src.core.disk import write_json
 from src.core.freshness import Job

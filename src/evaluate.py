@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
+from src.config.load import Config
 from src.core import page, pictures
-from src.core.config import Config
 from src.core.console import InputError, command, counted, header, listing, say, short, warn
 from src.core.disk import replacing, write_json
 from src.core.freshness import Job

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from src.config.load import Config
 from src.core.checkpoint import load_weights
-from src.core.config import Config
 from src.core.console import InputError, StageError, duration, header, listing, say, short
 from src.core.disk import explained, replacing, system_error
 from src.core.paths import Paths, filter_text

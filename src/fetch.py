@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from src.config.load import Config
 from src.core import console
 from src.core.archives import MOST, Damaged, Unpacked, crc_of, own, unpack
-from src.core.config import Config
 from src.core.console import (
     InputError,
     StageError,

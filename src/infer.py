@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from src.config.load import Config
 from src.core import pictures
 from src.core.budget import Pace, Unit, fit, given_up
 from src.core.checkpoint import load_weights
-from src.core.config import Config
 from src.core.console import (
     STARTED,
     InputError,

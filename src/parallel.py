@@ -22,8 +22,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from src.config.load import Config
 from src.core import console
-from src.core.config import Config
 from src.core.console import InputError, StageError, Stopped, error_line, say
 from src.core.disk import explained, point
 from src.core.freshness import Job

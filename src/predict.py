@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from src.config.load import Config
 from src.core.checkpoint import load_weights, shipped
-from src.core.config import Config
 from src.core.console import InputError, header, progress, say, short
 from src.core.device import amp_dtype, pick_device
 from src.core.disk import move, read_json, remove, write_json

@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from src.config.load import Config
 from src.core import dataset, detect, duplicates, rle
-from src.core.config import Config
 from src.core.console import (
     InputError,
     StageError,

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from src.config.load import Config
 from src.core import sentlog, sentplot
-from src.core.config import Config
 from src.core.console import InputError, StageError, command, duration, header, say, short
 from src.core.disk import read_json
 from src.core.kaggle import Contest, Kaggle, NotSent, Sent, slug_of

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.core.config import Config
+from src.config.load import Config
 from src.core.console import InputError, header, say, short
 from src.core.disk import replacing
 from src.core.freshness import Job

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from src.config.load import Config
 from src.core import page, pictures
-from src.core.config import Config
 from src.core.console import header, say, warn
 from src.core.disk import read_json, replacing
 from src.core.formulas import as_text

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
+from src.config.load import Config
 from src.core import sentlog, sentplot
-from src.core.config import Config
 from src.core.console import InputError, StageError, command, say, short, warn
 from src.core.kaggle import Kaggle, Sent, slug_of
 from src.core.paths import Paths

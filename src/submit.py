@@ -12,7 +12,7 @@ import hashlib
 import subprocess
 from dataclasses import asdict
 
-from src.core.config import Config
+from src.config.load import Config
 from src.core.console import InputError, command, header, listing, say, short, warn
 from src.core.freshness import Job, retire
 from src.core.paths import ROOT, Paths

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from src.config.load import Config
 from src.core.batches import Images, Plan, loader
 from src.core.checkpoint import is_whole, load_checkpoint, restore, save_checkpoint, save_weights
-from src.core.config import Config
 from src.core.console import InputError, StageError, Stopped, header, say, short, warn
 from src.core.device import amp_dtype, memory_advice, out_of_memory, pick_device, worker_count
 from src.core.freshness import Job

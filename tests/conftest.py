@@ -21,7 +21,7 @@ for variable in ("CONDA_PREFIX", "COLUMNS", "GIT_DIR", "GIT_WORK_TREE", "KAGGLE_
     os.environ.pop(variable, None)
 
 from src import demo_data, prepare  # noqa: E402
-from src.core import config as configs  # noqa: E402
+from src.config import load as configs
 from src.core.console import InputError  # noqa: E402
 from src.core.paths import Paths  # noqa: E402
 

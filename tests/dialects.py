@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from src import prepare, submit
-from src.core import config as configs
+from src.config import load as configs
 from src.core.paths import Paths
 from src.core.predictions import Predictions
 from src.core.stages import submit_job

@@ -20,10 +20,10 @@ from test_chain import OTHER, SETTINGS, SMALL
 
 from src import bundle, evaluate, infer, predict
 from src.__main__ import main
+from src.config.load import load
 from src.core import budget, inference
 from src.core.budget import Unit
 from src.core.checkpoint import load_weights, shipped
-from src.core.config import load
 from src.core.console import StageError
 from src.core.device import AUTO_AMP, NUMBERS
 from src.core.paths import Paths

@@ -13,8 +13,8 @@ import pytest
 from conftest import ROOT
 
 from src.__main__ import main
+from src.config.load import load
 from src.core import rle, stages
-from src.core.config import load
 from src.core.paths import Paths
 from src.core.predictions import Predictions
 from src.core.tables import read_folds, read_index

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, refused
 
 from src.__main__ import main
-from src.core.config import leaves, load
+from src.config.load import leaves, load
 from src.core.settings import NEUTRAL, Experiment
 
 CPU = str(ROOT / "configs" / "cpu.yaml")

@@ -23,7 +23,7 @@ from dialects import (
 from test_dialects import by_rows, check
 
 from src import prepare
-from src.core.config import load
+from src.config.load import load
 from src.core.rle import Truth
 
 WAYS = [

@@ -9,7 +9,7 @@ from conftest import refused
 from test_evaluate import CLASSES, messy, perfect, world
 
 from src import ensemble
-from src.core.config import Config
+from src.config.load import Config
 from src.core.images import resize
 from src.core.predictions import Predictions
 from src.core.rle import Truth

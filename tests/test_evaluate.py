@@ -11,7 +11,7 @@ from conftest import refused
 from PIL import Image
 
 from src import evaluate
-from src.core.config import Config
+from src.config.load import Config
 from src.core.paths import Paths
 from src.core.predictions import Predictions
 from src.core.resample import bootstrap, cross_folds

@@ -16,8 +16,8 @@ from test_chain import SETTINGS, SMALL
 
 from src import export
 from src.__main__ import main
+from src.config.load import Config, load
 from src.core.checkpoint import load_weights, save_weights
-from src.core.config import Config, load
 from src.core.console import StageError
 from src.core.paths import Paths
 from src.core.settings import Competition, Experiment

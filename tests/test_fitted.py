@@ -16,8 +16,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.svm import LinearSVC
 
 from src.__main__ import main
+from src.config.load import load
 from src.core import stages
-from src.core.config import load
 from src.core.paths import Paths
 from src.core.predictions import Predictions
 from src.core.settings import Model

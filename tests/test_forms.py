@@ -12,9 +12,9 @@ import pytest
 from conftest import picture, refused, save
 from dialects import SALT, STEMS, ellipse, kaggle, outline, world, written
 
+from src.config.load import load
 from src.core import sample, stages
 from src.core.cli import parse
-from src.core.config import load
 from src.core.detect import detect
 from src.core.settings import Submission
 from src.parts.postprocess import Decision

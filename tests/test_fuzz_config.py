@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from zygote import Zygote
 
-from src.core.overrides import leaves
+from src.config.overrides import leaves
 from src.core.settings import Competition, Ensemble, Experiment, Study
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "1000")) if os.environ.get("FUZZ") else 25
@@ -398,7 +398,7 @@ def fuzz(demo, tmp_path_factory):
     """fuzz(kind, text, words, …): the status of a folder of configs, one of them with this text."""
     home = tmp_path_factory.mktemp("fuzz")
 
-    with Zygote("src.core.config", "src.core.stages") as zygote:
+    with Zygote("src.config.load", "src.core.stages") as zygote:
 
         def attempt(kind: str, text: bytes | None, *more: str) -> None:
             folder = home / "configs"
@@ -472,7 +472,7 @@ def test_any_words_after_set(kind, fuzz):
 
 def test_odd_names_of_parts(tmp_path):
     """What is checked before any work, with torch: options, losses, views, filters, …"""
-    from src.core.config import Config
+    from src.config.load import Config
     from src.core.console import InputError
     from src.parts.check import check
 

@@ -23,8 +23,8 @@ from conftest import ROOT, refused
 
 from src import bundle, fetch, infer, predict, train
 from src.__main__ import main
+from src.config.load import load
 from src.core import archives, kaggle, records, sentlog, stages, tables
-from src.core.config import load
 from src.core.console import InputError
 from src.core.paths import Paths
 from src.core.predictions import Predictions

@@ -18,9 +18,10 @@ from conftest import ROOT, refused
 from torch import nn
 
 from src.__main__ import main
-from src.core import page, pictures, plain_yaml
-from src.core.config import Config, check_size, load
-from src.core.names import check_name
+from src.config import plain_yaml
+from src.config.load import Config, check_size, load
+from src.config.names import check_name
+from src.core import page, pictures
 from src.core.pretrained import find_weights, load_encoder
 from src.core.settings import Competition, Experiment, Model, Study
 from src.evaluate import without_zero

@@ -14,8 +14,8 @@ import requests
 from conftest import ROOT, refused
 from kaggle_server import CLEARED, KEY, SECRETS, TOKEN, USER, KaggleServer, ago, enter, server  # noqa: F401
 
+from src.config.load import Config
 from src.core import kaggle, refusals
-from src.core.config import Config
 from src.core.console import InputError, StageError
 from src.core.kaggle import Busy, Contest, Kaggle, Lost, Remote, plain_dataset, plain_slug, slug_of
 from src.core.paths import Paths

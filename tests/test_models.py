@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, refused
 from torch import nn
 
-from src.core.config import load
+from src.config.load import load
 from src.core.console import InputError
 from src.core.loop import optimiser_for
 from src.core.settings import Experiment, Loss, Model, Train

@@ -15,7 +15,7 @@ from conftest import ROOT
 from test_chain import SMALL
 
 from src.__main__ import main
-from src.core.config import load
+from src.config.load import load
 from src.core.paths import Paths
 from src.core.stages import plan
 

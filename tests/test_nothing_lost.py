@@ -17,8 +17,8 @@ from conftest import ROOT
 
 from src import demo_data
 from src.__main__ import main
+from src.config.load import load
 from src.core import checkpoint, disk, freshness
-from src.core.config import load
 from src.core.console import InputError, StageError
 from src.core.disk import new_folder, read_json, replacing, write_json
 from src.core.freshness import Fingerprints, Job

@@ -18,7 +18,7 @@ from test_train import identical
 
 from src import parallel
 from src.__main__ import main
-from src.core.config import load
+from src.config.load import load
 from src.core.console import StageError, Stopped
 from src.core.paths import Paths
 from src.core.stages import train_job
@@ -240,7 +240,7 @@ def test_no_child_outlives_a_parent_that_was_killed(tmp_path):
 import argparse, sys
 from pathlib import Path
 from src import parallel
-from src.core.config import load
+from src.config.load import load
 from src.core.paths import Paths
 from src.core.stages import train_job
 home = Path({str(tmp_path)!r})

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, refused
 
 from src.__main__ import main
-from src.core.config import load
+from src.config.load import load
 from src.core.console import InputError
 from src.core.paths import Paths
 from src.parts.compare import Answers, paired

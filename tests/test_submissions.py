@@ -15,9 +15,9 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from src import submissions
+from src.config.load import Config
 from src.core import sentlog, sentplot
 from src.core.cli import parse
-from src.core.config import Config
 from src.core.console import InputError, StageError
 from src.core.kaggle import Sent
 from src.core.paths import Paths

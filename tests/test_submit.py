@@ -11,7 +11,7 @@ from conftest import refused
 from test_evaluate import CLASSES, FEW, messy, perfect, world, write_table
 
 from src import evaluate, submit
-from src.core.config import Config
+from src.config.load import Config
 from src.core.console import StageError
 from src.core.paths import Paths
 from src.core.rle import decode

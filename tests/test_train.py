@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT
 
 from src.__main__ import main
-from src.core.config import load
+from src.config.load import load
 from src.core.paths import Paths
 from src.core.stages import train_job
 

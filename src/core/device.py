@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from src.core.config import Config
+from src.config.load import Config
 from src.core.console import InputError, StageError, short
 
 

@@ -42,7 +42,7 @@ from src.core.refusals import (
 if TYPE_CHECKING:
     import argparse
 
-    from src.core.config import Config
+    from src.config.load import Config
     from src.core.paths import Paths
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Every setting and its default, once. Defaults <- competition.yaml and the experiment's YAML <- --set (core/config.py reads them).
+"""Every setting and its default, once. Defaults <- competition.yaml and the experiment's YAML <- --set (config/load.py reads them).
 
 A competition describes data, classes, metric and submission, shared by all experiments of a folder of configs; an experiment describes one
 network and its training; an ensemble names experiments. The names of architectures, losses, views, … are checked by `parts`, not here:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from src.core.config import Config
+from src.config.load import Config
 from src.core.console import InputError
 from src.core.files import data_files
 from src.core.form import Form, infer

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.core.config import Config
+from src.config.load import Config
 from src.core.console import InputError, StageError, command, listing, short
 from src.core.disk import replacing
 from src.core.form import Form

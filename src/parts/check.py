@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from src.core.config import Config
+from src.config.load import Config
 from src.core.settings import Experiment
 from src.parts import augment, filters, losses, metrics, models, sampling, tta
 

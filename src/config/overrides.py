@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from src.core import plain_yaml
+from src.config import plain_yaml
 from src.core.console import InputError
 
 EXPONENT = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+"

@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from src.core import plain_yaml
-from src.core.complaints import complaint, shortened
+from src.config import plain_yaml
+from src.config.complaints import complaint, shortened
+from src.config.names import check_name
+from src.config.overrides import leaves, parse_override, set_in
 from src.core.console import InputError, nearest
 from src.core.files import what_is
-from src.core.names import check_name
-from src.core.overrides import leaves, parse_override, set_in
 from src.core.paths import COMPETITION, CONFIGS
 from src.core.settings import NEUTRAL, Competition, Ensemble, Evaluation, Experiment, Strict, Study
 

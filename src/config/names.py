@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from src.config.plain_yaml import strange
 from src.core.console import InputError
 from src.core.paths import COMPETITION
-from src.core.plain_yaml import strange
 
 LONGEST_NAME = 120  # bytes: file systems take 255, and a name gets .yaml, a study's cell and a seed
 
