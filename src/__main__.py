@@ -388,7 +388,7 @@ def _sample_wrong(config: Config, paths: Paths) -> str:
 
 def _folds_wrong(paths: Paths) -> str:
     """What is wrong with a folds.csv that a user may have edited; ''."""
-    from src.core.tables import read_folds
+    from src.data.tables import read_folds
 
     with open(paths.index, newline="", encoding="utf-8") as lines:
         ids = [row["id"] for row in csv.DictReader(lines) if row["set"] == "train"]
@@ -479,7 +479,7 @@ def _no_jobs(config: Config, paths: Paths, stage: str, fold: int | None) -> Inpu
         )
     folds = sorted({j.fold for j in plan(config, paths) if j.stage == "train"})
     if not folds:  # by folds.csv, which says why
-        from src.core.tables import read_folds
+        from src.data.tables import read_folds
 
         read_folds(paths, index_ids(paths.index, "train"))
     return InputError(

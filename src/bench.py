@@ -300,7 +300,7 @@ def greedy(config: Config, given: argparse.Namespace) -> None:
     """Six members that err in different places."""
     import cv2
 
-    from src.core.predictions import Predictions
+    from src.data.predictions import Predictions
 
     source, random = Paths(given.work.resolve(), given.data.resolve()), np.random.default_rng(0)
     if not source.oof(config.name).is_file():

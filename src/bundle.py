@@ -44,10 +44,8 @@ from src.core.console import (
 )
 from src.core.disk import copy, point, read_json, replacing, replacing_folder, write_json
 from src.core.freshness import Fingerprints, fingerprint
-from src.core.images import read_image
 from src.core.locks import Lock
 from src.core.paths import COMPETITION, ROOT, Paths
-from src.core.predictions import Predictions
 from src.core.records import read_metrics, read_runs, read_weights
 from src.core.stages import (
     ensemble_job,
@@ -58,7 +56,9 @@ from src.core.stages import (
     weights_used,
 )
 from src.core.stages import folds as folds_to_use
-from src.core.tables import read_index
+from src.data.images import read_image
+from src.data.predictions import Predictions
+from src.data.tables import read_index
 from src.parts import models
 
 # What Kaggle's image has of all that inference may import, each with what it needs itself: installed_cpu_packages.txt of github.com/Kaggle/docker-python, May 2026

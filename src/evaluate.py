@@ -21,14 +21,14 @@ from src.core import page, pictures
 from src.core.console import InputError, command, counted, header, listing, say, short, warn
 from src.core.disk import replacing, write_json
 from src.core.freshness import Job
-from src.core.images import read_image, resize
 from src.core.paths import Paths
-from src.core.predictions import Predictions
 from src.core.records import read_metrics
 from src.core.resample import bootstrap, cross_folds, interval
-from src.core.rle import Truth
 from src.core.settings import Competition
-from src.core.tables import read_folds, read_index, read_labels
+from src.data.images import read_image, resize
+from src.data.predictions import Predictions
+from src.data.rle import Truth
+from src.data.tables import read_folds, read_index, read_labels
 from src.parts import lecture, metrics, scoring, search
 from src.parts.postprocess import Decision, apply
 

@@ -24,10 +24,10 @@ from src.core.disk import move, read_json, remove, write_json
 from src.core.freshness import Job
 from src.core.inference import enough_memory, infer, mean_of_folds, whole
 from src.core.paths import Paths, filter_text
-from src.core.predictions import Predictions
-from src.core.rle import Truth
 from src.core.stages import folds as folds_to_use
-from src.core.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
+from src.data.predictions import Predictions
+from src.data.rle import Truth
+from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
 from src.parts import models, scoring
 from src.parts.postprocess import Decision
 from src.parts.tta import VIEWS

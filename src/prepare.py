@@ -1,6 +1,6 @@
 """Validate every file, merge masks, find near-duplicates, decode, filter and resize once.
 
-READS   the data folder: images, masks, tables (see src/core/dataset.py for the layouts)
+READS   the data folder: images, masks, tables (see src/data/dataset.py for the layouts)
 WRITES  artifacts/prepared/
         index.csv                one row an image: train in natural order of ids, then test in the order of the sample submission
         report.json              classes, near-duplicates and what contradicts itself in them, what was left out
@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 
 from src.config.load import Config
-from src.core import dataset, detect, duplicates, rle
 from src.core.console import (
     InputError,
     StageError,
@@ -43,15 +42,17 @@ from src.core.console import (
     short,
     warn,
 )
-from src.core.dataset import Item, Problems
 from src.core.disk import point, replacing, write_json
 from src.core.freshness import Job
-from src.core.images import resize
 from src.core.paths import Paths, filter_text
 from src.core.settings import Experiment
 from src.core.stages import plan
-from src.core.tables import COLUMNS, read_index
-from src.core.train_table import empty_token
+from src.data import dataset, duplicates, rle
+from src.data import rle_dialect as detect
+from src.data.dataset import Item, Problems
+from src.data.images import resize
+from src.data.tables import COLUMNS, read_index
+from src.data.train_table import empty_token
 from src.parts import filters
 
 BATCH = 8  # images a task: small, so that Ctrl+C ends at once

@@ -19,7 +19,7 @@ from src.core.disk import replacing
 from src.core.freshness import Job
 from src.core.paths import Paths
 from src.core.settings import Split
-from src.core.tables import read_index
+from src.data.tables import read_index
 
 if TYPE_CHECKING:
     import pandas as pd

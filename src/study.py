@@ -22,14 +22,14 @@ from src.config.load import Config
 from src.core import page, pictures
 from src.core.console import header, say, warn
 from src.core.disk import read_json, replacing
-from src.core.formulas import as_text
 from src.core.freshness import Job
-from src.core.images import read_image
 from src.core.paths import Paths
-from src.core.predictions import Predictions
 from src.core.resample import cross_folds
-from src.core.rle import Truth
-from src.core.tables import read_index
+from src.data.formulas import as_text
+from src.data.images import read_image
+from src.data.predictions import Predictions
+from src.data.rle import Truth
+from src.data.tables import read_index
 from src.parts.compare import Answers, Difference, paired
 from src.parts.postprocess import Decision, apply
 

@@ -27,9 +27,9 @@ from src.core.inference import infer, whole
 from src.core.interrupts import Interrupts
 from src.core.loop import Loop, optimiser_for, rate
 from src.core.paths import Paths, filter_text
-from src.core.rle import Truth
 from src.core.runlog import BadSteps, Clock, epoch_line, since_best, write_log
-from src.core.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
+from src.data.rle import Truth
+from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
 from src.parts import augment, losses, models, sampling, scoring
 from src.parts.tta import VIEWS
 

@@ -7,10 +7,10 @@ import pytest
 from conftest import box, folder_data, leftovers, picture, prepared, refused, save
 
 from src import prepare
-from src.core import dataset
-from src.core.images import read_image, resize
 from src.core.paths import Paths
-from src.core.tables import read_index
+from src.data import dataset
+from src.data.images import read_image, resize
+from src.data.tables import read_index
 
 
 def spoil(kind: str, data):

@@ -27,9 +27,9 @@ from src.core.checkpoint import load_weights, shipped
 from src.core.console import StageError
 from src.core.device import AUTO_AMP, NUMBERS
 from src.core.paths import Paths
-from src.core.predictions import Predictions
 from src.core.stages import evaluate_job, weights_used
-from src.core.tables import read_folds, read_index
+from src.data.predictions import Predictions
+from src.data.tables import read_folds, read_index
 from src.parts import models
 from src.parts.tta import VIEWS
 

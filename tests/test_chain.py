@@ -14,10 +14,11 @@ from conftest import ROOT
 
 from src.__main__ import main
 from src.config.load import load
-from src.core import rle, stages
+from src.core import stages
 from src.core.paths import Paths
-from src.core.predictions import Predictions
-from src.core.tables import read_folds, read_index
+from src.data import rle
+from src.data.predictions import Predictions
+from src.data.tables import read_folds, read_index
 
 SETTINGS = ["split.folds=2", "train.epochs=2", "train.workers=0"]
 CLASSES = ["benign", "malignant", "normal"]
@@ -439,7 +440,7 @@ def test_evaluate_calls_a_greedy_ensemble_no_better_than_its_left_out_score(copy
 def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeypatch):
     """A network that answers with the true letterboxed mask is right at original size, in predict and in train's validation."""
     from src import predict, train
-    from src.core.rle import Truth
+    from src.data.rle import Truth
     from src.parts import scoring
 
     config, paths = load(copy / "configs" / "other.yaml", SETTINGS), Paths(copy, copy / "data")

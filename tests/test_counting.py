@@ -24,7 +24,7 @@ from test_dialects import by_rows, check
 
 from src import prepare
 from src.config.load import load
-from src.core.rle import Truth
+from src.data.rle import Truth
 
 WAYS = [
     (order, first, relative)

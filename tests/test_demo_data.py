@@ -11,7 +11,7 @@ from conftest import refused
 from PIL import Image
 
 from src import demo_data
-from src.core.images import read_image, read_mask
+from src.data.images import read_image, read_mask
 
 
 def digest(folder: Path) -> str:

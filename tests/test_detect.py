@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from src.core import rle
-from src.core.detect import detect
-from src.core.images import read_mask
 from src.core.settings import Submission
+from src.data import rle
+from src.data.images import read_mask
+from src.data.rle_dialect import detect
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from test_evaluate import CLASSES, messy, perfect, world
 
 from src import ensemble
 from src.config.load import Config
-from src.core.images import resize
-from src.core.predictions import Predictions
-from src.core.rle import Truth
 from src.core.settings import Competition, Ensemble
 from src.core.stages import ensemble_job
+from src.data.images import resize
+from src.data.predictions import Predictions
+from src.data.rle import Truth
 from src.parts import greedy, metrics
 from src.parts.postprocess import stretch
 

@@ -21,7 +21,7 @@ from src.core.checkpoint import load_weights, save_weights
 from src.core.console import StageError
 from src.core.paths import Paths
 from src.core.settings import Competition, Experiment
-from src.core.tables import read_folds, read_index
+from src.data.tables import read_folds, read_index
 from src.parts import models
 
 onnx = pytest.importorskip("onnx")

@@ -15,8 +15,8 @@ from dialects import SALT, STEMS, ellipse, kaggle, outline, world, written
 from src.config.load import load
 from src.core import sample, stages
 from src.core.cli import parse
-from src.core.detect import detect
 from src.core.settings import Submission
+from src.data.rle_dialect import detect
 from src.parts.postprocess import Decision
 
 

@@ -24,12 +24,13 @@ from conftest import ROOT, refused
 from src import bundle, fetch, infer, predict, train
 from src.__main__ import main
 from src.config.load import load
-from src.core import archives, kaggle, records, sentlog, stages, tables
+from src.core import archives, kaggle, records, sentlog, stages
 from src.core.console import InputError
 from src.core.paths import Paths
-from src.core.predictions import Predictions
-from src.core.rle import Truth
 from src.core.settings import NEUTRAL, Loss, Model, Strict, Submission
+from src.data import tables
+from src.data.predictions import Predictions
+from src.data.rle import Truth
 from src.parts import contours, metrics
 from src.parts.postprocess import Decision
 

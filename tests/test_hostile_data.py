@@ -19,14 +19,15 @@ from test_submit import evaluated, ready, settings  # noqa: F401  fixtures
 from zygote import Zygote
 
 from src import explore, submit
-from src.core import formulas, pictures, rle, sentlog
+from src.core import pictures, sentlog
 from src.core.console import InputError
-from src.core.dataset import Problems, find_test, natural
-from src.core.images import read_image, read_mask
 from src.core.pretrained import find_weights
 from src.core.settings import Competition, Experiment
 from src.core.stages import data_files, submit_job
-from src.core.tables import read_index
+from src.data import formulas, rle
+from src.data.dataset import Problems, find_test, natural
+from src.data.images import read_image, read_mask
+from src.data.tables import read_index
 from src.parts import filters
 
 
@@ -678,7 +679,7 @@ def test_masks_alone_answer_rows_of_one_class(ready, form):  # noqa: F811
 
 def test_one_is_not_several(demo_prepared, tmp_path):
     from src.core.console import counted
-    from src.core.tables import read_folds
+    from src.data.tables import read_folds
 
     assert [counted(n, "id is", "ids are") for n in (1, 2)] == ["1 id is", "2 ids are"]
     paths = type(demo_prepared)(tmp_path, tmp_path / "data")

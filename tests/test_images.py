@@ -8,7 +8,7 @@ import pytest
 from conftest import box, picture, save
 from PIL import Image
 
-from src.core.images import content, read_image, read_mask, resize, restore
+from src.data.images import content, read_image, read_mask, resize, restore
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "jpg"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.core import page
-from src.core.predictions import Predictions
+from src.data.predictions import Predictions
 from src.parts import lecture
 
 CLASSES = ["benign", "malignant", "normal"]

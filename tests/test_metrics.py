@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from conftest import refused
 
-from src.core.predictions import Predictions
-from src.core.rle import Truth, to_runs
 from src.core.settings import Competition
+from src.data.predictions import Predictions
+from src.data.rle import Truth, to_runs
 from src.parts import metrics, scoring
 from src.parts.postprocess import Decision, apply, stretch
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.core.rle import Truth, decode, encode, from_runs, to_runs
+from src.data.rle import Truth, decode, encode, from_runs, to_runs
 
 #   columns:  0 1 2        numbered from 1, top to bottom, then left to right:  1 3 5
 MASK = np.array([[0, 1, 1], [0, 1, 0]], dtype=bool)  # fmt: skip                            2 4 6

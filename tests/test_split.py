@@ -11,7 +11,7 @@ from src import prepare, split
 from src.core import stages
 from src.core.paths import Paths
 from src.core.settings import Split
-from src.core.tables import COLUMNS, read_folds, read_index
+from src.data.tables import COLUMNS, read_folds, read_index
 
 CLASSES = ["benign", "malignant", "normal"]
 

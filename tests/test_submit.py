@@ -14,9 +14,9 @@ from src import evaluate, submit
 from src.config.load import Config
 from src.core.console import StageError
 from src.core.paths import Paths
-from src.core.rle import decode
 from src.core.settings import Competition, Experiment
 from src.core.stages import evaluate_job, submit_job
+from src.data.rle import decode
 from src.parts import answers
 from src.parts.postprocess import Decision, apply
 

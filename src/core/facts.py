@@ -15,11 +15,11 @@ import pandas as pd
 
 from src.core.console import InputError, progress, short
 from src.core.disk import read_json
-from src.core.images import read_image
 from src.core.paths import Paths
 from src.core.pictures import tile
-from src.core.rle import Truth
-from src.core.tables import read_index
+from src.data.images import read_image
+from src.data.rle import Truth
+from src.data.tables import read_index
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Facts:
     """What prepare found out; the pixels are read when first asked for, once."""
 
     paths: Paths
-    index: pd.DataFrame  # see core/tables.py
+    index: pd.DataFrame  # see data/tables.py
     report: dict
     most: int  # of so many images, evenly over the index, the pixels are read
 

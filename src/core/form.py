@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from src.core.cells import check_written, names_of
 from src.core.console import InputError, listing, nearest, short
-from src.core.files import printable
 from src.core.sample import (
     Row,
     Sample,
@@ -24,6 +22,8 @@ from src.core.sample import (
     spell,
 )
 from src.core.settings import Competition, Data, Submission
+from src.data.cells import check_written, names_of
+from src.data.files import printable
 
 BOX = "confidence xmin ymin xmax ymax"
 BOX_WORDS = {"label", "confidence", "xmin", "ymin", "xmax", "ymax", "width", "height"}

@@ -12,8 +12,8 @@ from torch import nn
 
 from src.core.console import StageError
 from src.core.device import autocast, out_of_memory
-from src.core.images import restore
-from src.core.predictions import Predictions
+from src.data.images import restore
+from src.data.predictions import Predictions
 
 
 @torch.inference_mode()

@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.core.cells import BOM, cells_of, names_of, table_bytes, table_text
 from src.core.console import InputError, listing, short
-from src.core.files import IMAGE_SUFFIXES, must_be_file, printable
-from src.core.limits import MOST_BYTES, check_size
 from src.core.settings import Competition, Data, Submission
+from src.data.cells import BOM, cells_of, names_of, table_bytes, table_text
+from src.data.files import IMAGE_SUFFIXES, must_be_file, printable
+from src.data.limits import MOST_BYTES, check_size
 
 RUN_NAMES = {
     "rle",

@@ -19,8 +19,8 @@ import numpy as np
 
 from src.core.console import InputError, say, short, warn
 from src.core.disk import replacing
-from src.core.formulas import as_meant, as_text
 from src.core.locks import Lock
+from src.data.formulas import as_meant, as_text
 
 if TYPE_CHECKING:
     from src.core.kaggle import Sent

@@ -9,14 +9,14 @@ from typing import Any
 
 from src.config.load import Config
 from src.core.console import InputError
-from src.core.files import data_files
 from src.core.form import Form, infer
 from src.core.freshness import Job, folder_fingerprint, index_ids, rows_fingerprint
 from src.core.glance import glance
 from src.core.paths import Paths, anchored, filter_text
 from src.core.records import read_runs
 from src.core.sample import sample_file
-from src.core.tables import is_fold
+from src.data.files import data_files
+from src.data.tables import is_fold
 
 STAGES = [
     "prepare",
@@ -440,7 +440,7 @@ def submit_job(config: Config, paths: Paths) -> Job:
             "src/submit.py",
             "src/core/form.py",
             "src/core/sample.py",
-            "src/core/rle.py",
+            "src/data/rle.py",
             "src/parts/answers.py",
             "src/parts/postprocess.py",
         ],

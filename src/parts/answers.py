@@ -16,13 +16,13 @@ from src.core.console import InputError, StageError, command, listing, short
 from src.core.disk import replacing
 from src.core.form import Form
 from src.core.paths import Paths
-from src.core.predictions import Predictions
 from src.core.proof import Fault, check, table_name
-from src.core.rle import encode
 from src.core.sample import Row
 from src.core.settings import Data
 from src.core.stages import form_of
-from src.core.tables import read_index
+from src.data.predictions import Predictions
+from src.data.rle import encode
+from src.data.tables import read_index
 from src.parts.postprocess import Decision, apply, components, stretch
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from src.core.console import InputError
-from src.core.images import scaled
 from src.core.settings import Model
+from src.data.images import scaled
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from src.core.images import resize
-from src.core.predictions import Predictions
-from src.core.rle import Truth
+from src.data.images import resize
+from src.data.predictions import Predictions
+from src.data.rle import Truth
 from src.parts import metrics
 from src.parts.postprocess import stretch
 

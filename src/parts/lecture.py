@@ -12,7 +12,7 @@ from statistics import fmean
 
 import numpy as np
 
-from src.core.predictions import Predictions
+from src.data.predictions import Predictions
 from src.parts import metrics
 
 BATCH = 8

@@ -15,8 +15,8 @@ import numpy as np
 
 from src.core.console import InputError, command, nearest, short
 from src.core.disk import read_json, write_json
-from src.core.images import scaled
 from src.core.settings import Evaluate
+from src.data.images import scaled
 
 AGREE = ("no", "mask", "label")
 

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from src.core.console import progress
-from src.core.predictions import Predictions
-from src.core.rle import Truth
 from src.core.settings import Competition, Data
+from src.data.predictions import Predictions
+from src.data.rle import Truth
 from src.parts import metrics
 from src.parts.postprocess import Decision, apply
 

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 
 from src.core.console import InputError, progress
-from src.core.predictions import Predictions
-from src.core.rle import Truth
 from src.core.settings import Competition, Evaluate
+from src.data.predictions import Predictions
+from src.data.rle import Truth
 from src.parts import metrics
 from src.parts.postprocess import STEPS, Decision, components, draw, judge, larger, stays, stretch
 

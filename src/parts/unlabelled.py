@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from src.core.console import InputError, progress, short, warn
-from src.core.dataset import Item, Problems, find_test
 from src.core.disk import replacing
-from src.core.images import read_image, resize
 from src.core.settings import Competition, Experiment
+from src.data.dataset import Item, Problems, find_test
+from src.data.images import read_image, resize
 from src.parts import filters
 
 AT_ONCE = 64  # images whose pixels wait in memory

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from src.core import rle
-from src.core.cells import names_of
 from src.core.console import InputError, listing, nearest, short, warn
-from src.core.files import data_files, must_be_file, odd_images, printable, unread_files
 from src.core.form import infer
-from src.core.formulas import is_formula
-from src.core.images import read_image, read_mask, scaled
 from src.core.sample import IMAGE_SUFFIXES, image_of, no_sample, sample_file
 from src.core.settings import Competition
-from src.core.train_table import read_rows
+from src.data import rle
+from src.data.cells import names_of
+from src.data.files import data_files, must_be_file, odd_images, printable, unread_files
+from src.data.formulas import is_formula
+from src.data.images import read_image, read_mask, scaled
+from src.data.train_table import read_rows
 
 SHOWN = 50  # file names in one line of problems
 

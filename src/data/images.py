@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.core.decode import decode
+from src.data.decode import decode
 
 cv2.setNumThreads(
     0

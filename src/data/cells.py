@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from src.core.console import InputError, listing, short
-from src.core.files import must_be_file, printable
-from src.core.formulas import is_formula
-from src.core.limits import MOST_BYTES
+from src.data.files import must_be_file, printable
+from src.data.formulas import is_formula
+from src.data.limits import MOST_BYTES
 
 BOM = "\ufeff".encode()
 MOST_COLUMNS = 10_000

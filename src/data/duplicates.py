@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from src.core.images import scaled
+from src.data.images import scaled
 
 SIDE = 64
 BLOCK = 2048  # images whose correlations are in memory at the same time: 2 × 34 MB of thumbnails and 17 MB of correlations

@@ -14,11 +14,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from src.core import rle
 from src.core.console import InputError, warn
-from src.core.decode import size_of
-from src.core.images import read_image
 from src.core.settings import Submission
+from src.data import rle
+from src.data.decode import size_of
+from src.data.images import read_image
 
 SIDES = (
     64,
