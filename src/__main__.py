@@ -31,7 +31,6 @@ from src.core.disk import explained, make_folder
 from src.core.freshness import Fingerprints, Job, index_ids
 from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder
 from src.core.records import read_manifest
-from src.core.sample import no_sample
 from src.core.shortage import complain, heard, here, shortage, to_nowhere
 from src.core.stages import (
     data_files,
@@ -43,6 +42,7 @@ from src.core.stages import (
     submit_job,
     unanswered,
 )
+from src.submission.sample import no_sample
 
 
 def main(words: list[str]) -> int:

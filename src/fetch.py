@@ -342,8 +342,8 @@ class Meter:
 
 def report(files: dict[str, dict], config: Config, paths: Paths) -> None:
     """What is there, whether the pipeline understands it, and the next command."""
-    from src.core.sample import sample_file
     from src.data import dataset
+    from src.submission.sample import sample_file
 
     sample = sample_file(config.competition, paths.data)
     alike = sorted(

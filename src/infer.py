@@ -41,20 +41,21 @@ from src.core.console import (
 )
 from src.core.device import amp_dtype, pick_device
 from src.core.disk import remove_folder, write_json
-from src.core.form import infer as infer_form
 from src.core.freshness import LIBRARIES, fingerprint, folder_fingerprint
 from src.core.inference import enough_memory, infer, mean_of_folds, whole
 from src.core.locks import Lock
 from src.core.paths import Paths, filter_text
 from src.core.records import read_manifest, read_weights
-from src.core.sample import sample_file
 from src.core.stages import train_runs
 from src.data.dataset import Item, Problems
 from src.data.images import read_image
 from src.data.predictions import Predictions
-from src.parts import answers, greedy, models, unlabelled
+from src.parts import greedy, models, unlabelled
 from src.parts.postprocess import Decision, apply
 from src.parts.tta import VIEWS
+from src.submission import writer as answers
+from src.submission.form import infer as infer_form
+from src.submission.sample import sample_file
 
 SHOWN = 8  # answers in the picture
 PROBED = 8  # images that the first network is timed with, on a CPU

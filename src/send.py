@@ -214,7 +214,7 @@ def load(config: Config, paths: Paths) -> Entry:
 
 def recheck(config: Config, paths: Paths) -> None:
     """The file against the sample, which may be another one by now. Raises InputError."""
-    from src.parts import answers
+    from src.submission import writer as answers
 
     answers.recheck(config, paths)
 

@@ -3,7 +3,7 @@
 READS   artifacts/predictions/<name>/test.npz, decision.json and metrics.json, artifacts/prepared/index.csv and report.json, sample_submission.csv
 WRITES  submissions/<name>.csv (or .zip, where masks are handed in as PNG files), and <name>.json: what made it, its honest CV score
 
-What the sample does not leave open is inferred from it (core/form.py); the file is read back (core/proof.py) before it takes its name.
+What the sample does not leave open is inferred from it (submission/form.py); the file is read back (submission/verify.py) before it takes its name.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from src.core.records import read_metrics, read_weights
 from src.core.stages import form_of, sample_of
 from src.data.predictions import Predictions
 from src.data.tables import read_index
-from src.parts import answers
 from src.parts.postprocess import Decision
+from src.submission import writer as answers
 
 
 def run(job: Job, config: Config, paths: Paths) -> None:

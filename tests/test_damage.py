@@ -12,7 +12,7 @@ from PIL import Image
 
 from src import prepare
 from src.core.console import InputError
-from src.parts import answers
+from src.submission import writer as answers
 
 FULL, OTHER = 2, 5  # numbers of images with a mask: of two parts, of whole rows
 WORLDS = {  # name: arguments of world(), how a line of the image begins, the delimiter

@@ -28,11 +28,11 @@ from PIL import Image
 from zygote import Zygote
 
 from src.core.console import InputError
-from src.core.sample import read_sample
 from src.core.settings import Competition, Submission
 from src.data import dataset, rle
 from src.data.dataset import Problems
 from src.data.images import read_image, read_mask
+from src.submission.sample import read_sample
 
 MANY = "FUZZ" in os.environ
 SECONDS, BYTES = 10, 2 * 2**30

@@ -17,8 +17,8 @@ from src.core.paths import Paths
 from src.core.settings import Competition, Experiment
 from src.core.stages import evaluate_job, submit_job
 from src.data.rle import decode
-from src.parts import answers
 from src.parts.postprocess import Decision, apply
+from src.submission import writer as answers
 
 
 @pytest.fixture(scope="module")

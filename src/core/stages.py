@@ -9,14 +9,14 @@ from typing import Any
 
 from src.config.load import Config
 from src.core.console import InputError
-from src.core.form import Form, infer
 from src.core.freshness import Job, folder_fingerprint, index_ids, rows_fingerprint
-from src.core.glance import glance
 from src.core.paths import Paths, anchored, filter_text
 from src.core.records import read_runs
-from src.core.sample import sample_file
 from src.data.files import data_files
 from src.data.tables import is_fold
+from src.submission.form import Form, infer
+from src.submission.glance import glance
+from src.submission.sample import sample_file
 
 STAGES = [
     "prepare",
@@ -438,10 +438,10 @@ def submit_job(config: Config, paths: Paths) -> Job:
         made_by=made_by,
         sources=[
             "src/submit.py",
-            "src/core/form.py",
-            "src/core/sample.py",
+            "src/submission/form.py",
+            "src/submission/sample.py",
             "src/data/rle.py",
-            "src/parts/answers.py",
+            "src/submission/writer.py",
             "src/parts/postprocess.py",
         ],
     )

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 
 from src.core.console import InputError, listing, nearest, short, warn
-from src.core.form import infer
-from src.core.sample import IMAGE_SUFFIXES, image_of, no_sample, sample_file
 from src.core.settings import Competition
 from src.data import rle
 from src.data.cells import names_of
@@ -23,6 +21,8 @@ from src.data.files import data_files, must_be_file, odd_images, printable, unre
 from src.data.formulas import is_formula
 from src.data.images import read_image, read_mask, scaled
 from src.data.train_table import read_rows
+from src.submission.form import infer
+from src.submission.sample import IMAGE_SUFFIXES, image_of, no_sample, sample_file
 
 SHOWN = 50  # file names in one line of problems
 

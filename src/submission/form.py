@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from src.core.console import InputError, listing, nearest, short
-from src.core.sample import (
+from src.core.settings import Competition, Data, Submission
+from src.data.cells import check_written, names_of
+from src.data.files import printable
+from src.submission.sample import (
     Row,
     Sample,
     class_of,
@@ -21,9 +24,6 @@ from src.core.sample import (
     role,
     spell,
 )
-from src.core.settings import Competition, Data, Submission
-from src.data.cells import check_written, names_of
-from src.data.files import printable
 
 BOX = "confidence xmin ymin xmax ymax"
 BOX_WORDS = {"label", "confidence", "xmin", "ymin", "xmax", "ymax", "width", "height"}

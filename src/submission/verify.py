@@ -1,4 +1,4 @@
-"""Is a file a submission in the form that the sample asks for? Shares no code with what writes it (parts/answers.py), so that it cannot share its faults."""
+"""Is a file a submission in the form that the sample asks for? Shares no code with what writes it (submission/writer.py), so that it cannot share its faults."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from src.core.console import InputError, command, counted, listing, short
-from src.core.form import Form
-from src.core.sample import DAMAGED, Row
+from src.submission.form import Form
+from src.submission.sample import DAMAGED, Row
 
 if TYPE_CHECKING:
-    from src.parts.answers import Answer
+    from src.submission.writer import Answer
 
 
 class Fault(InputError):

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from src.core.console import InputError
-from src.core.form import Form, infer
 from src.core.settings import Competition
+from src.submission.form import Form, infer
 
 
 def glance(file: Path, competition: Competition, known: Iterable[str]) -> Form | None:

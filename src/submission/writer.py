@@ -1,4 +1,4 @@
-"""Writing answers in the form that the sample asks for. A file takes its name only when core/proof.py has read it back and it says what was meant."""
+"""Writing answers in the form that the sample asks for. A file takes its name only when submission/verify.py has read it back and it says what was meant."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import numpy as np
 from src.config.load import Config
 from src.core.console import InputError, StageError, command, listing, short
 from src.core.disk import replacing
-from src.core.form import Form
 from src.core.paths import Paths
-from src.core.proof import Fault, check, table_name
-from src.core.sample import Row
 from src.core.settings import Data
 from src.core.stages import form_of
 from src.data.predictions import Predictions
 from src.data.rle import encode
 from src.data.tables import read_index
 from src.parts.postprocess import Decision, apply, components, stretch
+from src.submission.form import Form
+from src.submission.sample import Row
+from src.submission.verify import Fault, check, table_name
 
 
 @dataclass
