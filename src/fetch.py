@@ -21,7 +21,6 @@ from typing import Any
 
 from src.config.load import Config
 from src.core import console
-from src.core.archives import MOST, Damaged, Unpacked, crc_of, own, unpack
 from src.core.console import (
     InputError,
     StageError,
@@ -35,9 +34,10 @@ from src.core.console import (
     warn,
 )
 from src.core.disk import make_folder, read_json, remove, remove_folder, write_json
-from src.core.kaggle import Arriving, Kaggle, Lost, plain_dataset, slug_of, url
 from src.core.locks import Lock
 from src.core.paths import Paths, contest_folder
+from src.kaggle_io.client import Arriving, Kaggle, Lost, plain_dataset, slug_of, url
+from src.kaggle_io.unzip import MOST, Damaged, Unpacked, crc_of, own, unpack
 
 BREAKS = 5  # of the connection, one after another without a new byte in between
 PAUSE = 2.0  # seconds after the first of them, doubled after each further one

@@ -17,12 +17,13 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from src.config.load import Config
-from src.core import sentlog, sentplot
 from src.core.console import InputError, StageError, command, duration, header, say, short
 from src.core.disk import read_json
-from src.core.kaggle import Contest, Kaggle, NotSent, Sent, slug_of
 from src.core.paths import Paths
-from src.core.sentlog import Row
+from src.kaggle_io import log as sentlog
+from src.kaggle_io import plot as sentplot
+from src.kaggle_io.client import Contest, Kaggle, NotSent, Sent, slug_of
+from src.kaggle_io.log import Row
 
 PAUSES = (
     2,

@@ -10,10 +10,11 @@ import argparse
 from collections import Counter
 
 from src.config.load import Config
-from src.core import sentlog, sentplot
 from src.core.console import InputError, StageError, command, say, short, warn
-from src.core.kaggle import Kaggle, Sent, slug_of
 from src.core.paths import Paths
+from src.kaggle_io import log as sentlog
+from src.kaggle_io import plot as sentplot
+from src.kaggle_io.client import Kaggle, Sent, slug_of
 
 
 def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:

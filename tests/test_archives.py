@@ -10,8 +10,8 @@ import pytest
 from conftest import refused
 from kaggle_server import make_zip
 
-from src.core import archives
-from src.core.archives import Damaged, crc_of, unpack
+from src.kaggle_io import unzip as archives
+from src.kaggle_io.unzip import Damaged, crc_of, unpack
 
 LINK, PIPE, BLOCK = stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o666, stat.S_IFBLK | 0o666
 

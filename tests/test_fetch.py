@@ -11,7 +11,9 @@ from kaggle_server import SECRETS, enter, make_zip, server  # noqa: F401
 
 from src import fetch
 from src.__main__ import main
-from src.core import archives, kaggle, refusals
+from src.kaggle_io import client as kaggle
+from src.kaggle_io import errors as refusals
+from src.kaggle_io import unzip as archives
 
 CONFIG = str(ROOT / "configs" / "cpu.yaml")
 

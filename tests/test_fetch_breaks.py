@@ -14,7 +14,7 @@ from kaggle_server import CLEARED, SECRETS, make_zip, server  # noqa: F401
 from test_fetch import CONFIG, below, home, noise, quick, run  # noqa: F401
 
 from src import fetch
-from src.core import archives
+from src.kaggle_io import unzip as archives
 
 
 def test_it_goes_on_after_every_break(server, home, run):  # noqa: F811

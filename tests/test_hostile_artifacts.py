@@ -24,13 +24,16 @@ from conftest import ROOT, refused
 from src import bundle, fetch, infer, predict, train
 from src.__main__ import main
 from src.config.load import load
-from src.core import archives, kaggle, records, sentlog, stages
+from src.core import records, stages
 from src.core.console import InputError
 from src.core.paths import Paths
 from src.core.settings import NEUTRAL, Loss, Model, Strict, Submission
 from src.data import tables
 from src.data.predictions import Predictions
 from src.data.rle import Truth
+from src.kaggle_io import client as kaggle
+from src.kaggle_io import log as sentlog
+from src.kaggle_io import unzip as archives
 from src.parts import contours, metrics
 from src.parts.postprocess import Decision
 

@@ -15,11 +15,21 @@ from conftest import ROOT, refused
 from kaggle_server import CLEARED, KEY, SECRETS, TOKEN, USER, KaggleServer, ago, enter, server  # noqa: F401
 
 from src.config.load import Config
-from src.core import kaggle, refusals
 from src.core.console import InputError, StageError
-from src.core.kaggle import Busy, Contest, Kaggle, Lost, Remote, plain_dataset, plain_slug, slug_of
 from src.core.paths import Paths
 from src.core.settings import Competition
+from src.kaggle_io import client as kaggle
+from src.kaggle_io import errors as refusals
+from src.kaggle_io.client import (
+    Busy,
+    Contest,
+    Kaggle,
+    Lost,
+    Remote,
+    plain_dataset,
+    plain_slug,
+    slug_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -297,7 +307,7 @@ def test_credentials(tmp_path, how, files, code, words):
             | extra
             | {"VERBOSE": "true"}
         )
-        script = "import logging; from src.core.kaggle import Kaggle\ntry: print(Kaggle().contest('a-contest').title, logging.getLogger().handlers)\nexcept Exception as e: print(type(e).__name__, e.code, e)"
+        script = "import logging; from src.kaggle_io.client import Kaggle\ntry: print(Kaggle().contest('a-contest').title, logging.getLogger().handlers)\nexcept Exception as e: print(type(e).__name__, e.code, e)"
         ran = subprocess.run(
             [sys.executable, "-c", script],
             cwd=ROOT,

@@ -17,11 +17,13 @@ from test_submit import evaluated, settings  # noqa: F401
 from test_submit import run as make_submission
 
 from src import send, submissions
-from src.core import console, sentlog, sentplot
+from src.core import console
 from src.core.cli import parse
 from src.core.console import InputError, StageError
-from src.core.kaggle import Kaggle
 from src.core.paths import Paths
+from src.kaggle_io import log as sentlog
+from src.kaggle_io import plot as sentplot
+from src.kaggle_io.client import Kaggle
 from src.parts.postprocess import Decision
 
 SLUG, DRAW = "aio-medical-image", sentplot.draw
@@ -51,7 +53,7 @@ def quick(monkeypatch):
         "SCORED_WITHIN": 0.5,
     }.items():
         monkeypatch.setattr(send, name, value)
-    monkeypatch.setattr("src.core.kaggle.PAUSE", 0.01)
+    monkeypatch.setattr("src.kaggle_io.client.PAUSE", 0.01)
     monkeypatch.setattr("urllib3.util.retry.Retry.sleep", lambda *_: None)
     monkeypatch.setattr(sentplot, "draw", lambda *_: False)  # one test draws
     monkeypatch.setattr(

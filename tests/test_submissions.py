@@ -16,13 +16,14 @@ from scipy.stats import spearmanr
 
 from src import submissions
 from src.config.load import Config
-from src.core import sentlog, sentplot
 from src.core.cli import parse
 from src.core.console import InputError, StageError
-from src.core.kaggle import Sent
 from src.core.paths import Paths
-from src.core.sentlog import COLUMNS, Row
 from src.core.settings import Competition, Experiment
+from src.kaggle_io import log as sentlog
+from src.kaggle_io import plot as sentplot
+from src.kaggle_io.client import Sent
+from src.kaggle_io.log import COLUMNS, Row
 
 SLUG = "aio-medical-image"
 

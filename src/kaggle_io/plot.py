@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from src.core.pictures import LINES, canvas, plain, save
-from src.core.sentlog import Row
+from src.kaggle_io.log import Row
 
 MOST = 20  # rows that fit beside the picture
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.core.console import InputError, StageError, duration, short, warn
-from src.core.refusals import (
+from src.kaggle_io.errors import (
     SITE,
     Busy,
     Lost,

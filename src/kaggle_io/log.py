@@ -23,7 +23,7 @@ from src.core.locks import Lock
 from src.data.formulas import as_meant, as_text
 
 if TYPE_CHECKING:
-    from src.core.kaggle import Sent
+    from src.kaggle_io.client import Sent
 
 STATUS = ("pending", "complete", "error", "unconfirmed")
 SKEW = 120  # seconds that this clock and Kaggle's may differ
