@@ -23,14 +23,17 @@ from src.core.disk import replacing, write_json
 from src.core.freshness import Job
 from src.core.paths import Paths
 from src.core.records import read_metrics
-from src.core.resample import bootstrap, cross_folds, interval
 from src.core.settings import Competition
 from src.data.images import read_image, resize
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.data.tables import read_folds, read_index, read_labels
-from src.parts import lecture, metrics, scoring, search
+from src.parts import metrics
 from src.parts.postprocess import Decision, apply
+from src.scoring import images as scoring
+from src.scoring import lecture
+from src.scoring import tuning as search
+from src.scoring.resample import bootstrap, cross_folds, interval
 
 WORST = 24
 TYPICAL = 8

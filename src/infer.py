@@ -50,9 +50,10 @@ from src.core.stages import train_runs
 from src.data.dataset import Item, Problems
 from src.data.images import read_image
 from src.data.predictions import Predictions
-from src.parts import greedy, models, unlabelled
+from src.parts import models, unlabelled
 from src.parts.postprocess import Decision, apply
 from src.parts.tta import VIEWS
+from src.scoring import greedy
 from src.submission import writer as answers
 from src.submission.form import infer as infer_form
 from src.submission.sample import sample_file

@@ -28,9 +28,10 @@ from src.core.stages import folds as folds_to_use
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
-from src.parts import models, scoring
+from src.parts import models
 from src.parts.postprocess import Decision
 from src.parts.tta import VIEWS
+from src.scoring import images as scoring
 
 STEADY = 1e-4
 SCORES = ("dice", "iou", "accuracy", "macro_f1", "auc")

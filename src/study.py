@@ -24,14 +24,14 @@ from src.core.console import header, say, warn
 from src.core.disk import read_json, replacing
 from src.core.freshness import Job
 from src.core.paths import Paths
-from src.core.resample import cross_folds
 from src.data.formulas import as_text
 from src.data.images import read_image
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.data.tables import read_index
-from src.parts.compare import Answers, Difference, paired
 from src.parts.postprocess import Decision, apply
+from src.scoring.compare import Answers, Difference, paired
+from src.scoring.resample import cross_folds
 
 HONEST = [
     "score",

@@ -30,8 +30,9 @@ from src.core.paths import Paths, filter_text
 from src.core.runlog import BadSteps, Clock, epoch_line, since_best, write_log
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
-from src.parts import augment, losses, models, sampling, scoring
+from src.parts import augment, losses, models, sampling
 from src.parts.tta import VIEWS
+from src.scoring import images as scoring
 
 BAD_IN_A_ROW = 10
 

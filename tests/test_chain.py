@@ -441,7 +441,7 @@ def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeyp
     """A network that answers with the true letterboxed mask is right at original size, in predict and in train's validation."""
     from src import predict, train
     from src.data.rle import Truth
-    from src.parts import scoring
+    from src.scoring import images as scoring
 
     config, paths = load(copy / "configs" / "other.yaml", SETTINGS), Paths(copy, copy / "data")
     index = read_index(paths, "train")

@@ -15,8 +15,9 @@ from src.core.stages import ensemble_job
 from src.data.images import resize
 from src.data.predictions import Predictions
 from src.data.rle import Truth
-from src.parts import greedy, metrics
+from src.parts import metrics
 from src.parts.postprocess import stretch
+from src.scoring import greedy
 
 
 def run(paths, members, method="greedy", score=None) -> dict:

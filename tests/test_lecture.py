@@ -7,7 +7,7 @@ import pytest
 
 from src.core import page
 from src.data.predictions import Predictions
-from src.parts import lecture
+from src.scoring import lecture
 
 CLASSES = ["benign", "malignant", "normal"]
 torch = pytest.importorskip("torch")

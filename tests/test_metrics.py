@@ -8,8 +8,9 @@ from conftest import refused
 from src.core.settings import Competition
 from src.data.predictions import Predictions
 from src.data.rle import Truth, to_runs
-from src.parts import metrics, scoring
+from src.parts import metrics
 from src.parts.postprocess import Decision, apply, stretch
+from src.scoring import images as scoring
 
 # truth: 4 pixels on the left of a 2×4 image; prediction: 2 of them and 1 wrong -> tp 2, fp 1, fn 2, tn 3
 TRUE = np.array([[1, 1, 0, 0], [1, 1, 0, 0]], dtype=bool)

@@ -14,7 +14,7 @@ from src.__main__ import main
 from src.config.load import load
 from src.core.console import InputError
 from src.core.paths import Paths
-from src.parts.compare import Answers, paired
+from src.scoring.compare import Answers, paired
 
 SMALL = "image_size: 64\nmodel: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none, options: {decoder_channels: [32, 16, 16, 8, 8]}}\ntrain: {epochs: 1, lr: 2.0e-3, workers: 0}\n"
 BALANCE = "question: Which balance?\nbase: small\nset: {split.folds: 2}\ngrid: {loss.balance: [0.7, 0.2]}\n"

@@ -309,7 +309,7 @@ def predict_job(config: Config, paths: Paths) -> Job:
             "src/core/inference.py",
             "src/core/checkpoint.py",
             "src/parts/tta.py",
-            "src/parts/scoring.py",
+            "src/scoring/images.py",
             "src/parts/metrics.py",
         ],
         details={"extras": parts},
@@ -364,7 +364,7 @@ def ensemble_job(config: Config, paths: Paths) -> Job:
         outputs,
         made_by=made_by
         | {"the truth": "prepare", "folds.csv": "split", "the train images": "prepare"},
-        sources=["src/ensemble.py", "src/parts/greedy.py", "src/parts/metrics.py"],
+        sources=["src/ensemble.py", "src/scoring/greedy.py", "src/parts/metrics.py"],
     )
 
 
@@ -396,10 +396,10 @@ def evaluate_job(config: Config, paths: Paths) -> Job:
         sources=[
             "src/evaluate.py",
             "src/parts/metrics.py",
-            "src/parts/scoring.py",
-            "src/parts/lecture.py",
+            "src/scoring/images.py",
+            "src/scoring/lecture.py",
             "src/parts/postprocess.py",
-            "src/parts/search.py",
+            "src/scoring/tuning.py",
         ],
         details={"extras": pictures},
     )
@@ -469,5 +469,5 @@ def study_job(config: Config, paths: Paths) -> Job:
         inputs,
         outputs,
         made_by=dict.fromkeys(inputs, "evaluate"),
-        sources=["src/study.py", "src/parts/compare.py"],
+        sources=["src/study.py", "src/scoring/compare.py"],
     )

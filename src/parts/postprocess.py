@@ -2,7 +2,7 @@
 
 The order is that of Decision's fields: a probability map is cut at the threshold, STEPS draw on the mask, small parts are dropped, RULES compare mask and
 class. To add a step: a function, a line in STEPS, a field of the same name in Decision and a list of values in the config's `evaluate`; the search
-(parts/search.py) tries it from then on. No step may draw outside the box that bounds its mask: the search draws within that box only.
+(scoring/tuning.py) tries it from then on. No step may draw outside the box that bounds its mask: the search draws within that box only.
 """
 
 from __future__ import annotations

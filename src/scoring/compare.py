@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from src.core.resample import bootstrap, interval
 from src.parts import metrics
+from src.scoring.resample import bootstrap, interval
 
 
 @dataclass
