@@ -64,11 +64,11 @@ def train_ratio(config: Config, given: argparse.Namespace) -> None:
     """Images/s of the real loop and of a bare one, in turns."""
     import torch
 
-    from src.core.batches import Images, Plan, loader
     from src.core.device import amp_dtype, autocast, pick_device, worker_count
-    from src.core.loop import Loop, optimiser_for
-    from src.core.runlog import BadSteps
     from src.parts import augment, losses, models
+    from src.training.batches import Images, Plan, loader
+    from src.training.loop import Loop, optimiser_for
+    from src.training.runlog import BadSteps
 
     e, classes = config.experiment, config.competition.data.classes
     t, device = e.train, pick_device()
@@ -161,9 +161,9 @@ def predict_ratio(config: Config, given: argparse.Namespace) -> None:
     import torch
 
     from src.core.device import amp_dtype, autocast, pick_device
-    from src.core.inference import infer
     from src.parts import models
     from src.parts.tta import VIEWS
+    from src.training.inference import infer
 
     e, classes = config.experiment, config.competition.data.classes
     device = pick_device()

@@ -30,7 +30,6 @@ import yaml
 from packaging.requirements import Requirement
 
 from src.config.load import Config, load
-from src.core.checkpoint import load_weights, save, shipped
 from src.core.console import (
     InputError,
     StageError,
@@ -60,6 +59,7 @@ from src.data.images import read_image
 from src.data.predictions import Predictions
 from src.data.tables import read_index
 from src.parts import models
+from src.training.checkpoint import load_weights, save, shipped
 
 # What Kaggle's image has of all that inference may import, each with what it needs itself: installed_cpu_packages.txt of github.com/Kaggle/docker-python, May 2026
 KAGGLE = {

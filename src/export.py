@@ -24,7 +24,6 @@ import numpy as np
 import torch
 
 from src.config.load import Config
-from src.core.checkpoint import load_weights
 from src.core.console import InputError, StageError, duration, header, listing, say, short
 from src.core.disk import explained, replacing, system_error
 from src.core.paths import Paths, filter_text
@@ -33,6 +32,7 @@ from src.core.stages import train_job, weights_used
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index
 from src.parts import models
 from src.parts.fitted import FITTED
+from src.training.checkpoint import load_weights
 
 PACKAGES = ["onnx", "onnxruntime", "onnxscript"]
 BATCHES = (1, 3)  # the network must not have learned the batch by heart

@@ -4,7 +4,7 @@ READS   a bundle (see src/bundle.py), the test images and the sample of the subm
 WRITES  submissions/<name>.csv (or .zip), and <name>.png: some answers drawn on their images; on the way artifacts/infer/<name>/, from which a stopped run goes on
 
 Images, batches, folds and members go the way that prepare, predict, ensemble and submit go: on the same device the file is the same, byte for byte.
---minutes M: what does not fit is left out, test-time views first, then networks (core/budget.py). The plan is made anew after every network, from what
+--minutes M: what does not fit is left out, test-time views first, then networks (training/time_budget.py). The plan is made anew after every network, from what
 they took so far; a network that would overrun in spite of it is broken off. Nothing of an earlier run is used then.
 """
 
@@ -26,8 +26,6 @@ import torch
 
 from src.config.load import Config
 from src.core import pictures
-from src.core.budget import Pace, Unit, fit, given_up
-from src.core.checkpoint import load_weights
 from src.core.console import (
     STARTED,
     InputError,
@@ -42,7 +40,6 @@ from src.core.console import (
 from src.core.device import amp_dtype, pick_device
 from src.core.disk import remove_folder, write_json
 from src.core.freshness import LIBRARIES, fingerprint, folder_fingerprint
-from src.core.inference import enough_memory, infer, mean_of_folds, whole
 from src.core.locks import Lock
 from src.core.paths import Paths, filter_text
 from src.core.records import read_manifest, read_weights
@@ -57,6 +54,9 @@ from src.scoring import greedy
 from src.submission import writer as answers
 from src.submission.form import infer as infer_form
 from src.submission.sample import sample_file
+from src.training.checkpoint import load_weights
+from src.training.inference import enough_memory, infer, mean_of_folds, whole
+from src.training.time_budget import Pace, Unit, fit, given_up
 
 SHOWN = 8  # answers in the picture
 PROBED = 8  # images that the first network is timed with, on a CPU

@@ -17,12 +17,10 @@ import numpy as np
 import torch
 
 from src.config.load import Config
-from src.core.checkpoint import load_weights, shipped
 from src.core.console import InputError, header, progress, say, short
 from src.core.device import amp_dtype, pick_device
 from src.core.disk import move, read_json, remove, write_json
 from src.core.freshness import Job
-from src.core.inference import enough_memory, infer, mean_of_folds, whole
 from src.core.paths import Paths, filter_text
 from src.core.stages import folds as folds_to_use
 from src.data.predictions import Predictions
@@ -32,6 +30,8 @@ from src.parts import models
 from src.parts.postprocess import Decision
 from src.parts.tta import VIEWS
 from src.scoring import images as scoring
+from src.training.checkpoint import load_weights, shipped
+from src.training.inference import enough_memory, infer, mean_of_folds, whole
 
 STEADY = 1e-4
 SCORES = ("dice", "iou", "accuracy", "macro_f1", "auc")

@@ -18,21 +18,27 @@ import pandas as pd
 import torch
 
 from src.config.load import Config
-from src.core.batches import Images, Plan, loader
-from src.core.checkpoint import is_whole, load_checkpoint, restore, save_checkpoint, save_weights
 from src.core.console import InputError, StageError, Stopped, header, say, short, warn
 from src.core.device import amp_dtype, memory_advice, out_of_memory, pick_device, worker_count
 from src.core.freshness import Job
-from src.core.inference import infer, whole
 from src.core.interrupts import Interrupts
-from src.core.loop import Loop, optimiser_for, rate
 from src.core.paths import Paths, filter_text
-from src.core.runlog import BadSteps, Clock, epoch_line, since_best, write_log
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
 from src.parts import augment, losses, models, sampling
 from src.parts.tta import VIEWS
 from src.scoring import images as scoring
+from src.training.batches import Images, Plan, loader
+from src.training.checkpoint import (
+    is_whole,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+    save_weights,
+)
+from src.training.inference import infer, whole
+from src.training.loop import Loop, optimiser_for, rate
+from src.training.runlog import BadSteps, Clock, epoch_line, since_best, write_log
 
 BAD_IN_A_ROW = 10
 

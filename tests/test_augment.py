@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import refused
 
-from src.core.batches import Images
 from src.core.settings import Data, Experiment, Train
 from src.parts import augment, losses, sampling
+from src.training.batches import Images
 
 SIDE = 64
 

@@ -21,9 +21,6 @@ from test_chain import OTHER, SETTINGS, SMALL
 from src import bundle, evaluate, infer, predict
 from src.__main__ import main
 from src.config.load import load
-from src.core import budget, inference
-from src.core.budget import Unit
-from src.core.checkpoint import load_weights, shipped
 from src.core.console import StageError
 from src.core.device import AUTO_AMP, NUMBERS
 from src.core.paths import Paths
@@ -32,6 +29,10 @@ from src.data.predictions import Predictions
 from src.data.tables import read_folds, read_index
 from src.parts import models
 from src.parts.tta import VIEWS
+from src.training import inference
+from src.training import time_budget as budget
+from src.training.checkpoint import load_weights, shipped
+from src.training.time_budget import Unit
 
 SETS = [
     *SETTINGS,

@@ -108,10 +108,10 @@ def test_out_of_fold_means_out_of_fold(home):
     """Fold 0's answers come from the network that did not train on fold 0: another checkpoint gives others."""
     import torch
 
-    from src.core.checkpoint import load_weights
-    from src.core.inference import infer
     from src.parts import models
     from src.parts.tta import VIEWS
+    from src.training.checkpoint import load_weights
+    from src.training.inference import infer
 
     paths, config = Paths(home, home / "data"), load(home / "configs" / "small.yaml", SETTINGS)
     index = read_index(paths, "train")

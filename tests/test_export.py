@@ -17,12 +17,12 @@ from test_chain import SETTINGS, SMALL
 from src import export
 from src.__main__ import main
 from src.config.load import Config, load
-from src.core.checkpoint import load_weights, save_weights
 from src.core.console import StageError
 from src.core.paths import Paths
 from src.core.settings import Competition, Experiment
 from src.data.tables import read_folds, read_index
 from src.parts import models
+from src.training.checkpoint import load_weights, save_weights
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -11,13 +11,13 @@ import torch
 from conftest import refused
 from torch import nn
 
-from src.core.batches import Images, Plan, loader
 from src.core.console import InputError
 from src.core.device import AUTO_AMP, amp_dtype, has_kernels, pick_device
-from src.core.loop import Loop, ema_pairs, optimiser_for, rate, update_ema
-from src.core.runlog import BadSteps
 from src.core.settings import Loss, Train
 from src.parts import augment, losses
+from src.training.batches import Images, Plan, loader
+from src.training.loop import Loop, ema_pairs, optimiser_for, rate, update_ema
+from src.training.runlog import BadSteps
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -247,7 +247,7 @@ def test_a_gpu_without_kernels_is_refused_by_name(monkeypatch):
 
 
 def test_the_clock_tells_fold_and_plan_and_names_the_small_config_on_a_cpu(monkeypatch, capsys):
-    from src.core import runlog
+    from src.training import runlog
 
     now = iter(range(0, 10**6, 600))
     monkeypatch.setattr(runlog.time, "time", lambda: next(now))

@@ -12,13 +12,13 @@ from torch import nn
 
 from src.config.load import load
 from src.core.console import InputError
-from src.core.loop import optimiser_for
 from src.core.settings import Experiment, Loss, Model, Train
 from src.parts import losses, models
 from src.parts.check import check
 from src.parts.fitted import FITTED
 from src.parts.heads import HEADS
 from src.parts.transfer import behind, encoder_stages
+from src.training.loop import optimiser_for
 
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.name != "competition.yaml")
 ALIKE = losses.Frequencies(torch.tensor([1.0, 1.0, 1.0]) / 3)

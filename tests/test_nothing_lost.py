@@ -18,12 +18,13 @@ from conftest import ROOT
 from src import demo_data
 from src.__main__ import main
 from src.config.load import load
-from src.core import checkpoint, disk, freshness
+from src.core import disk, freshness
 from src.core.console import InputError, StageError
 from src.core.disk import new_folder, read_json, replacing, write_json
 from src.core.freshness import Fingerprints, Job
 from src.core.paths import Paths
 from src.core.stages import plan
+from src.training import checkpoint
 
 SMALL = """image_size: 32
 predict: {views: [identity]}
@@ -323,7 +324,7 @@ def test_force_is_remembered_and_not_suggested(home, capfd, monkeypatch):
             stopped.append(os.kill(os.getpid(), signal.SIGINT))
 
     with monkeypatch.context() as patched:
-        patched.setattr("src.core.runlog.Clock.tick", stop_in_fold_1)
+        patched.setattr("src.training.runlog.Clock.tick", stop_in_fold_1)
         assert main(line(home, "--force")) == 130
     said = capfd.readouterr().err
     assert "--force" not in said and "Go on with: ./run.sh --config" in said
@@ -364,7 +365,7 @@ def test_a_full_disk_under_force_does_not_suggest_force(home, capfd, monkeypatch
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("src.core.checkpoint.torch.save", full)
+    monkeypatch.setattr("src.training.checkpoint.torch.save", full)
     assert main(line(home, "train", "--fold", "0", "--force")) == 2
     assert "then run the same command again, without --force [disk_full]" in capfd.readouterr().err
     assert states(home)["train small fold 0"] == "stale", "and the wish stands"

@@ -180,7 +180,7 @@ def test_stopped_at_the_very_end_of_an_epoch_it_goes_on(
     with monkeypatch.context() as patched:
         steps = 3  # 12 images by 4
         if at == "step":
-            patched.setattr("src.core.runlog.Clock.tick", stop_at(2 * steps, lambda self: None))
+            patched.setattr("src.training.runlog.Clock.tick", stop_at(2 * steps, lambda self: None))
         else:
             patched.setattr(train, "infer", stop_at(3, train.infer))
         assert main(words("train", demo, work)) == 130, (
@@ -269,7 +269,7 @@ def test_out_of_memory_names_the_settings_that_halve_it(demo, work, capfd, monke
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("src.core.loop.Loop.backward", full)
+    monkeypatch.setattr("src.training.loop.Loop.backward", full)
     assert main(words("train", demo, work, "--fold", "0")) == 1
     err = capfd.readouterr().err
     assert "--set train.batch_size=2 --set train.accumulate=2" in err and "[out_of_memory]" in err

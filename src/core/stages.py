@@ -207,7 +207,7 @@ def train_job(config: Config, paths: Paths, fold: int) -> Job:
         inputs["model.encoder_weights"] = anchored(e.model.encoder_weights)
     judged_by = config.keys("score", "data.empty_class") | untuned(config)
     keys = config.keys("data.classes", "task", "image_size", "resize", "model", "loss", "train")
-    sources = ["src/train.py", "src/core/loop.py", "src/core/pretrained.py"]
+    sources = ["src/train.py", "src/training/loop.py", "src/core/pretrained.py"]
     sources += [
         f"src/parts/{p}.py"
         for p in ("models", "losses", "augment", "heads", "transfer", "monai_networks", "fitted")
@@ -306,8 +306,8 @@ def predict_job(config: Config, paths: Paths) -> Job:
         made_by=made_by,
         sources=[
             "src/predict.py",
-            "src/core/inference.py",
-            "src/core/checkpoint.py",
+            "src/training/inference.py",
+            "src/training/checkpoint.py",
             "src/parts/tta.py",
             "src/scoring/images.py",
             "src/parts/metrics.py",

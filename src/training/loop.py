@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from src.core.batches import Plan
 from src.core.device import autocast
 from src.core.settings import Train
+from src.training.batches import Plan
 
 Loss = Callable[
     [dict[str, torch.Tensor], dict[str, torch.Tensor]], dict[str, torch.Tensor]
