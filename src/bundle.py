@@ -323,7 +323,7 @@ def trial(folder: Path, file: Path, image: Path) -> dict[str, str]:
     """Import what infer imports, load one network of each experiment, read one image and draw; distribution -> version of all that was imported by then."""
     import importlib
 
-    from src.core import pictures
+    from src.report import figures as pictures
 
     importlib.import_module("src.infer")
     config, home = load(file), Paths(folder, folder)

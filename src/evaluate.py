@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from src.config.load import Config
-from src.core import page, pictures
 from src.core.console import InputError, command, counted, header, listing, say, short, warn
 from src.core.disk import replacing, write_json
 from src.core.freshness import Job
@@ -30,6 +29,8 @@ from src.data.rle import Truth
 from src.data.tables import read_folds, read_index, read_labels
 from src.parts import metrics
 from src.parts.postprocess import Decision, apply
+from src.report import figures as pictures
+from src.report import html as page
 from src.scoring import images as scoring
 from src.scoring import lecture
 from src.scoring import tuning as search

@@ -15,12 +15,12 @@ import pandas as pd
 
 from src.core.console import InputError, listing, short
 from src.core.disk import read_json
-from src.core.facts import Facts, light_of, load  # noqa: F401  load: a notebook begins with it
-from src.core.page import SHOWN
 from src.core.paths import Paths
-from src.core.pictures import LINES, canvas, plain, plain_lines
 from src.data.images import scaled
 from src.parts import filters
+from src.report.facts import Facts, light_of, load  # noqa: F401  load: a notebook begins with it
+from src.report.figures import LINES, canvas, plain, plain_lines
+from src.report.html import SHOWN
 
 SIDE = 64  # of the map of places
 TEST = "#888888"

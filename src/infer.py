@@ -25,7 +25,6 @@ import numpy as np
 import torch
 
 from src.config.load import Config
-from src.core import pictures
 from src.core.console import (
     STARTED,
     InputError,
@@ -50,6 +49,7 @@ from src.data.predictions import Predictions
 from src.parts import models, unlabelled
 from src.parts.postprocess import Decision, apply
 from src.parts.tta import VIEWS
+from src.report import figures as pictures
 from src.scoring import greedy
 from src.submission import writer as answers
 from src.submission.form import infer as infer_form

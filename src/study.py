@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 
 from src.config.load import Config
-from src.core import page, pictures
 from src.core.console import header, say, warn
 from src.core.disk import read_json, replacing
 from src.core.freshness import Job
@@ -30,6 +29,8 @@ from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.data.tables import read_index
 from src.parts.postprocess import Decision, apply
+from src.report import figures as pictures
+from src.report import html as page
 from src.scoring.compare import Answers, Difference, paired
 from src.scoring.resample import cross_folds
 

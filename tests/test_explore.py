@@ -14,8 +14,8 @@ from PIL import Image
 from scipy import ndimage
 
 from src import explore
-from src.core.facts import light_of
 from src.parts import filters
+from src.report.facts import light_of
 
 FIGURES = [
     "sizes",

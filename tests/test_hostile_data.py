@@ -19,7 +19,6 @@ from test_submit import evaluated, ready, settings  # noqa: F401  fixtures
 from zygote import Zygote
 
 from src import explore, submit
-from src.core import pictures
 from src.core.console import InputError
 from src.core.pretrained import find_weights
 from src.core.settings import Competition, Experiment
@@ -30,6 +29,7 @@ from src.data.images import read_image, read_mask
 from src.data.tables import read_index
 from src.kaggle_io import log as sentlog
 from src.parts import filters
+from src.report import figures as pictures
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from src.core import page
 from src.data.predictions import Predictions
+from src.report import html as page
 from src.scoring import lecture
 
 CLASSES = ["benign", "malignant", "normal"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.core.pictures import LINES, canvas, plain, save
 from src.kaggle_io.log import Row
+from src.report.figures import LINES, canvas, plain, save
 
 MOST = 20  # rows that fit beside the picture
 

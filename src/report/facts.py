@@ -16,10 +16,10 @@ import pandas as pd
 from src.core.console import InputError, progress, short
 from src.core.disk import read_json
 from src.core.paths import Paths
-from src.core.pictures import tile
 from src.data.images import read_image
 from src.data.rle import Truth
 from src.data.tables import read_index
+from src.report.figures import tile
 
 
 @dataclass
