@@ -30,9 +30,8 @@ from src.core.console import (
 from src.core.disk import explained, make_folder
 from src.core.freshness import Fingerprints, Job, index_ids
 from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder
-from src.core.records import read_manifest
 from src.core.shortage import complain, heard, here, shortage, to_nowhere
-from src.core.stages import (
+from src.pipeline.jobs import (
     data_files,
     form_of,
     has_test,
@@ -42,6 +41,7 @@ from src.core.stages import (
     submit_job,
     unanswered,
 )
+from src.pipeline.records import read_manifest
 from src.submission.sample import no_sample
 
 
@@ -275,7 +275,7 @@ def run_stages(config: Config, paths: Paths, stage: str | None, given: argparse.
             waiting = [j for j in todo if j.stage == "train"]
             job.details["left"] = len(waiting)
             side_by_side = (
-                importlib.import_module("src.parallel")
+                importlib.import_module("src.pipeline.parallel")
                 if job.stage == "train" and len(waiting) > 1
                 else None
             )

@@ -45,8 +45,11 @@ from src.core.disk import copy, point, read_json, replacing, replacing_folder, w
 from src.core.freshness import Fingerprints, fingerprint
 from src.core.locks import Lock
 from src.core.paths import COMPETITION, ROOT, Paths
-from src.core.records import read_metrics, read_runs, read_weights
-from src.core.stages import (
+from src.data.images import read_image
+from src.data.predictions import Predictions
+from src.data.tables import read_index
+from src.parts import models
+from src.pipeline.jobs import (
     ensemble_job,
     evaluate_job,
     member_folder,
@@ -54,11 +57,8 @@ from src.core.stages import (
     predict_job,
     weights_used,
 )
-from src.core.stages import folds as folds_to_use
-from src.data.images import read_image
-from src.data.predictions import Predictions
-from src.data.tables import read_index
-from src.parts import models
+from src.pipeline.jobs import folds as folds_to_use
+from src.pipeline.records import read_metrics, read_runs, read_weights
 from src.training.checkpoint import load_weights, save, shipped
 
 # What Kaggle's image has of all that inference may import, each with what it needs itself: installed_cpu_packages.txt of github.com/Kaggle/docker-python, May 2026

@@ -20,11 +20,11 @@ from src.core.console import InputError, command, counted, header, listing, say,
 from src.core.disk import write_json
 from src.core.freshness import Job
 from src.core.paths import Paths
-from src.core.stages import has_test, member_folder
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.data.tables import read_folds, read_index, read_labels
 from src.parts import metrics
+from src.pipeline.jobs import has_test, member_folder
 from src.scoring import greedy
 from src.scoring.resample import cross_folds
 

@@ -21,7 +21,6 @@ from src.core.console import InputError, command, counted, header, listing, say,
 from src.core.disk import replacing, write_json
 from src.core.freshness import Job
 from src.core.paths import Paths
-from src.core.records import read_metrics
 from src.core.settings import Competition
 from src.data.images import read_image, resize
 from src.data.predictions import Predictions
@@ -29,6 +28,7 @@ from src.data.rle import Truth
 from src.data.tables import read_folds, read_index, read_labels
 from src.parts import metrics
 from src.parts.postprocess import Decision, apply
+from src.pipeline.records import read_metrics
 from src.report import figures as pictures
 from src.report import html as page
 from src.scoring import images as scoring

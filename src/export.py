@@ -27,11 +27,11 @@ from src.config.load import Config
 from src.core.console import InputError, StageError, duration, header, listing, say, short
 from src.core.disk import explained, replacing, system_error
 from src.core.paths import Paths, filter_text
-from src.core.stages import folds as folds_to_use
-from src.core.stages import train_job, weights_used
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index
 from src.parts import models
 from src.parts.fitted import FITTED
+from src.pipeline.jobs import folds as folds_to_use
+from src.pipeline.jobs import train_job, weights_used
 from src.training.checkpoint import load_weights
 
 PACKAGES = ["onnx", "onnxruntime", "onnxscript"]

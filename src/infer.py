@@ -41,14 +41,15 @@ from src.core.disk import remove_folder, write_json
 from src.core.freshness import LIBRARIES, fingerprint, folder_fingerprint
 from src.core.locks import Lock
 from src.core.paths import Paths, filter_text
-from src.core.records import read_manifest, read_weights
-from src.core.stages import train_runs
 from src.data.dataset import Item, Problems
 from src.data.images import read_image
 from src.data.predictions import Predictions
-from src.parts import models, unlabelled
+from src.parts import models
 from src.parts.postprocess import Decision, apply
 from src.parts.tta import VIEWS
+from src.pipeline import store as unlabelled
+from src.pipeline.jobs import train_runs
+from src.pipeline.records import read_manifest, read_weights
 from src.report import figures as pictures
 from src.scoring import greedy
 from src.submission import writer as answers

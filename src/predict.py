@@ -22,13 +22,13 @@ from src.core.device import amp_dtype, pick_device
 from src.core.disk import move, read_json, remove, write_json
 from src.core.freshness import Job
 from src.core.paths import Paths, filter_text
-from src.core.stages import folds as folds_to_use
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
 from src.parts import models
 from src.parts.postprocess import Decision
 from src.parts.tta import VIEWS
+from src.pipeline.jobs import folds as folds_to_use
 from src.scoring import images as scoring
 from src.training.checkpoint import load_weights, shipped
 from src.training.inference import enough_memory, infer, mean_of_folds, whole

@@ -46,7 +46,6 @@ from src.core.disk import point, replacing, write_json
 from src.core.freshness import Job
 from src.core.paths import Paths, filter_text
 from src.core.settings import Experiment
-from src.core.stages import plan
 from src.data import dataset, duplicates, rle
 from src.data import rle_dialect as detect
 from src.data.dataset import Item, Problems
@@ -54,6 +53,7 @@ from src.data.images import resize
 from src.data.tables import COLUMNS, read_index
 from src.data.train_table import empty_token
 from src.parts import filters
+from src.pipeline.jobs import plan
 
 BATCH = 8  # images a task: small, so that Ctrl+C ends at once
 

@@ -16,11 +16,11 @@ from src.config.load import Config
 from src.core.console import InputError, command, header, listing, say, short, warn
 from src.core.freshness import Job, retire
 from src.core.paths import ROOT, Paths
-from src.core.records import read_metrics, read_weights
-from src.core.stages import form_of, sample_of
 from src.data.predictions import Predictions
 from src.data.tables import read_index
 from src.parts.postprocess import Decision
+from src.pipeline.jobs import form_of, sample_of
+from src.pipeline.records import read_metrics, read_weights
 from src.submission import writer as answers
 
 

@@ -20,9 +20,9 @@ from PIL import Image
 from src import prepare, submit
 from src.config import load as configs
 from src.core.paths import Paths
-from src.core.stages import submit_job
 from src.data.predictions import Predictions
 from src.parts.postprocess import Decision, apply
+from src.pipeline.jobs import submit_job
 
 S = 32  # of the predictions
 SIZES = [

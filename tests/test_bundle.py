@@ -24,11 +24,11 @@ from src.config.load import load
 from src.core.console import StageError
 from src.core.device import AUTO_AMP, NUMBERS
 from src.core.paths import Paths
-from src.core.stages import evaluate_job, weights_used
 from src.data.predictions import Predictions
 from src.data.tables import read_folds, read_index
 from src.parts import models
 from src.parts.tta import VIEWS
+from src.pipeline.jobs import evaluate_job, weights_used
 from src.training import inference
 from src.training import time_budget as budget
 from src.training.checkpoint import load_weights, shipped

@@ -14,11 +14,11 @@ from conftest import ROOT
 
 from src.__main__ import main
 from src.config.load import load
-from src.core import stages
 from src.core.paths import Paths
 from src.data import rle
 from src.data.predictions import Predictions
 from src.data.tables import read_folds, read_index
+from src.pipeline import jobs as stages
 
 SETTINGS = ["split.folds=2", "train.epochs=2", "train.workers=0"]
 CLASSES = ["benign", "malignant", "normal"]
@@ -341,7 +341,7 @@ def test_predicting_never_asks_for_weights(copy):
     weights = ["--set", f"model.encoder_weights={file}", "--set", "train.epochs=1"]
     assert main(line(copy, "train", config="small") + weights) == 0
     from src import predict
-    from src.core.stages import predict_job
+    from src.pipeline.jobs import predict_job
 
     config, paths = (
         load(

@@ -11,12 +11,12 @@ from test_evaluate import CLASSES, messy, perfect, world
 from src import ensemble
 from src.config.load import Config
 from src.core.settings import Competition, Ensemble
-from src.core.stages import ensemble_job
 from src.data.images import resize
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.parts import metrics
 from src.parts.postprocess import stretch
+from src.pipeline.jobs import ensemble_job
 from src.scoring import greedy
 
 

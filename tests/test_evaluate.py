@@ -14,11 +14,11 @@ from src import evaluate
 from src.config.load import Config
 from src.core.paths import Paths
 from src.core.settings import Competition, Experiment
-from src.core.stages import evaluate_job
 from src.data.predictions import Predictions
 from src.data.rle import Truth, to_runs
 from src.parts import metrics
 from src.parts.postprocess import Decision, apply, stretch
+from src.pipeline.jobs import evaluate_job
 from src.scoring import tuning as search
 from src.scoring.resample import bootstrap, cross_folds
 

@@ -12,10 +12,10 @@ from conftest import box, folder_data, leftovers, picture, prepared, save
 from src.__main__ import main
 from src.core.console import InputError
 from src.core.paths import Paths, filter_text
-from src.core.stages import plan
 from src.data.images import read_image, read_mask, resize
 from src.data.tables import read_index
 from src.parts import filters
+from src.pipeline.jobs import plan
 
 # ------------------------------------------------------------------------------------------------------------------------------- the filters
 

@@ -17,12 +17,12 @@ from sklearn.svm import LinearSVC
 
 from src.__main__ import main
 from src.config.load import load
-from src.core import stages
 from src.core.paths import Paths
 from src.core.settings import Model
 from src.data.predictions import Predictions
 from src.data.tables import read_folds, read_index
 from src.parts import fitted, models
+from src.pipeline import jobs as stages
 
 SVM = Model(arch="svm", encoder="tu-lcnet_035", encoder_weights="none")
 

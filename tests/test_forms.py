@@ -13,11 +13,11 @@ from conftest import picture, refused, save
 from dialects import SALT, STEMS, ellipse, kaggle, outline, world, written
 
 from src.config.load import load
-from src.core import stages
 from src.core.cli import parse
 from src.core.settings import Submission
 from src.data.rle_dialect import detect
 from src.parts.postprocess import Decision
+from src.pipeline import jobs as stages
 from src.submission import sample
 
 

@@ -17,7 +17,6 @@ from test_hostile_artifacts import home, line, loaded  # noqa: F401
 from zygote import Zygote
 
 from src import infer
-from src.core import records
 from src.core.console import InputError
 from src.core.paths import Paths
 from src.data import tables
@@ -25,6 +24,7 @@ from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.kaggle_io import log as sentlog
 from src.parts.postprocess import Decision
+from src.pipeline import records
 
 MANY = bool(os.environ.get("FUZZ"))
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 300))

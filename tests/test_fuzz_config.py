@@ -398,7 +398,7 @@ def fuzz(demo, tmp_path_factory):
     """fuzz(kind, text, words, …): the status of a folder of configs, one of them with this text."""
     home = tmp_path_factory.mktemp("fuzz")
 
-    with Zygote("src.config.load", "src.core.stages") as zygote:
+    with Zygote("src.config.load", "src.pipeline.jobs") as zygote:
 
         def attempt(kind: str, text: bytes | None, *more: str) -> None:
             folder = home / "configs"

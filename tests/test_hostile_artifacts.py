@@ -24,7 +24,6 @@ from conftest import ROOT, refused
 from src import bundle, fetch, infer, predict, train
 from src.__main__ import main
 from src.config.load import load
-from src.core import records, stages
 from src.core.console import InputError
 from src.core.paths import Paths
 from src.core.settings import NEUTRAL, Loss, Model, Strict, Submission
@@ -36,6 +35,8 @@ from src.kaggle_io import log as sentlog
 from src.kaggle_io import unzip as archives
 from src.parts import contours, metrics
 from src.parts.postprocess import Decision
+from src.pipeline import jobs as stages
+from src.pipeline import records
 
 SMALL = """image_size: 64
 model: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none,

@@ -22,13 +22,13 @@ from src import explore, submit
 from src.core.console import InputError
 from src.core.pretrained import find_weights
 from src.core.settings import Competition, Experiment
-from src.core.stages import data_files, submit_job
 from src.data import formulas, rle
 from src.data.dataset import Problems, find_test, natural
 from src.data.images import read_image, read_mask
 from src.data.tables import read_index
 from src.kaggle_io import log as sentlog
 from src.parts import filters
+from src.pipeline.jobs import data_files, submit_job
 from src.report import figures as pictures
 
 

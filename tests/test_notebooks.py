@@ -17,7 +17,7 @@ from test_chain import SMALL
 from src.__main__ import main
 from src.config.load import load
 from src.core.paths import Paths
-from src.core.stages import plan
+from src.pipeline.jobs import plan
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LOGIC = (

@@ -23,7 +23,7 @@ from src.core.console import InputError, StageError
 from src.core.disk import new_folder, read_json, replacing, write_json
 from src.core.freshness import Fingerprints, Job
 from src.core.paths import Paths
-from src.core.stages import plan
+from src.pipeline.jobs import plan
 from src.training import checkpoint
 
 SMALL = """image_size: 32

@@ -16,12 +16,12 @@ from conftest import ROOT, refused
 from test_chain import SETTINGS, SMALL
 from test_train import identical
 
-from src import parallel
 from src.__main__ import main
 from src.config.load import load
 from src.core.console import StageError, Stopped
 from src.core.paths import Paths
-from src.core.stages import train_job
+from src.pipeline import parallel
+from src.pipeline.jobs import train_job
 
 # what stands in for a fold's training below: it notes what it was given, and does as its fold's number says
 STAND_IN = """
@@ -242,7 +242,7 @@ from pathlib import Path
 from src import parallel
 from src.config.load import load
 from src.core.paths import Paths
-from src.core.stages import train_job
+from src.pipeline.jobs import train_job
 home = Path({str(tmp_path)!r})
 config, paths = load(home / "small.yaml"), Paths(home, home)
 parallel.CHILD = [sys.executable, "-u", "-c", "import time; print('here'); time.sleep(600)"]

@@ -15,11 +15,11 @@ import pytest
 from conftest import ROOT, box, folder_data, leftovers, picture, prepared, save
 
 from src import prepare
-from src.core import stages
 from src.core.paths import Paths
 from src.data import duplicates, rle
 from src.data.images import read_image, read_mask, resize
 from src.data.tables import read_index
+from src.pipeline import jobs as stages
 
 
 def test_demo_data_with_all_its_traps(demo, demo_prepared):

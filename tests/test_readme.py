@@ -15,7 +15,7 @@ from src.config.load import leaves, load
 from src.core.cli import TOOLS
 from src.core.paths import Paths
 from src.core.settings import Competition, Ensemble, Experiment
-from src.core.stages import STAGES, plan
+from src.pipeline.jobs import STAGES, plan
 
 README = (ROOT / "README.md").read_text()
 TREE = README.split("## What lies where")[1].split("```")[1]

@@ -8,10 +8,10 @@ import pytest
 from conftest import folder_data, refused
 
 from src import prepare, split
-from src.core import stages
 from src.core.paths import Paths
 from src.core.settings import Split
 from src.data.tables import COLUMNS, read_folds, read_index
+from src.pipeline import jobs as stages
 
 CLASSES = ["benign", "malignant", "normal"]
 

@@ -15,9 +15,9 @@ from src.config.load import Config
 from src.core.console import StageError
 from src.core.paths import Paths
 from src.core.settings import Competition, Experiment
-from src.core.stages import evaluate_job, submit_job
 from src.data.rle import decode
 from src.parts.postprocess import Decision, apply
+from src.pipeline.jobs import evaluate_job, submit_job
 from src.submission import writer as answers
 
 

@@ -17,7 +17,7 @@ from conftest import ROOT
 from src.__main__ import main
 from src.config.load import load
 from src.core.paths import Paths
-from src.core.stages import train_job
+from src.pipeline.jobs import train_job
 
 SETTINGS = [
     "image_size=64",

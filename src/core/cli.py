@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from src.core.console import FORCED, InputError, listing, nearest
-from src.core.stages import STAGES
+from src.pipeline.jobs import STAGES
 
 TOOLS = [
     "fetch",

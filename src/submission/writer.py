@@ -16,11 +16,11 @@ from src.core.console import InputError, StageError, command, listing, short
 from src.core.disk import replacing
 from src.core.paths import Paths
 from src.core.settings import Data
-from src.core.stages import form_of
 from src.data.predictions import Predictions
 from src.data.rle import encode
 from src.data.tables import read_index
 from src.parts.postprocess import Decision, apply, components, stretch
+from src.pipeline.jobs import form_of
 from src.submission.form import Form
 from src.submission.sample import Row
 from src.submission.verify import Fault, check, table_name

@@ -11,9 +11,9 @@ from src.config.load import Config
 from src.core.console import InputError
 from src.core.freshness import Job, folder_fingerprint, index_ids, rows_fingerprint
 from src.core.paths import Paths, anchored, filter_text
-from src.core.records import read_runs
 from src.data.files import data_files
 from src.data.tables import is_fold
+from src.pipeline.records import read_runs
 from src.submission.form import Form, infer
 from src.submission.glance import glance
 from src.submission.sample import sample_file

@@ -32,7 +32,7 @@ from src.core.paths import ROOT
 
 DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-CHILD = [sys.executable, "-u", "-m", "src.parallel"]
+CHILD = [sys.executable, "-u", "-m", "src.pipeline.parallel"]
 NAME = re.compile(r" \[([a-z][a-z0-9_]*)\]$")  # of an error, at the end of its line
 PATIENCE = 30  # seconds that a child has to end when everything is to stop at once
 
