@@ -17,12 +17,12 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from src import prepare, submit
 from src.config import load as configs
 from src.core.paths import Paths
 from src.data.predictions import Predictions
 from src.parts.postprocess import Decision, apply
 from src.pipeline.jobs import submit_job
+from src.stages import prepare, submit
 
 S = 32  # of the predictions
 SIZES = [

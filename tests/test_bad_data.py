@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import box, folder_data, leftovers, picture, prepared, refused, save
 
-from src import prepare
 from src.core.paths import Paths
 from src.data import dataset
 from src.data.images import read_image, resize
 from src.data.tables import read_index
+from src.stages import prepare
 
 
 def spoil(kind: str, data):

@@ -282,7 +282,7 @@ def test_parts_of_an_unfinished_predict_are_used_again_only_under_the_same_setti
     copy, monkeypatch
 ):
     """Stopped after one fold: the same command goes on with the other; another checkpoint or view starts anew."""
-    from src import predict
+    from src.stages import predict
 
     paths, asked, real = Paths(copy, copy / "data"), [], predict.infer
     assert run(copy, config="small") == 0
@@ -340,8 +340,8 @@ def test_predicting_never_asks_for_weights(copy):
     torch.save(models.build(small.experiment, 3, pretrained=False).body.encoder.state_dict(), file)
     weights = ["--set", f"model.encoder_weights={file}", "--set", "train.epochs=1"]
     assert main(line(copy, "train", config="small") + weights) == 0
-    from src import predict
     from src.pipeline.jobs import predict_job
+    from src.stages import predict
 
     config, paths = (
         load(
@@ -439,9 +439,9 @@ def test_evaluate_calls_a_greedy_ensemble_no_better_than_its_left_out_score(copy
 
 def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeypatch):
     """A network that answers with the true letterboxed mask is right at original size, in predict and in train's validation."""
-    from src import predict, train
     from src.data.rle import Truth
     from src.scoring import images as scoring
+    from src.stages import predict, train
 
     config, paths = load(copy / "configs" / "other.yaml", SETTINGS), Paths(copy, copy / "data")
     index = read_index(paths, "train")

@@ -22,9 +22,9 @@ from dialects import (
 )
 from test_dialects import by_rows, check
 
-from src import prepare
 from src.config.load import load
 from src.data.rle import Truth
+from src.stages import prepare
 
 WAYS = [
     (order, first, relative)

@@ -10,8 +10,8 @@ from conftest import refused
 from dialects import one_size, world
 from PIL import Image
 
-from src import prepare
 from src.core.console import InputError
+from src.stages import prepare
 from src.submission import writer as answers
 
 FULL, OTHER = 2, 5  # numbers of images with a mask: of two parts, of whole rows

@@ -8,7 +8,6 @@ import pytest
 from conftest import refused
 from test_evaluate import CLASSES, messy, perfect, world
 
-from src import ensemble
 from src.config.load import Config
 from src.core.settings import Competition, Ensemble
 from src.data.images import resize
@@ -18,6 +17,7 @@ from src.parts import metrics
 from src.parts.postprocess import stretch
 from src.pipeline.jobs import ensemble_job
 from src.scoring import greedy
+from src.stages import ensemble
 
 
 def run(paths, members, method="greedy", score=None) -> dict:

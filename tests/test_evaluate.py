@@ -10,7 +10,6 @@ import pytest
 from conftest import refused
 from PIL import Image
 
-from src import evaluate
 from src.config.load import Config
 from src.core.paths import Paths
 from src.core.settings import Competition, Experiment
@@ -21,6 +20,7 @@ from src.parts.postprocess import Decision, apply, stretch
 from src.pipeline.jobs import evaluate_job
 from src.scoring import tuning as search
 from src.scoring.resample import bootstrap, cross_folds
+from src.stages import evaluate
 
 CLASSES = ["benign", "malignant", "normal"]
 FEW = {

@@ -268,7 +268,7 @@ def test_a_zipped_sample_that_changed_is_noticed(tmp_path):
         with zipfile.ZipFile(w.paths.data / "sample_submission.csv.zip", "w") as archive:
             archive.writestr("sample_submission.csv", content)
 
-    from src import prepare
+    from src.stages import prepare
 
     zipped(text)
     prepare.run(None, w.config, w.paths)
@@ -335,7 +335,7 @@ def test_several_fetched_contests_are_told_apart(tmp_path, monkeypatch):
 
 def test_test_images_that_are_elsewhere(tmp_path):
     w = world(tmp_path, "id,label\n{id},normal\n", prepared=False)
-    from src import prepare
+    from src.stages import prepare
 
     (w.paths.data / "test").rename(w.paths.data / "test_images")
     prepare.run(None, w.config, w.paths)
@@ -367,8 +367,8 @@ def test_a_zip_of_masks_needs_nothing_said_before_prepare(tmp_path):
                 f"masks/{stem}.png", cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes()
             )
     table.unlink()
-    from src import prepare
     from src.__main__ import _sample_wrong
+    from src.stages import prepare
 
     assert _sample_wrong(w.config, w.paths) == ""
     prepare.run(None, w.config, w.paths)

@@ -290,14 +290,14 @@ QUICK = {"submit", "submissions", "split", "export"}  # what the suite has time 
 
 @pytest.fixture(scope="module")
 def zygote():
-    slow = ["pandas", "cv2", "src.submit", "src.split", "src.submissions"]
+    slow = ["pandas", "cv2", "src.stages.submit", "src.stages.split", "src.submissions"]
     slow += (
         [
-            "src.train",
-            "src.predict",
-            "src.evaluate",
-            "src.ensemble",
-            "src.prepare",
+            "src.stages.train",
+            "src.stages.predict",
+            "src.stages.evaluate",
+            "src.stages.ensemble",
+            "src.stages.prepare",
             "src.bundle",
             "src.export",
         ]

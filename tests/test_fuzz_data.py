@@ -440,7 +440,7 @@ def test_any_zip_as_a_sample(folder, data, changes, from_behind):
 @pytest.fixture(scope="module")
 def zygote():
     with Zygote(
-        "src.prepare", "pandas", "scipy.sparse.csgraph", "PIL.Image", "pydicom.pixels"
+        "src.stages.prepare", "pandas", "scipy.sparse.csgraph", "PIL.Image", "pydicom.pixels"
     ) as ready:
         yield ready
 

@@ -23,11 +23,11 @@ from src.config.load import Config, check_size, load
 from src.config.names import check_name
 from src.core.pretrained import find_weights, load_encoder
 from src.core.settings import Competition, Experiment, Model, Study
-from src.evaluate import without_zero
 from src.parts import models
 from src.report import figures as pictures
 from src.report import html as page
-from src.study import image_row, markdown, report
+from src.stages.evaluate import without_zero
+from src.stages.study import image_row, markdown, report
 
 CPU = ROOT / "configs" / "cpu.yaml"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -18,7 +18,7 @@ from test_evaluate import FEW, messy, write_table
 from test_submit import evaluated, ready, settings  # noqa: F401  fixtures
 from zygote import Zygote
 
-from src import explore, submit
+from src import explore
 from src.core.console import InputError
 from src.core.pretrained import find_weights
 from src.core.settings import Competition, Experiment
@@ -30,11 +30,14 @@ from src.kaggle_io import log as sentlog
 from src.parts import filters
 from src.pipeline.jobs import data_files, submit_job
 from src.report import figures as pictures
+from src.stages import submit
 
 
 @pytest.fixture(scope="module")
 def zygote():
-    with Zygote("src.prepare", "pandas", "scipy.sparse.csgraph", "PIL.Image") as ready_to_fork:
+    with Zygote(
+        "src.stages.prepare", "pandas", "scipy.sparse.csgraph", "PIL.Image"
+    ) as ready_to_fork:
         yield ready_to_fork
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, box, folder_data, leftovers, picture, prepared, save
 
-from src import prepare
 from src.core.paths import Paths
 from src.data import duplicates, rle
 from src.data.images import read_image, read_mask, resize
 from src.data.tables import read_index
 from src.pipeline import jobs as stages
+from src.stages import prepare
 
 
 def test_demo_data_with_all_its_traps(demo, demo_prepared):

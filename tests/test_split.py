@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from conftest import folder_data, refused
 
-from src import prepare, split
 from src.core.paths import Paths
 from src.core.settings import Split
 from src.data.tables import COLUMNS, read_folds, read_index
 from src.pipeline import jobs as stages
+from src.stages import prepare, split
 
 CLASSES = ["benign", "malignant", "normal"]
 

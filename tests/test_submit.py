@@ -10,7 +10,6 @@ import pytest
 from conftest import refused
 from test_evaluate import CLASSES, FEW, messy, perfect, world, write_table
 
-from src import evaluate, submit
 from src.config.load import Config
 from src.core.console import StageError
 from src.core.paths import Paths
@@ -18,6 +17,7 @@ from src.core.settings import Competition, Experiment
 from src.data.rle import decode
 from src.parts.postprocess import Decision, apply
 from src.pipeline.jobs import evaluate_job, submit_job
+from src.stages import evaluate, submit
 from src.submission import writer as answers
 
 

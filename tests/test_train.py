@@ -157,8 +157,8 @@ def test_stopped_at_the_very_end_of_an_epoch_it_goes_on(
     at, demo, work, uninterrupted, capfd, monkeypatch
 ):
     """After the last step of the second epoch, before its validation; or within the last validation of all."""
-    from src import train
     from src.core.interrupts import Interrupts
+    from src.stages import train
 
     count, asked = [0], [None]
 
@@ -203,7 +203,7 @@ def test_predict_does_not_use_what_is_half_trained(demo, work, capfd, monkeypatc
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("src.train.finish", stopped)
+    monkeypatch.setattr("src.stages.train.finish", stopped)
     for fold in "01":
         assert main(words("train", demo, work, "--fold", fold)) == 130
     monkeypatch.undo()
@@ -252,7 +252,7 @@ def test_a_loss_that_stays_not_finite_stops_with_advice_and_keeps_the_checkpoint
         return good(logits, target, settings) * (1 if len(calls) <= 3 else float("nan"))
 
     monkeypatch.setitem(losses.MASK_LOSSES, "bce", breaks_in_the_second_epoch)
-    monkeypatch.setattr("src.train.BAD_IN_A_ROW", 3)
+    monkeypatch.setattr("src.stages.train.BAD_IN_A_ROW", 3)
     assert main(words("train", demo, work, "--fold", "0")) == 1
     err = capfd.readouterr().err
     assert (

@@ -26,7 +26,13 @@ model: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none,
         options: {decoder_channels: [32, 16, 16, 8, 8]}}
 """
 IMPORTS = ("torch", "segmentation_models_pytorch", "albumentations", "pandas", "cv2")
-IMPORTS += ("src.prepare", "src.train", "src.split", "iterstrat.ml_stratifiers", "src.evaluate")
+IMPORTS += (
+    "src.stages.prepare",
+    "src.stages.train",
+    "src.stages.split",
+    "iterstrat.ml_stratifiers",
+    "src.stages.evaluate",
+)
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -144,7 +144,7 @@ def prepare_job(config: Config, paths: Paths) -> Job:
         keys,
         inputs,
         [paths.index, paths.report, paths.truth],
-        sources=["src/prepare.py"],
+        sources=["src/stages/prepare.py"],
     )
 
 
@@ -170,7 +170,7 @@ def store_job(config: Config, paths: Paths) -> Job:
         config.keys("image_size", "resize", "filter", "filter_options", "data.channels"),
         inputs,
         outputs,
-        sources=["src/prepare.py", "src/parts/filters.py"],
+        sources=["src/stages/prepare.py", "src/parts/filters.py"],
         details={"experiment": e},
     )
 
@@ -185,7 +185,7 @@ def split_job(config: Config, paths: Paths) -> Job:
         {"the train images": rows_fingerprint(paths.index, "train")},
         [paths.folds],
         made_by={"the train images": "prepare"},
-        sources=["src/split.py"],
+        sources=["src/stages/split.py"],
         editable=[paths.folds],
     )
 
@@ -207,7 +207,7 @@ def train_job(config: Config, paths: Paths, fold: int) -> Job:
         inputs["model.encoder_weights"] = anchored(e.model.encoder_weights)
     judged_by = config.keys("score", "data.empty_class") | untuned(config)
     keys = config.keys("data.classes", "task", "image_size", "resize", "model", "loss", "train")
-    sources = ["src/train.py", "src/training/loop.py", "src/core/pretrained.py"]
+    sources = ["src/stages/train.py", "src/training/loop.py", "src/core/pretrained.py"]
     sources += [
         f"src/parts/{p}.py"
         for p in ("models", "losses", "augment", "heads", "transfer", "monai_networks", "fitted")
@@ -305,7 +305,7 @@ def predict_job(config: Config, paths: Paths) -> Job:
         outputs,
         made_by=made_by,
         sources=[
-            "src/predict.py",
+            "src/stages/predict.py",
             "src/training/inference.py",
             "src/training/checkpoint.py",
             "src/parts/tta.py",
@@ -364,7 +364,7 @@ def ensemble_job(config: Config, paths: Paths) -> Job:
         outputs,
         made_by=made_by
         | {"the truth": "prepare", "folds.csv": "split", "the train images": "prepare"},
-        sources=["src/ensemble.py", "src/scoring/greedy.py", "src/parts/metrics.py"],
+        sources=["src/stages/ensemble.py", "src/scoring/greedy.py", "src/parts/metrics.py"],
     )
 
 
@@ -394,7 +394,7 @@ def evaluate_job(config: Config, paths: Paths) -> Job:
         made_by=made_by,
         editable=[paths.decision(n)],
         sources=[
-            "src/evaluate.py",
+            "src/stages/evaluate.py",
             "src/parts/metrics.py",
             "src/scoring/images.py",
             "src/scoring/lecture.py",
@@ -437,7 +437,7 @@ def submit_job(config: Config, paths: Paths) -> Job:
         [output],
         made_by=made_by,
         sources=[
-            "src/submit.py",
+            "src/stages/submit.py",
             "src/submission/form.py",
             "src/submission/sample.py",
             "src/data/rle.py",
@@ -469,5 +469,5 @@ def study_job(config: Config, paths: Paths) -> Job:
         inputs,
         outputs,
         made_by=dict.fromkeys(inputs, "evaluate"),
-        sources=["src/study.py", "src/scoring/compare.py"],
+        sources=["src/stages/study.py", "src/scoring/compare.py"],
     )

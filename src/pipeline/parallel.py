@@ -1,7 +1,7 @@
 """Folds side by side: one process for each GPU, or for each of --parallel N; whichever is free takes the next fold.
 
 READS   what train reads
-WRITES  what train writes, and nothing of its own: every child is src/train.py with one fold, which checks what is there, saves and goes on as it does alone
+WRITES  what train writes, and nothing of its own: every child is src/stages/train.py with one fold, which checks what is there, saves and goes on as it does alone
 
 Imports nothing heavy: how many GPUs there are is asked before torch is there.
 """
