@@ -151,7 +151,7 @@ def work(given: argparse.Namespace) -> int:
             code="other_kind_of_config",
         )
     if demo:
-        importlib.import_module("src.demo_data").make(paths.data)
+        importlib.import_module("src.tools.demo_data").make(paths.data)
     if given.stage == "status":
         return status(config, paths)
     if tool:
@@ -162,7 +162,7 @@ def work(given: argparse.Namespace) -> int:
     Fingerprints.of(paths).save()
     if stage is None:
         say(("" if ran else "everything is up to date. ") + _last_line(config, paths))
-    return importlib.import_module("src.send").run(given, config, paths) if given.send else 0
+    return importlib.import_module("src.tools.send").run(given, config, paths) if given.send else 0
 
 
 def _contest_folder(given: argparse.Namespace, config: Config) -> Path:

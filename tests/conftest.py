@@ -20,11 +20,11 @@ os.environ["CUDA_VISIBLE_DEVICES"] = (
 for variable in ("CONDA_PREFIX", "COLUMNS", "GIT_DIR", "GIT_WORK_TREE", "KAGGLE_KERNEL_RUN_TYPE"):
     os.environ.pop(variable, None)
 
-from src import demo_data
 from src.config import load as configs
 from src.core.console import InputError  # noqa: E402
 from src.core.paths import Paths  # noqa: E402
 from src.stages import prepare
+from src.tools import demo_data
 
 
 @pytest.fixture(autouse=True)

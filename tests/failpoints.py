@@ -113,8 +113,8 @@ class Disk:
 
 def without_rehearsal() -> None:
     """Let `bundle` not try its own copy in a process of its own, which takes ten seconds."""
-    from src import bundle
     from src.core.disk import point
+    from src.tools import bundle
 
     def tried(folder: Path, *_) -> dict[str, str]:
         point("start", folder)

@@ -18,7 +18,6 @@ import torch
 from conftest import ROOT, picture, refused, save
 from test_chain import OTHER, SETTINGS, SMALL
 
-from src import bundle, infer
 from src.__main__ import main
 from src.config.load import load
 from src.core.console import StageError
@@ -30,6 +29,7 @@ from src.parts import models
 from src.parts.tta import VIEWS
 from src.pipeline.jobs import evaluate_job, weights_used
 from src.stages import evaluate, predict
+from src.tools import bundle, infer
 from src.training import inference
 from src.training import time_budget as budget
 from src.training.checkpoint import load_weights, shipped

@@ -10,8 +10,8 @@ import pytest
 from conftest import refused
 from PIL import Image
 
-from src import demo_data
 from src.data.images import read_image, read_mask
+from src.tools import demo_data
 
 
 def digest(folder: Path) -> str:

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
 
-from src import explore
 from src.parts import filters
 from src.report.facts import light_of
+from src.tools import explore
 
 FIGURES = [
     "sizes",

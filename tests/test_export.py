@@ -14,7 +14,6 @@ import torch
 from conftest import ROOT, refused
 from test_chain import SETTINGS, SMALL
 
-from src import export
 from src.__main__ import main
 from src.config.load import Config, load
 from src.core.console import StageError
@@ -22,6 +21,7 @@ from src.core.paths import Paths
 from src.core.settings import Competition, Experiment
 from src.data.tables import read_folds, read_index
 from src.parts import models
+from src.tools import export
 from src.training.checkpoint import load_weights, save_weights
 
 onnx = pytest.importorskip("onnx")

@@ -27,7 +27,7 @@ from conftest import ROOT
 from failpoints import KINDS
 from zygote import Answer, Zygote
 
-from src import demo_data
+from src.tools import demo_data
 
 IMPORTS = ("torch", "segmentation_models_pytorch", "timm", "albumentations", "pandas", "sklearn")
 IMPORTS += ("matplotlib.figure", "iterstrat.ml_stratifiers", "scipy.ndimage", "cv2", "pydantic")

@@ -9,11 +9,11 @@ import pytest
 from conftest import ROOT
 from kaggle_server import SECRETS, enter, make_zip, server  # noqa: F401
 
-from src import fetch
 from src.__main__ import main
 from src.kaggle_io import client as kaggle
 from src.kaggle_io import errors as refusals
 from src.kaggle_io import unzip as archives
+from src.tools import fetch
 
 CONFIG = str(ROOT / "configs" / "cpu.yaml")
 

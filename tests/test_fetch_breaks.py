@@ -13,8 +13,8 @@ from conftest import ROOT
 from kaggle_server import CLEARED, SECRETS, make_zip, server  # noqa: F401
 from test_fetch import CONFIG, below, home, noise, quick, run  # noqa: F401
 
-from src import fetch
 from src.kaggle_io import unzip as archives
+from src.tools import fetch
 
 
 def test_it_goes_on_after_every_break(server, home, run):  # noqa: F811

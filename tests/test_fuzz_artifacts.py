@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from test_hostile_artifacts import home, line, loaded  # noqa: F401
 from zygote import Zygote
 
-from src import infer
 from src.core.console import InputError
 from src.core.paths import Paths
 from src.data import tables
@@ -25,6 +24,7 @@ from src.data.rle import Truth
 from src.kaggle_io import log as sentlog
 from src.parts.postprocess import Decision
 from src.pipeline import records
+from src.tools import infer
 
 MANY = bool(os.environ.get("FUZZ"))
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 300))
@@ -290,7 +290,7 @@ QUICK = {"submit", "submissions", "split", "export"}  # what the suite has time 
 
 @pytest.fixture(scope="module")
 def zygote():
-    slow = ["pandas", "cv2", "src.stages.submit", "src.stages.split", "src.submissions"]
+    slow = ["pandas", "cv2", "src.stages.submit", "src.stages.split", "src.tools.submissions"]
     slow += (
         [
             "src.stages.train",
@@ -298,8 +298,8 @@ def zygote():
             "src.stages.evaluate",
             "src.stages.ensemble",
             "src.stages.prepare",
-            "src.bundle",
-            "src.export",
+            "src.tools.bundle",
+            "src.tools.export",
         ]
         if MANY
         else []

@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 from conftest import ROOT, refused
 
-from src import bundle, fetch, infer
 from src.__main__ import main
 from src.config.load import load
 from src.core.console import InputError
@@ -38,6 +37,7 @@ from src.parts.postprocess import Decision
 from src.pipeline import jobs as stages
 from src.pipeline import records
 from src.stages import predict, train
+from src.tools import bundle, fetch, infer
 
 SMALL = """image_size: 64
 model: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none,

@@ -18,7 +18,6 @@ from test_evaluate import FEW, messy, write_table
 from test_submit import evaluated, ready, settings  # noqa: F401  fixtures
 from zygote import Zygote
 
-from src import explore
 from src.core.console import InputError
 from src.core.pretrained import find_weights
 from src.core.settings import Competition, Experiment
@@ -31,6 +30,7 @@ from src.parts import filters
 from src.pipeline.jobs import data_files, submit_job
 from src.report import figures as pictures
 from src.stages import submit
+from src.tools import explore
 
 
 @pytest.fixture(scope="module")

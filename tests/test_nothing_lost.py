@@ -15,7 +15,6 @@ import pytest
 import torch
 from conftest import ROOT
 
-from src import demo_data
 from src.__main__ import main
 from src.config.load import load
 from src.core import disk, freshness
@@ -24,6 +23,7 @@ from src.core.disk import new_folder, read_json, replacing, write_json
 from src.core.freshness import Fingerprints, Job
 from src.core.paths import Paths
 from src.pipeline.jobs import plan
+from src.tools import demo_data
 from src.training import checkpoint
 
 SMALL = """image_size: 32

@@ -16,7 +16,6 @@ from kaggle_server import KEY, ago, server  # noqa: F401
 from test_submit import evaluated, settings  # noqa: F401
 from test_submit import run as make_submission
 
-from src import send, submissions
 from src.core import console
 from src.core.cli import parse
 from src.core.console import InputError, StageError
@@ -25,6 +24,7 @@ from src.kaggle_io import log as sentlog
 from src.kaggle_io import plot as sentplot
 from src.kaggle_io.client import Kaggle
 from src.parts.postprocess import Decision
+from src.tools import send, submissions
 
 SLUG, DRAW = "aio-medical-image", sentplot.draw
 

@@ -14,7 +14,6 @@ from conftest import refused
 from PIL import Image
 from scipy.stats import spearmanr
 
-from src import submissions
 from src.config.load import Config
 from src.core.cli import parse
 from src.core.console import InputError, StageError
@@ -24,6 +23,7 @@ from src.kaggle_io import log as sentlog
 from src.kaggle_io import plot as sentplot
 from src.kaggle_io.client import Sent
 from src.kaggle_io.log import COLUMNS, Row
+from src.tools import submissions
 
 SLUG = "aio-medical-image"
 

@@ -17,8 +17,8 @@ import pytest
 from conftest import ROOT
 from zygote import Answer, Zygote
 
-from src import demo_data
 from src.core.paths import Paths
+from src.tools import demo_data
 
 SMALL = """image_size: 32
 predict: {views: [identity]}

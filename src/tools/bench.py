@@ -1,12 +1,12 @@
-"""Benchmarks: `python -m src.bench WHAT …`, alternating repeats in one process, medians.
+"""Benchmarks: `python -m src.tools.bench WHAT …`, alternating repeats in one process, medians.
 
-python -m src.bench train predict --config configs/cpu.yaml --set model.encoder_weights=none
+python -m src.tools.bench train predict --config configs/cpu.yaml --set model.encoder_weights=none
     the training loop (loader, augmentation, EMA, sums) ÷ a bare loop of the same network, loss and optimiser on one resident batch;
     predict's loop ÷ a bare forward pass. On generated images; on the GPU where there is one.
-python -m src.bench stages --config configs/cpu.yaml --data DIR [--work DIR]
+python -m src.tools.bench stages --config configs/cpu.yaml --data DIR [--work DIR]
     seconds of prepare (all of the data, anew, in a temporary folder), and of evaluate, ensemble and submit, of the command line's answers and of an
     up-to-date run, on what a finished run left in --work; nothing of it is changed.
-python -m src.bench greedy --config configs/cpu.yaml --data DIR [--work DIR]
+python -m src.tools.bench greedy --config configs/cpu.yaml --data DIR [--work DIR]
     seconds of greedy selection over six members, made from that run's predictions by adding smooth noise.
 """
 
@@ -36,7 +36,7 @@ REPEATS = 5
 
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        "python -m src.bench",
+        "python -m src.tools.bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

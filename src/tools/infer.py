@@ -1,6 +1,6 @@
 """infer: the submission from a bundle and test images alone: no network, no train images, no labels.
 
-READS   a bundle (see src/bundle.py), the test images and the sample of the submission in --data
+READS   a bundle (see src/tools/bundle.py), the test images and the sample of the submission in --data
 WRITES  submissions/<name>.csv (or .zip), and <name>.png: some answers drawn on their images; on the way artifacts/infer/<name>/, from which a stopped run goes on
 
 Images, batches, folds and members go the way that prepare, predict, ensemble and submit go: on the same device the file is the same, byte for byte.

@@ -9,7 +9,7 @@ WRITES  artifacts/bundles/<name>/ and <name>.zip, both the same:
         packages.txt  wheels/                what Kaggle's image lacks; its wheels, where you have put them there
         bundle.json  README.md               what is in it, and how to use it
 
-The same artifacts give the same bytes. A working folder's names hold inside of it, so src/infer.py reads it with the same core/paths.py.
+The same artifacts give the same bytes. A working folder's names hold inside of it, so src/tools/infer.py reads it with the same core/paths.py.
 """
 
 from __future__ import annotations
@@ -296,7 +296,7 @@ def tried(folder: Path, config: Config, paths: Paths) -> dict[str, str]:
     words = [
         sys.executable,
         "-m",
-        "src.bundle",
+        "src.tools.bundle",
         str(folder),
         str(folder / "configs" / f"{config.name}.yaml"),
         str(image),
@@ -325,7 +325,7 @@ def trial(folder: Path, file: Path, image: Path) -> dict[str, str]:
 
     from src.report import figures as pictures
 
-    importlib.import_module("src.infer")
+    importlib.import_module("src.tools.infer")
     config, home = load(file), Paths(folder, folder)
     read_image(image, config.competition.data.channels)
     pictures.canvas(1, 1)
