@@ -38,7 +38,7 @@ else
   python=${active:-$(command -v python3 || command -v python || true)}
   [ -n "$python" ] && command -v "$python" >/dev/null || fail "no Python found (${python:-python3}). Install Python 3.10 or newer, or name one with PYTHON=/path/to/python [no_python]"
   code=0
-  said=$("$python" - < src/core/environment.py 2>&1) || code=$?
+  said=$("$python" - < src/environment.py 2>&1) || code=$?
   case $code in  # does it have what requirements.txt names? 0: yes, 10: no, else it does not run
     0) ;;
     10) cmp -s requirements.txt "$stamp" || install "$python"

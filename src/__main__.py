@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from src.cli import DEMO_SETTINGS, TOOLS, bare, parse
 from src.config.load import Config, load
 from src.core import console
-from src.core.cli import DEMO_SETTINGS, TOOLS, bare, parse
 from src.core.console import (
     InputError,
     StageError,

@@ -12,8 +12,8 @@ import pytest
 from conftest import picture, refused, save
 from dialects import SALT, STEMS, ellipse, kaggle, outline, world, written
 
+from src.cli import parse
 from src.config.load import load
-from src.core.cli import parse
 from src.core.settings import Submission
 from src.data.rle_dialect import detect
 from src.parts.postprocess import Decision

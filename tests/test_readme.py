@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT
 
 from src.__main__ import parse
+from src.cli import TOOLS
 from src.config.load import leaves, load
-from src.core.cli import TOOLS
 from src.core.paths import Paths
 from src.core.settings import Competition, Ensemble, Experiment
 from src.pipeline.jobs import STAGES, plan

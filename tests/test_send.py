@@ -16,8 +16,8 @@ from kaggle_server import KEY, ago, server  # noqa: F401
 from test_submit import evaluated, settings  # noqa: F401
 from test_submit import run as make_submission
 
+from src.cli import parse
 from src.core import console
-from src.core.cli import parse
 from src.core.console import InputError, StageError
 from src.core.paths import Paths
 from src.kaggle_io import log as sentlog

@@ -14,8 +14,8 @@ from conftest import refused
 from PIL import Image
 from scipy.stats import spearmanr
 
+from src.cli import parse
 from src.config.load import Config
-from src.core.cli import parse
 from src.core.console import InputError, StageError
 from src.core.paths import Paths
 from src.core.settings import Competition, Experiment
