@@ -155,7 +155,7 @@ def work(given: argparse.Namespace) -> int:
     if given.stage == "status":
         return status(config, paths)
     if tool:
-        return importlib.import_module(f"src.{given.stage}").run(given, config, paths)
+        return importlib.import_module(f"src.tools.{given.stage}").run(given, config, paths)
     make_folder(paths.artifacts)
     stage = None if given.stage in ("all", "demo", "study") else given.stage
     ran = run_stages(config, paths, stage, given)
@@ -281,7 +281,9 @@ def run_stages(config: Config, paths: Paths, stage: str | None, given: argparse.
             )
             count = side_by_side.count(given.parallel) if side_by_side else 1
             if count == 1:
-                importlib.import_module(f"src.{job.stage}").run(job, config.owner(job.name), paths)
+                importlib.import_module(f"src.stages.{job.stage}").run(
+                    job, config.owner(job.name), paths
+                )
                 handled += [
                     j.title for j in jobs if j is job or j.stage == job.stage == "prepare"
                 ]  # prepare makes everything of its own in one pass

@@ -159,7 +159,7 @@ def shell_word(variable: re.Match) -> str:
 
 def of_data() -> list[tuple[str, int, str, str]]:
     """What prepare finds wrong with the data: Problems of src/data/dataset.py."""
-    file = ROOT / "src" / "core" / "dataset.py"
+    file = ROOT / "src" / "data" / "dataset.py"
     kinds = next(
         ast.literal_eval(node.value)
         for node in parsed(file).body

@@ -33,7 +33,7 @@ IMPORTS = ("torch", "segmentation_models_pytorch", "timm", "albumentations", "pa
 IMPORTS += ("matplotlib.figure", "iterstrat.ml_stratifiers", "scipy.ndimage", "cv2", "pydantic")
 STAGES = ("prepare", "split", "train", "predict", "ensemble", "evaluate", "submit", "study")
 STAGES += ("bundle",)
-IMPORTS += tuple(f"src.{stage}" for stage in STAGES)
+IMPORTS += tuple(f"src.stages.{stage}" for stage in STAGES)
 CONFIGS = {
     "one": "image_size: 32\npredict: {views: [identity]}\nmodel: {arch: unet, "
     "encoder: tu-lcnet_035, encoder_weights: none, "

@@ -254,7 +254,7 @@ def test_a_stage_declares_every_setting_that_it_reads(copy, which, monkeypatch):
     if stage == "study":
         assert main(line(copy, "study", config="few")) == 0
     config, paths = loaded(copy, name, *overrides)
-    module = importlib.import_module(f"src.{stage}")
+    module = importlib.import_module(f"src.stages.{stage}")
     if stage == "prepare":
         monkeypatch.setattr(module, "ProcessPoolExecutor", Here)
     jobs = [j for j in stages.plan(config, paths) if j.stage == stage]

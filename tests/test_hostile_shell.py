@@ -83,8 +83,8 @@ def test_a_python_that_cannot_run_is_no_reason_to_install(tmp_path):
     python.chmod(0o755)
     shutil.copy(ROOT / "run.sh", tmp_path)
     shutil.copy(ROOT / "requirements.txt", tmp_path)
-    (tmp_path / "src" / "core").mkdir(parents=True)
-    shutil.copy(ROOT / "src" / "core" / "environment.py", tmp_path / "src" / "core")
+    (tmp_path / "src").mkdir()
+    shutil.copy(ROOT / "src" / "environment.py", tmp_path / "src")
     done = shell('"$RUN" --help', RUN=str(tmp_path / "run.sh"), PYTHON=str(python))
     assert done.returncode == 2 and not done.stdout
     assert "Fatal Python error: no memory" in one_error(done, "python_does_not_run")

@@ -157,7 +157,7 @@ def test_stopped_at_the_very_end_of_an_epoch_it_goes_on(
     at, demo, work, uninterrupted, capfd, monkeypatch
 ):
     """After the last step of the second epoch, before its validation; or within the last validation of all."""
-    from src.core.interrupts import Interrupts
+    from src.core.console import Interrupts
     from src.stages import train
 
     count, asked = [0], [None]

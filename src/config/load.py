@@ -19,9 +19,9 @@ from src.config.complaints import complaint, shortened
 from src.config.names import check_name
 from src.config.overrides import leaves, parse_override, set_in
 from src.core.console import InputError, nearest
+from src.core.disk import what_is
 from src.core.paths import COMPETITION, CONFIGS
 from src.core.settings import NEUTRAL, Competition, Ensemble, Evaluation, Experiment, Strict, Study
-from src.data.files import what_is
 
 LONGEST_LABEL = 100  # bytes of a cell's name, which becomes a part of a folder's
 MOST_CELLS = 500  # of a study, each seed counted

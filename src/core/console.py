@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
+import signal
 import sys
 import time
 import unicodedata
@@ -152,3 +153,30 @@ def again() -> str:
 
 
 STARTED = time.time()
+
+
+def printable(text: object, most: int = 10_000) -> str:
+    """On one line, and in letters that every terminal and file takes; anything else is escaped.
+    What is longer than `most` is cut."""
+    text = str(text)
+    text = text if len(text) <= most else text[:most] + "…"
+    return escaped(text)
+
+
+class Interrupts:
+    """As a context manager; `asked` turns true on the first signal."""
+
+    def __enter__(self) -> Interrupts:
+        self.asked = False
+        self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        say("\n  stopping after this step (once more: at once)")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 import torch
 
-from src.config.load import Config
 from src.core.console import InputError, StageError, short
+from src.core.settings import Experiment
 
 
 def pick_device(exact: bool = False) -> torch.device:
@@ -124,11 +125,11 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def memory_advice(config: Config) -> StageError:
+def memory_advice(experiment: Experiment, file: Path) -> StageError:
     """The settings that halve the memory with the same effective batch."""
-    e, t = config.experiment, config.experiment.train
+    e, t = experiment, experiment.train
     if t.batch_size >= 4:  # below two images BatchNorm has nothing to average
-        advice = f"--set train.batch_size={t.batch_size // 2} --set train.accumulate={t.accumulate * 2} halves it with the same effective batch (in {short(config.file)} for this experiment alone)"
+        advice = f"--set train.batch_size={t.batch_size // 2} --set train.accumulate={t.accumulate * 2} halves it with the same effective batch (in {short(file)} for this experiment alone)"
     else:
         advice = f"The batch is small already: --set image_size={max(32, e.image_size * 3 // 4 // 32 * 32)} or a smaller encoder"
     return StageError(

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -303,3 +304,33 @@ def system_error(error: BaseException | None) -> OSError | None:
             return error
         error, seen = error.__cause__ or error.__context__, seen + 1
     return None
+
+
+BROKEN = ("a broken link", "a link to itself")
+
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def what_is(path: Path | str) -> str:
+    """'' for a file, or a link to one; else in words what lies there."""
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return BROKEN[1]
+        return BROKEN[0] if os.path.islink(path) else error.strerror or "nothing"
+    return "" if kind == stat.S_IFREG else KINDS.get(kind, "no file")
+
+
+def must_be_file(path: Path, what: str) -> None:
+    """Raises InputError where something lies there that is no file; nothing at all is fine."""
+    if os.path.lexists(path) and (kind := what_is(path)):
+        todo = "Put the file itself there, or take this away"
+        raise InputError(f"{what} is {kind}, not a file", short(path), todo, code="not_a_file")

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from src.core.console import InputError, say, short
+from src.core.disk import must_be_file
 from src.core.paths import anchored
 from src.core.settings import Model
-from src.data.files import must_be_file
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from src.core.console import InputError, listing, short
-from src.data.files import must_be_file, printable
+from src.core.console import InputError, listing, printable, short
+from src.core.disk import must_be_file
 from src.data.formulas import is_formula
 from src.data.limits import MOST_BYTES
 

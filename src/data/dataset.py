@@ -7,22 +7,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from src.core.console import InputError, listing, nearest, short, warn
+from src.core.console import InputError, listing, nearest, printable, short, warn
+from src.core.disk import must_be_file
 from src.core.settings import Competition
 from src.data import rle
 from src.data.cells import names_of
-from src.data.files import data_files, must_be_file, odd_images, printable, unread_files
+from src.data.files import IMAGE_SUFFIXES, data_files, odd_images
 from src.data.formulas import is_formula
 from src.data.images import read_image, read_mask, scaled
 from src.data.train_table import read_rows
-from src.submission.form import infer
-from src.submission.sample import IMAGE_SUFFIXES, image_of, no_sample, sample_file
 
 SHOWN = 50  # file names in one line of problems
 
@@ -93,8 +93,15 @@ class Problems:
         ]
 
 
-def find(data: Path, competition: Competition, problems: Problems) -> list[Item]:
-    """The images of a data folder: train in natural order of their ids, then test in the order of the sample submission (or natural order).
+# test images, the ids of all of them, data folder, competition, problems -> the same in order
+Arrange = Callable[[list[Item], set[str], Path, Competition, Problems], list[Item]]
+
+
+def find(
+    data: Path, competition: Competition, problems: Problems, arrange: Arrange | None = None
+) -> list[Item]:
+    """The images of a data folder: train in natural order of their ids, then test, as `arrange`
+    orders them (submission/order.py; natural order by default).
 
     What is wrong is added to `problems`; the items returned are those that are left without it. Raises InputError where there is nothing at all.
     """
@@ -137,7 +144,7 @@ def find(data: Path, competition: Competition, problems: Problems) -> list[Item]
             remedy,
             code="no_train_images",
         )
-    items = _once(train, data, problems) + _test_items(data, test, competition, problems)
+    items = _once(train, data, problems) + _test_items(data, test, competition, problems, arrange)
     _warn_of_formulas(items)
     return items
 
@@ -154,8 +161,10 @@ def _warn_of_formulas(items: list[Item]) -> None:
         )
 
 
-def find_test(data: Path, competition: Competition, problems: Problems) -> list[Item]:
-    """The test images alone, in the order of the sample submission (or natural order)."""
+def find_test(
+    data: Path, competition: Competition, problems: Problems, arrange: Arrange | None = None
+) -> list[Item]:
+    """The test images alone, ordered as by `find`."""
     test = _test_files(_image_files(data), competition.data.test)
     odd = {
         f: (f.relative_to(data).with_suffix("").as_posix(), why)
@@ -165,7 +174,7 @@ def find_test(data: Path, competition: Competition, problems: Problems) -> list[
     for file, (name, why) in odd.items():
         if any(its.fullmatch(name) for its in theirs):
             problems.add("unreadable", f"{file.relative_to(data)} ({why})")
-    return _test_items(data, test, competition, problems)
+    return _test_items(data, test, competition, problems, arrange)
 
 
 def _image_files(data: Path) -> dict[Path, str]:
@@ -309,45 +318,19 @@ def _once(items: list[Item], data: Path, problems: Problems) -> list[Item]:
 
 
 def _test_items(
-    data: Path, files: dict[Path, str], competition: Competition, problems: Problems
+    data: Path,
+    files: dict[Path, str],
+    competition: Competition,
+    problems: Problems,
+    arrange: Arrange | None,
 ) -> list[Item]:
-    suffix, sample = competition.data.mask_suffix, sample_file(competition, data)
-    stems = set(files.values())
+    suffix, known = competition.data.mask_suffix, set(files.values())
+    # masks beside test images are not for us
     items = [
-        Item(id, "test", "", f) for f, id in files.items() if id.rpartition(suffix)[0] not in stems
-    ]  # masks beside test images are not for us
+        Item(id, "test", "", f) for f, id in files.items() if id.rpartition(suffix)[0] not in known
+    ]
     items = sorted(_once(items, data, problems), key=lambda i: natural(i.id))
-    if not sample.is_file():
-        if items:
-            warn(f"{no_sample(competition, data)}. Without it, everything but the submission works")
-        return items
-    form = infer(
-        sample, competition, stems
-    )  # all of it, so that a sample that is not understood is known before hours of training
-    there, order = (
-        {i.id: i for i in items},
-        dict.fromkeys(image_of(row, form.sample, form.id, form.name) for row in form.rows),
-    )
-    if not stems & order.keys():
-        what = f"none of the {len(order)} images of the sample is there: {names_of(order, 3)}"
-        todo = f"They were looked for by {', '.join(competition.data.test)}: data.test says where"
-        if unread := unread_files(data, competition.data.test, order):
-            raise InputError(
-                f"the test images are of kinds that are not read: {names_of(unread.values(), 3)}",
-                short(sample),
-                "Save them as png",
-                code="no_test_images",
-            )
-        raise InputError(what, short(sample), todo, code="no_test_images")
-    absent = [id for id in order if id not in stems]
-    unread = unread_files(data, competition.data.test, absent) if absent else {}
-    for id in absent:
-        why = f" ({unread[id]} is not read: save it as png)" if id in unread else ""
-        problems.add("sample_only", f"{id}{why}")
-    for item in items:
-        if item.id not in order:
-            problems.add("test_only", item.image.relative_to(data))
-    return [there[id] for id in order if id in there]
+    return arrange(items, known, data, competition, problems) if arrange else items
 
 
 Loaded = tuple[np.ndarray | None, np.ndarray | None, list[tuple[str, str]]]

@@ -6,26 +6,17 @@ would be walked through for ever.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from src.core.console import InputError, escaped, short
+from src.core.console import InputError, printable, short
+from src.core.disk import BROKEN, what_is
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"}
 WANTED = IMAGE_SUFFIXES | {".csv"}
 MOST_TIMES = 8  # one folder may be reached by so many links; more would be a maze
-BROKEN = ("a broken link", "a link to itself")
-KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 
 def data_files(data: Path) -> list[Path]:
@@ -52,32 +43,6 @@ def unread_files(data: Path, patterns: list[str], ids: Iterable[str]) -> dict[st
             if file.stem in ids and file.suffix.lower() not in WANTED and file.is_file():
                 found.setdefault(file.stem, file.name)
     return found
-
-
-def what_is(path: Path | str) -> str:
-    """'' for a file, or a link to one; else in words what lies there."""
-    try:
-        kind = stat.S_IFMT(os.stat(path).st_mode)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return BROKEN[1]
-        return BROKEN[0] if os.path.islink(path) else error.strerror or "nothing"
-    return "" if kind == stat.S_IFREG else KINDS.get(kind, "no file")
-
-
-def must_be_file(path: Path, what: str) -> None:
-    """Raises InputError where something lies there that is no file; nothing at all is fine."""
-    if os.path.lexists(path) and (kind := what_is(path)):
-        todo = "Put the file itself there, or take this away"
-        raise InputError(f"{what} is {kind}, not a file", short(path), todo, code="not_a_file")
-
-
-def printable(text: object, most: int = 10_000) -> str:
-    """On one line, and in letters that every terminal and file takes; anything else is escaped.
-    What is longer than `most` is cut."""
-    text = str(text)
-    text = text if len(text) <= most else text[:most] + "…"
-    return escaped(text)
 
 
 def _walk(data: Path) -> tuple[list[Path], dict[Path, str]]:

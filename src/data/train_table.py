@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from src.core.console import InputError, listing, say, short
+from src.core.console import InputError, listing, printable, say, short
 from src.core.settings import Competition, Data
 from src.data.cells import cells_of, names_of, table_bytes, table_text
-from src.data.files import printable
-from src.submission.sample import class_in_name, find_id, is_runs, role, spell
+from src.data.columns import class_in_name, find_id, is_runs, role, spell
 
 EMPTY_RUNS = {"", "-1", "-", "nan", "none"}  # what tables write for a mask without lesion
 

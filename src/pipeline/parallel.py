@@ -24,10 +24,9 @@ from pathlib import Path
 
 from src.config.load import Config
 from src.core import console
-from src.core.console import InputError, StageError, Stopped, error_line, say
+from src.core.console import InputError, Interrupts, StageError, Stopped, error_line, say
 from src.core.disk import explained, point
 from src.core.freshness import Job
-from src.core.interrupts import Interrupts
 from src.core.paths import ROOT
 
 DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU
@@ -282,7 +281,7 @@ def child() -> int:
     try:
         home, console.REPEATED[:], job, config = pickle.load(sys.stdin.buffer)
         os.chdir(home)
-        importlib.import_module(f"src.{job.stage}").run(
+        importlib.import_module(f"src.stages.{job.stage}").run(
             job, config, job.paths
         )  # not at the top: torch takes seconds, and the parent does without
         return 0

@@ -54,6 +54,7 @@ from src.data.tables import COLUMNS, read_index
 from src.data.train_table import empty_token
 from src.parts import filters
 from src.pipeline.jobs import plan
+from src.submission.order import by_sample
 
 BATCH = 8  # images a task: small, so that Ctrl+C ends at once
 
@@ -99,7 +100,7 @@ def _make(index_job: Job, stores: list[Job], config: Config, paths: Paths) -> bo
         filters.check(store.details["experiment"])
     started, problems, skip = time.time(), Problems(), config.competition.data.on_error == "skip"
     header("prepare", "data" if new_index else "pixels", [paths.data], [paths.prepared])
-    items = dataset.find(paths.data, config.competition, problems)
+    items = dataset.find(paths.data, config.competition, problems, by_sample)
     if not new_index:
         items, problems, skip = (
             _items_of_index(items, paths),

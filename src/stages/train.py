@@ -18,10 +18,9 @@ import pandas as pd
 import torch
 
 from src.config.load import Config
-from src.core.console import InputError, StageError, Stopped, header, say, short, warn
+from src.core.console import InputError, Interrupts, StageError, Stopped, header, say, short, warn
 from src.core.device import amp_dtype, memory_advice, out_of_memory, pick_device, worker_count
 from src.core.freshness import Job
-from src.core.interrupts import Interrupts
 from src.core.paths import Paths, filter_text
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
@@ -57,7 +56,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
             found, asked_to_stop = train(job, config, paths)
         except (RuntimeError, MemoryError) as error:
             if out_of_memory(error):
-                raise memory_advice(config) from error
+                raise memory_advice(config.experiment, config.file) from error
             raise
         facts |= found
     if (

@@ -9,21 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from src.core.console import InputError, listing, nearest, short
+from src.core.console import InputError, listing, nearest, printable, short
 from src.core.settings import Competition, Data, Submission
 from src.data.cells import check_written, names_of
-from src.data.files import printable
-from src.submission.sample import (
-    Row,
-    Sample,
-    class_of,
-    find_id,
-    is_runs,
-    match_rows,
-    read_sample,
-    role,
-    spell,
-)
+from src.data.columns import class_of, find_id, is_runs, role, spell
+from src.submission.sample import Row, Sample, match_rows, read_sample
 
 BOX = "confidence xmin ymin xmax ymax"
 BOX_WORDS = {"label", "confidence", "xmin", "ymin", "xmax", "ymax", "width", "height"}

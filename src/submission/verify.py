@@ -16,7 +16,7 @@ from src.submission.form import Form
 from src.submission.sample import DAMAGED, Row
 
 if TYPE_CHECKING:
-    from src.submission.writer import Answer
+    from src.submission.answer import Answer
 
 
 class Fault(InputError):

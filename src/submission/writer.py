@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -20,32 +19,10 @@ from src.data.predictions import Predictions
 from src.data.rle import encode
 from src.data.tables import read_index
 from src.parts.postprocess import Decision, apply, components, stretch
-from src.pipeline.jobs import form_of
+from src.submission.answer import Answer
 from src.submission.form import Form
 from src.submission.sample import Row
 from src.submission.verify import Fault, check, table_name
-
-
-@dataclass
-class Answer:
-    """What is said of one image; None where it is not asked for."""
-
-    height: int  # of the mask that is handed in
-    width: int
-    bits: np.ndarray | None = (
-        None  # the mask, packed: an eighth of the memory, thousands of test images may be large
-    )
-    label: str | None = None  # a class
-    probs: np.ndarray | None = None  # (C)
-    boxes: str = ""
-
-    @property
-    def mask(self) -> np.ndarray:
-        return (
-            np.unpackbits(self.bits, count=self.height * self.width)
-            .reshape(self.height, self.width)
-            .astype(bool)
-        )
 
 
 def write(
@@ -244,9 +221,8 @@ def _zip(target: Path, form: Form, table: str, answers: dict[str, Answer]) -> No
             )
 
 
-def recheck(config: Config, paths: Paths) -> None:
+def recheck(form: Form, config: Config, paths: Paths) -> None:
     """Is the submission on disk still one in the sample's form, and what was decided? Raises InputError that names the ids and what is wrong with them."""
-    form = form_of(config, paths)
     file = paths.archive(config.name) if form.masks else paths.submission(config.name)
     if not file.is_file():
         raise InputError(

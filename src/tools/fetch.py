@@ -343,6 +343,7 @@ class Meter:
 def report(files: dict[str, dict], config: Config, paths: Paths) -> None:
     """What is there, whether the pipeline understands it, and the next command."""
     from src.data import dataset
+    from src.submission.order import by_sample
     from src.submission.sample import sample_file
 
     sample = sample_file(config.competition, paths.data)
@@ -366,7 +367,9 @@ def report(files: dict[str, dict], config: Config, paths: Paths) -> None:
         )
     settled = False
     try:
-        items = dataset.find(paths.data, config.competition, problems := dataset.Problems())
+        items = dataset.find(
+            paths.data, config.competition, problems := dataset.Problems(), by_sample
+        )
         train = sum(i.part == "train" for i in items)
         say(
             f"  the pipeline sees {train} train and {len(items) - train} test images"

@@ -215,9 +215,10 @@ def load(config: Config, paths: Paths) -> Entry:
 
 def recheck(config: Config, paths: Paths) -> None:
     """The file against the sample, which may be another one by now. Raises InputError."""
+    from src.pipeline.jobs import form_of
     from src.submission import writer as answers
 
-    answers.recheck(config, paths)
+    answers.recheck(form_of(config, paths), config, paths)
 
 
 def check_open(contest: Contest) -> None:

@@ -1,0 +1,57 @@
+"""The test images in the order of the sample submission."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.core.console import InputError, short, warn
+from src.core.settings import Competition
+from src.data.cells import names_of
+from src.data.dataset import Item, Problems
+from src.data.files import unread_files
+from src.submission.form import infer
+from src.submission.sample import image_of, no_sample, sample_file
+
+
+def by_sample(
+    items: list[Item], known: set[str], data: Path, competition: Competition, problems: Problems
+) -> list[Item]:
+    """The `arrange` of `dataset.find`: ordered as the sample has them.
+
+    known: the id of every test image, also of those that were left out of `items`. Images that
+    only one side has are added to `problems`. Without a sample the order stays. Raises InputError
+    for a sample that is not understood: better now than after hours of training.
+    """
+    sample = sample_file(competition, data)
+    if not sample.is_file():
+        if items:
+            warn(f"{no_sample(competition, data)}. Without it, everything but the submission works")
+        return items
+    form = infer(sample, competition, known)
+    images = (image_of(row, form.sample, form.id, form.name) for row in form.rows)
+    order = dict.fromkeys(images)
+    if not known & order.keys():
+        raise _none_there(order, data, sample, competition)
+    absent = [id for id in order if id not in known]
+    unread = unread_files(data, competition.data.test, absent) if absent else {}
+    for id in absent:
+        why = f" ({unread[id]} is not read: save it as png)" if id in unread else ""
+        problems.add("sample_only", f"{id}{why}")
+    for item in items:
+        if item.id not in order:
+            problems.add("test_only", item.image.relative_to(data))
+    by_id = {item.id: item for item in items}
+    return [by_id[id] for id in order if id in by_id]
+
+
+def _none_there(
+    order: dict[str, None], data: Path, sample: Path, competition: Competition
+) -> InputError:
+    patterns = competition.data.test
+    if unread := unread_files(data, patterns, order):
+        what = f"the test images are of kinds that are not read: {names_of(unread.values(), 3)}"
+        todo = "Save them as png"
+    else:
+        what = f"none of the {len(order)} images of the sample is there: {names_of(order, 3)}"
+        todo = f"They were looked for by {', '.join(patterns)}: data.test says where"
+    return InputError(what, short(sample), todo, code="no_test_images")
