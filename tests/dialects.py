@@ -19,6 +19,7 @@ from PIL import Image
 
 from src.config import load as configs
 from src.core.paths import Paths
+from src.core.settings import Classes
 from src.data.predictions import Predictions
 from src.parts.postprocess import Decision, apply
 from src.pipeline.jobs import submit_job
@@ -181,8 +182,7 @@ class World:
             one.mask[0],
             one.label[0],
             *(size or self.sizes[stem]),
-            data.classes,
-            data.empty_class,
+            Classes(data.classes, data.empty_class),
         )
         return mask, data.classes[label]
 

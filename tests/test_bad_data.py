@@ -7,6 +7,7 @@ import pytest
 from conftest import box, folder_data, leftovers, picture, prepared, refused, save
 
 from src.core.paths import Paths
+from src.core.settings import Experiment
 from src.data import dataset
 from src.data.images import read_image, resize
 from src.data.tables import read_index
@@ -101,7 +102,10 @@ def test_each_mistake_is_one_error_that_names_the_file_and_skip_goes_on(
     assert set(train["id"]) == {
         f"{c} ({i})" for c in ("benign", "malignant", "normal") for i in (1, 2, 3)
     } - set(gone)
-    images, masks = np.load(paths.images(64, "stretch")), np.load(paths.masks(64, "stretch"))
+    images, masks = (
+        np.load(paths.images(Experiment(image_size=64, resize="stretch"))),
+        np.load(paths.masks(Experiment(image_size=64, resize="stretch"))),
+    )
     assert len(images) == len(masks) == len(train)
     for row in train.itertuples():  # the rows of the store are the rows of the index
         assert np.array_equal(
@@ -109,12 +113,14 @@ def test_each_mistake_is_one_error_that_names_the_file_and_skip_goes_on(
         ) and masks[row.Index].any() == (row.label != "normal")
     test = read_index(paths, "test")
     assert (
-        len(np.load(paths.images(64, "stretch", "test"))) == len(test) == (1 if "t0" in name else 2)
+        len(np.load(paths.images(Experiment(image_size=64, resize="stretch"), "test")))
+        == len(test)
+        == (1 if "t0" in name else 2)
     )
     assert prepare.run(None, config, paths) is False
     assert prepare.run(
         None, make_config("data.on_error=skip", yaml="image_size: 32\n"), paths
-    ) and len(np.load(paths.images(32, "stretch"))) == len(train)
+    ) and len(np.load(paths.images(Experiment(image_size=32, resize="stretch")))) == len(train)
 
 
 def test_all_mistakes_are_told_at_once(tmp_path, make_config, capsys):

@@ -23,6 +23,7 @@ from src.config.load import load
 from src.core.console import StageError
 from src.core.device import AUTO_AMP, NUMBERS
 from src.core.paths import Paths
+from src.core.settings import Experiment
 from src.data.predictions import Predictions
 from src.data.tables import read_folds, read_index
 from src.parts import models
@@ -532,7 +533,7 @@ def test_weights_are_rounded_where_that_moves_no_score(copy, monkeypatch, steady
     load_weights(paths.checkpoint("other", 1, "best"), net, weights_used(config, paths, 1))
     _, label = inference.infer(
         net,
-        np.load(paths.images(96, "letterbox"), mmap_mode="r"),
+        np.load(paths.images(Experiment(image_size=96, resize="letterbox")), mmap_mode="r"),
         rows,
         [VIEWS["identity"]],
         torch.device("cpu"),

@@ -15,6 +15,7 @@ from conftest import ROOT
 from src.__main__ import main
 from src.config.load import load
 from src.core.paths import Paths
+from src.core.settings import Experiment
 from src.data import rle
 from src.data.predictions import Predictions
 from src.data.tables import read_folds, read_index
@@ -127,7 +128,7 @@ def test_out_of_fold_means_out_of_fold(home):
         views = [VIEWS[v] for v in config.experiment.predict.views]
         _, label = infer(
             net,
-            np.load(paths.images(64, "stretch"), mmap_mode="r"),
+            np.load(paths.images(Experiment(image_size=64, resize="stretch")), mmap_mode="r"),
             rows,
             views,
             torch.device("cpu"),
@@ -445,7 +446,7 @@ def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeyp
 
     config, paths = load(copy / "configs" / "other.yaml", SETTINGS), Paths(copy, copy / "data")
     index = read_index(paths, "train")
-    masks = np.load(paths.masks(96, "letterbox")).astype(np.float16)
+    masks = np.load(paths.masks(Experiment(image_size=96, resize="letterbox"))).astype(np.float16)
     label = np.full((len(index), 3), 1 / 3, np.float32)
     monkeypatch.setattr(predict, "infer", lambda *_: (masks, label))
     predict.one_part(

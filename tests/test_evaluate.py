@@ -12,7 +12,7 @@ from PIL import Image
 
 from src.config.load import Config
 from src.core.paths import Paths
-from src.core.settings import Competition, Experiment
+from src.core.settings import Classes, Competition, Experiment
 from src.data.predictions import Predictions
 from src.data.rle import Truth, to_runs
 from src.parts import metrics
@@ -146,8 +146,7 @@ def test_the_tables_say_exactly_what_the_pixels_say(tmp_path, empty_class):
                 predictions.mask[i],
                 predictions.label[i],
                 *masks[i].shape,
-                CLASSES,
-                empty_class,
+                Classes(CLASSES, empty_class),
             )
             for i in range(len(masks))
         ]
@@ -196,7 +195,7 @@ def test_parts_of_equal_area_are_the_same_to_tables_and_pixels(tmp_path):
     some = [Decision(largest=k) for k in (1, 2, 4, 5, 6)]
     table = search.build_table(predictions, truth, some)
     for decision in some:
-        drawn = [apply(decision, mask, None, *m.shape, CLASSES, None)[0] for m in masks]
+        drawn = [apply(decision, mask, None, *m.shape, Classes(CLASSES))[0] for m in masks]
         assert np.array_equal(table.counts(decision), metrics.counts(drawn, masks))
 
 
@@ -272,7 +271,11 @@ def test_per_image_table(tmp_path):
     for i, row in enumerate(rows):  # each by the decision of its own fold
         decision = Decision(**found["honest"]["decisions"][row["fold"]])
         mask, label = apply(
-            decision, predictions.mask[i], predictions.label[i], *masks[i].shape, CLASSES, "normal"
+            decision,
+            predictions.mask[i],
+            predictions.label[i],
+            *masks[i].shape,
+            Classes(CLASSES, "normal"),
         )
         assert int(row["area"]) == mask.sum() and row["predicted"] == CLASSES[label]
         assert float(row["hd95"]) == pytest.approx(

@@ -75,7 +75,7 @@ def test_a_fold_answers_as_torch_does(home, capfd):
     )
     index = read_index(paths, "train")
     rows = np.flatnonzero(read_folds(paths, index["id"]) == 1)[:5]
-    images = np.load(paths.images(64, "stretch"))[rows][:, None]
+    images = np.load(paths.images(Experiment(image_size=64, resize="stretch")))[rows][:, None]
     net = models.build(config.experiment, 3, pretrained=False)
     load_weights(paths.checkpoint("small", 1, "last"), net)
     with torch.inference_mode():

@@ -11,7 +11,8 @@ from conftest import box, folder_data, leftovers, picture, prepared, save
 
 from src.__main__ import main
 from src.core.console import InputError
-from src.core.paths import Paths, filter_text
+from src.core.paths import Paths, store_name
+from src.core.settings import Experiment
 from src.data.images import read_image, read_mask, resize
 from src.data.tables import read_index
 from src.parts import filters
@@ -112,7 +113,7 @@ def test_a_wrong_filter_is_told(settings, words):
 def test_stores_of_different_filters_lie_beside_each_other(tmp_path, make_config):
     data = folder_data(tmp_path / "data")
     paths = prepared(data, tmp_path, make_config())
-    stored = {"": np.load(paths.images(64, "stretch"))}
+    stored = {"": np.load(paths.images(Experiment(image_size=64, resize="stretch")))}
     for yaml in (
         "filter: clahe\n",
         "filter: clahe\nfilter_options: {tiles: 8, clip: 4}\n",
@@ -121,8 +122,8 @@ def test_stores_of_different_filters_lie_beside_each_other(tmp_path, make_config
         config = make_config(yaml="image_size: 64\n" + yaml)
         prepared(data, tmp_path, config)
         assert all(job.state().done for job in plan(config, paths) if job.stage == "prepare")
-        text, resizing = filter_text(config.experiment), config.experiment.resize
-        stored[text] = np.load(paths.images(64, resizing, "train", text))
+        name, resizing = store_name(config.experiment), config.experiment.resize
+        stored[name] = np.load(paths.images(config.experiment))
         for part in ("train", "test"):
             rows = read_index(paths, part)
             raw = [read_image(data / file) for file in rows["image"]]
@@ -134,23 +135,20 @@ def test_stores_of_different_filters_lie_beside_each_other(tmp_path, make_config
                 )
                 for x in raw
             ]
-            assert np.array_equal(np.load(paths.images(64, resizing, part, text)), expected), (
+            assert np.array_equal(np.load(paths.images(config.experiment, part)), expected), (
                 "filtered at the original size, then resized"
             )
         assert np.array_equal(
-            np.load(paths.masks(64, resizing, text)),
+            np.load(paths.masks(config.experiment)),
             [
                 resize(box() & (label != "normal"), 64, resizing, is_mask=True)
                 for label in read_index(paths, "train")["label"]
             ],
         )
-    assert list(stored) == ["", "clahe", "clahe_clip4_tiles8", "equalise"]
-    assert (
-        paths.images(64, "letterbox", "test", "equalise").name
-        == "images_64_letterbox_equalise_test.npy"
-    )
+    assert list(stored) == ["", "64_clahe", "64_clahe_clip4_tiles8", "64_letterbox_equalise"]
+    assert paths.images(config.experiment, "test").name == "images_64_letterbox_equalise_test.npy"
     assert len({x.tobytes() for x in stored.values()}) == 4 and np.array_equal(
-        np.load(paths.images(64, "stretch")), stored[""]
+        np.load(paths.images(Experiment(image_size=64, resize="stretch"))), stored[""]
     )
     assert all(
         job.state().done for job in plan(make_config(), paths) if job.stage == "prepare"

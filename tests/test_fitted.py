@@ -18,7 +18,7 @@ from sklearn.svm import LinearSVC
 from src.__main__ import main
 from src.config.load import load
 from src.core.paths import Paths
-from src.core.settings import Model
+from src.core.settings import Experiment, Model
 from src.data.predictions import Predictions
 from src.data.tables import read_folds, read_index
 from src.parts import fitted, models
@@ -298,7 +298,9 @@ def test_an_svms_fold_has_not_seen_what_it_answers_for(home):
     net = models.build(config.experiment, 3, pretrained=True).eval()
     saved = torch.load(paths.checkpoint("svm", 0, "last"), weights_only=True)["ema"]
     net.load_state_dict(saved)
-    x = torch.from_numpy(np.load(paths.images(64, "stretch")))[:, None]
+    x = torch.from_numpy(np.load(paths.images(Experiment(image_size=64, resize="stretch"))))[
+        :, None
+    ]
     seen = np.flatnonzero(folds != 0)
     net.body.fit(
         [

@@ -241,7 +241,7 @@ def test_every_label_metric_is_a_share_and_1_where_all_is_right(name):
 def test_distances_of_predictions_are_those_of_the_decided_masks():
     predictions, _, truths = images()
     truth = Truth.build(predictions.ids, [t.shape for t in truths], [to_runs(t) for t in truths])
-    data = Competition().data
+    data = Competition().classes
     decisions = [
         Decision(threshold=0.4 + 0.05 * i, empty_above=0.5, min_area=0.01) for i in range(7)
     ]
@@ -253,8 +253,7 @@ def test_distances_of_predictions_are_those_of_the_decided_masks():
             predictions.mask[i],
             predictions.label[i],
             *truths[i].shape,
-            data.classes,
-            data.empty_class,
+            data,
         )
         assert found["hd95"][i] == metrics.hd95(*metrics.outline_distances(mask, truths[i]))
     assert len(set(found["hd95"].tolist())) > 4

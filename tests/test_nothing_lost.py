@@ -22,6 +22,7 @@ from src.core.console import InputError, StageError
 from src.core.disk import new_folder, read_json, replacing, write_json
 from src.core.freshness import Fingerprints, Job
 from src.core.paths import Paths
+from src.core.settings import Experiment
 from src.pipeline.jobs import plan
 from src.tools import demo_data
 from src.training import checkpoint
@@ -285,7 +286,11 @@ def test_what_is_suggested_for_a_flipped_bit_mends_it(home, capfd):
     assert main(line(home, "status")) == 0
     for file, words, mending in (
         (paths.checkpoint("small", 1, "last"), ["bundle"], ["train", "--fold", "1"]),
-        (paths.images(32, "stretch"), ["train", "--set", "train.lr=0.1"], ["prepare"]),
+        (
+            paths.images(Experiment(image_size=32, resize="stretch")),
+            ["train", "--set", "train.lr=0.1"],
+            ["prepare"],
+        ),
         (paths.oof("small"), ["evaluate", "--force"], ["predict"]),
     ):
         flip(file)

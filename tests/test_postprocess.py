@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import refused
 
-from src.core.settings import Evaluate
+from src.core.settings import Classes, Evaluate
 from src.parts.postprocess import STEPS, Decision, apply, drop_parts, larger
 
 CLASSES = ["benign", "malignant", "normal"]
@@ -21,7 +21,9 @@ BENIGN, MALIGNANT, NORMAL = (
 
 def answer(prob, label=BENIGN, empty_class="normal", size=None, **decision):
     prob = None if prob is None else np.asarray(prob, dtype=np.float16)
-    return apply(Decision(**decision), prob, label, *(size or prob.shape), CLASSES, empty_class)
+    return apply(
+        Decision(**decision), prob, label, *(size or prob.shape), Classes(CLASSES, empty_class)
+    )
 
 
 def ring() -> np.ndarray:

@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT, box, folder_data, leftovers, picture, prepared, save
 
 from src.core.paths import Paths
+from src.core.settings import Experiment
 from src.data import duplicates, rle
 from src.data.images import read_image, read_mask, resize
 from src.data.tables import read_index
@@ -77,7 +78,10 @@ def test_busi_as_downloaded_without_test_set(tmp_path, make_config):
         paths = Paths(tmp_path / f"work{number}", data)
         config = make_config()
         prepare.run(None, config, paths)
-        assert len(read_index(paths)) == 9 and not paths.images(64, "stretch", "test").exists()
+        assert (
+            len(read_index(paths)) == 9
+            and not paths.images(Experiment(image_size=64, resize="stretch"), "test").exists()
+        )
         assert not stages.has_test(paths) and not prepare.run(None, config, paths)
 
 
@@ -127,8 +131,8 @@ def test_letterbox_and_three_channels_are_stores_of_their_own(tmp_path, make_con
     assert prepare.run(None, make_config(yaml="image_size: 32\nresize: letterbox\n"), paths)
     assert paths.index.stat().st_mtime_ns == before, "only the new pixels are made"
     assert (
-        np.load(paths.images(32, "letterbox")).shape == (9, 32, 32)
-        and paths.images(64, "stretch").is_file()
+        np.load(paths.images(Experiment(image_size=32, resize="letterbox"))).shape == (9, 32, 32)
+        and paths.images(Experiment(image_size=64, resize="stretch")).is_file()
     )
     colour = Paths(tmp_path / "colour", data)
     prepare.run(None, make_config("data.channels=3"), colour)
@@ -262,7 +266,10 @@ except console.Stopped as stopped:
     out, err = process.communicate(timeout=20)
     if kill == signal.SIGINT:
         assert "stopped:" in out and err == "" and not leftovers(paths)
-    assert not paths.index.exists() and not paths.images(64, "stretch").exists()
+    assert (
+        not paths.index.exists()
+        and not paths.images(Experiment(image_size=64, resize="stretch")).exists()
+    )
     assert prepare.run(None, config, paths) and not leftovers(paths)
 
 

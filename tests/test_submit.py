@@ -13,7 +13,7 @@ from test_evaluate import CLASSES, FEW, messy, perfect, world, write_table
 from src.config.load import Config
 from src.core.console import StageError
 from src.core.paths import Paths
-from src.core.settings import Competition, Experiment
+from src.core.settings import Classes, Competition, Experiment
 from src.data.rle import decode
 from src.parts.postprocess import Decision, apply
 from src.pipeline.jobs import evaluate_job, submit_job
@@ -71,8 +71,7 @@ def test_rows_decode_to_the_decided_masks(ready, dialect, capsys):
             one.mask[0],
             one.label[0],
             *sizes[row["id"]],
-            CLASSES,
-            "normal",
+            Classes(CLASSES, "normal"),
         )
         assert (
             np.array_equal(decode(row["rle"], *sizes[row["id"]], **dialect), mask)

@@ -77,13 +77,14 @@ class Paths:
         """Train masks at original size, as runs."""
         return self.prepared / "truth.npz"
 
-    def images(self, size: int, resize: str, part: str = "train", filtered: str = "") -> Path:
-        """`filtered`: see `filter_text`."""
-        return self.prepared / f"images_{_store(size, resize, part, filtered)}.npy"
+    def images(self, experiment: Experiment, part: str = "train") -> Path:
+        """The pixel store of an experiment. `part`: 'train' or 'test'."""
+        suffix = "" if part == "train" else f"_{part}"
+        return self.prepared / f"images_{store_name(experiment)}{suffix}.npy"
 
-    def masks(self, size: int, resize: str, filtered: str = "") -> Path:
-        """No filter changes them, but each store is whole in itself: made, set aside and found damaged together."""
-        return self.prepared / f"masks_{_store(size, resize, 'train', filtered)}.npy"
+    def masks(self, experiment: Experiment) -> Path:
+        """No filter changes them, but images and masks of a store are made and set aside together."""
+        return self.prepared / f"masks_{store_name(experiment)}.npy"
 
     # split
     @property
@@ -203,19 +204,14 @@ class Paths:
         }[stage]
 
 
-def _store(size: int, resize: str, part: str, filtered: str) -> str:
-    return (
-        f"{size}"
-        + ("" if resize == "stretch" else f"_{resize}")
-        + (f"_{filtered}" if filtered else "")
-        + ("" if part == "train" else f"_{part}")
-    )
-
-
-def filter_text(experiment: Experiment) -> str:
-    """An experiment's filter in the name of its store: '' for none, 'clahe', 'clahe_clip4_tiles8'."""
-    options = [f"{name}{value:g}" for name, value in sorted(experiment.filter_options.items())]
-    return "" if experiment.filter == "none" else "_".join([experiment.filter, *options])
+def store_name(experiment: Experiment) -> str:
+    """By size, resizing and filter: '448', '224_letterbox', '448_clahe_clip4_tiles8'."""
+    words = [str(experiment.image_size)]
+    words += [experiment.resize] if experiment.resize != "stretch" else []
+    if experiment.filter != "none":
+        words.append(experiment.filter)
+        words += [f"{name}{value:g}" for name, value in sorted(experiment.filter_options.items())]
+    return "_".join(words)
 
 
 def contest_folder(slug: str | None) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -219,11 +219,22 @@ class Evaluation(Strict):
     evaluate: Evaluate = Evaluate()
 
 
+class Classes(NamedTuple):
+    """The classes in their order, and the one without a lesion (None: each of them has one)."""
+
+    names: list[str]
+    empty: str | None = None
+
+
 class Competition(Evaluation):
     slug: PathText | None = None  # of the contest at Kaggle: the last word of its address
     data: Data = Data()
     split: Split = Split()
     submission: Submission = Submission()
+
+    @property
+    def classes(self) -> Classes:
+        return Classes(self.data.classes, self.data.empty_class)
 
 
 # ----------------------------------------------------------------------------------------------------------------- the experiment

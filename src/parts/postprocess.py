@@ -15,7 +15,7 @@ import numpy as np
 
 from src.core.console import InputError, command, nearest, short
 from src.core.disk import read_json, write_json
-from src.core.settings import Evaluate
+from src.core.settings import Classes, Evaluate
 from src.data.images import scaled
 
 AGREE = ("no", "mask", "label")
@@ -240,17 +240,18 @@ def judge(
     decision: Decision,
     emptied: np.ndarray | None,
     probs: np.ndarray | None,
-    classes: list[str],
-    empty_class: str | None,
+    classes: Classes,
 ):
     """emptied (N) bool: whose mask is empty after STEPS, or None; probs (N,C) or None -> which masks are empty in the end (N), and labels (N) int, or None.
 
     With only one of the two answers, or no empty class, there is nothing to compare: the mask stands, the label is the most probable class.
     """
     label = None if probs is None else probs.argmax(1)
-    if emptied is not None and label is not None and empty_class is not None:
+    if emptied is not None and label is not None and classes.empty is not None:
         for rule in RULES.values():
-            emptied, label = rule(decision, emptied, label, probs, classes.index(empty_class))
+            emptied, label = rule(
+                decision, emptied, label, probs, classes.names.index(classes.empty)
+            )
     return emptied, label
 
 
@@ -260,8 +261,7 @@ def apply(
     label_probs: np.ndarray | None,
     height: int,
     width: int,
-    classes: list[str],
-    empty_class: str | None,
+    classes: Classes,
 ):
     """prob (S,S) or None, label_probs (C) or None -> mask (height, width) bool or None, label int or None."""
     mask, pixels = None, height * width
@@ -269,7 +269,7 @@ def apply(
         mask = drop_parts(draw(stretch(prob, height, width), decision, pixels), decision, pixels)
     emptied = None if mask is None else np.array([not mask.any()])
     emptied, label = judge(
-        decision, emptied, None if label_probs is None else label_probs[None], classes, empty_class
+        decision, emptied, None if label_probs is None else label_probs[None], classes
     )
     if mask is not None and emptied[0]:
         mask = np.zeros_like(mask)

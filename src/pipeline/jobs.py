@@ -10,7 +10,7 @@ from typing import Any
 from src.config.load import Config
 from src.core.console import InputError
 from src.core.freshness import Job, folder_fingerprint, index_ids, rows_fingerprint
-from src.core.paths import Paths, anchored, filter_text
+from src.core.paths import Paths, anchored, store_name
 from src.data.files import data_files
 from src.data.tables import is_fold
 from src.pipeline.records import read_runs
@@ -39,10 +39,7 @@ def plan(config: Config, paths: Paths) -> list[Job]:
             if job.stage != "submit"
         }
         return [*of_cells.values(), study_job(config, paths)]
-    stores = {
-        (c.experiment.image_size, c.experiment.resize, filter_text(c.experiment)): c
-        for c in config.experiments
-    }
+    stores = {store_name(c.experiment): c for c in config.experiments}
     jobs = [
         prepare_job(config, paths),
         *(store_job(c, paths) for c in stores.values()),
@@ -151,8 +148,8 @@ def prepare_job(config: Config, paths: Paths) -> Job:
 def store_job(config: Config, paths: Paths) -> Job:
     e = config.experiment
     outputs = [
-        paths.images(e.image_size, e.resize, "train", filter_text(e)),
-        paths.masks(e.image_size, e.resize, filter_text(e)),
+        paths.images(e),
+        paths.masks(e),
     ]
     inputs = {
         "the train images": rows_fingerprint(paths.index, "train"),
@@ -160,7 +157,7 @@ def store_job(config: Config, paths: Paths) -> Job:
         "the data": prepare_job(config, paths).inputs["the data"],
     }
     if rows_fingerprint(paths.index, "test"):
-        outputs.append(paths.images(e.image_size, e.resize, "test", filter_text(e)))
+        outputs.append(paths.images(e, "test"))
     name = outputs[1].stem.replace("masks", "pixels")
     return Job(
         "prepare",
@@ -195,8 +192,8 @@ def train_job(config: Config, paths: Paths, fold: int) -> Job:
     inputs = {
         "the train images": rows_fingerprint(paths.index, "train"),
         "folds.csv": paths.folds,
-        "the pixels": paths.images(e.image_size, e.resize, "train", filter_text(e)),
-        "the masks": paths.masks(e.image_size, e.resize, filter_text(e)),
+        "the pixels": paths.images(e),
+        "the masks": paths.masks(e),
     }
     outputs = [
         paths.checkpoint(config.name, fold, "last"),
@@ -271,13 +268,13 @@ def predict_job(config: Config, paths: Paths) -> Job:
     e = config.experiment
     inputs: dict[str, Path | str] = {
         "the train images": rows_fingerprint(paths.index, "train"),
-        "the train pixels": paths.images(e.image_size, e.resize, "train", filter_text(e)),
+        "the train pixels": paths.images(e),
     }
     outputs = [paths.oof(config.name)]
     if has_test(paths):
         inputs |= {
             "the test images": rows_fingerprint(paths.index, "test"),
-            "the test pixels": paths.images(e.image_size, e.resize, "test", filter_text(e)),
+            "the test pixels": paths.images(e, "test"),
         }
         outputs.append(paths.test(config.name))
     if e.predict.weights == "auto":

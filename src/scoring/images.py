@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from src.core.console import progress
-from src.core.settings import Competition, Data
+from src.core.settings import Classes, Competition
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.parts import metrics
@@ -27,14 +27,12 @@ def score_predictions(
     """Predictions of N images, their labels (N) int and true masks (H,W) bool at original size ->
     {"score", every metric of pixel counts and labels that applies, "per_image": {each mask metric (N), "area", "true_area", "label"}}.
     decision: by default the untuned one."""
-    data = competition.data
     found = measure(
         predictions,
         labels,
         truths,
         decision or Decision.untuned(competition.evaluate),
-        data.classes,
-        data.empty_class,
+        competition.classes,
     )
     return {"score": metrics.score(competition.score, found)} | found
 
@@ -44,8 +42,7 @@ def measure(
     labels: Array,
     truths: list[Array],
     decision: Decision,
-    classes: list[str],
-    empty_class: str | None,
+    classes: Classes,
 ) -> dict:
     """The same without a score: nothing in it goes by how a contest weighs the metrics."""
     pixel_counts = np.zeros((4, len(predictions)), dtype=np.int64)
@@ -62,7 +59,6 @@ def measure(
             height,
             width,
             classes,
-            empty_class,
         )
         if mask is not None:
             pixel_counts[:, i] = metrics.counts([mask], [truths[i]])[:, 0]
@@ -82,16 +78,14 @@ def measure(
 
 
 def surfaces(
-    predictions: Predictions, truth: Truth, decisions: list[Decision], data: Data
+    predictions: Predictions, truth: Truth, decisions: list[Decision], classes: Classes
 ) -> dict[str, Array]:
     """Predictions with masks of N images, each answered by its own decision (N) -> every surface metric, (N) values each, in pixels of the original size."""
 
     def look(i: int) -> list[float]:
         true = truth.mask(predictions.ids[i])
         label = None if predictions.label is None else predictions.label[i]
-        pred, _ = apply(
-            decisions[i], predictions.mask[i], label, *true.shape, data.classes, data.empty_class
-        )
+        pred, _ = apply(decisions[i], predictions.mask[i], label, *true.shape, classes)
         distances = metrics.outline_distances(pred, true)
         return [metric(*distances) for metric in metrics.SURFACE_METRICS.values()]
 

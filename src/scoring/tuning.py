@@ -166,8 +166,7 @@ def answer(
         decision,
         None if table is None else found[0] + found[1] == 0,
         probs,
-        competition.data.classes,
-        competition.data.empty_class,
+        competition.classes,
     )
     if table is not None:
         nothing = np.zeros_like(table.true)

@@ -164,7 +164,7 @@ def outlines(data: Validated, decisions: list[Decision]) -> dict[str, np.ndarray
     return (
         None
         if data.predictions.mask is None
-        else scoring.surfaces(data.predictions, data.truth, decisions, data.competition.data)
+        else scoring.surfaces(data.predictions, data.truth, decisions, data.competition.classes)
     )
 
 
@@ -361,8 +361,7 @@ def shown_with_outlines(
             without[int(data.parts[i])],
             *mine,
             *pixels.shape[:2],
-            settings.classes,
-            settings.empty_class,
+            data.competition.classes,
         )
         shown.append(pictures.tile(pixels, true, pred))
         said = (

@@ -21,7 +21,8 @@ from src.core.console import InputError, header, progress, say, short
 from src.core.device import amp_dtype, pick_device
 from src.core.disk import move, read_json, remove, write_json
 from src.core.freshness import Job
-from src.core.paths import Paths, filter_text
+from src.core.paths import Paths
+from src.core.settings import Classes
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
@@ -51,10 +52,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     dtype = amp_dtype(e.train.amp, device)
     views = [VIEWS[v] for v in e.predict.views]
     tables = {"oof": train} | ({"test": test} if len(test) else {})
-    files = {
-        of: paths.images(e.image_size, e.resize, "train" if of == "oof" else "test", filter_text(e))
-        for of in tables
-    }
+    files = {of: paths.images(e, "train" if of == "oof" else "test") for of in tables}
     stores = {of: open_store(files[of], len(tables[of]), e.image_size) for of in tables}
     rows = {k: {"oof": np.flatnonzero(fold_of == k), "test": np.arange(len(test))} for k in folds}
     if empty := [k for k in folds if not len(rows[k]["oof"])]:
@@ -197,7 +195,9 @@ def rounded(
         )
         # the plainest decision, which has no rule between mask and class: no empty class is asked for
         before, after = (
-            scoring.measure(Predictions.load(f, classes), labels, truths, Decision(), classes, None)
+            scoring.measure(
+                Predictions.load(f, classes), labels, truths, Decision(), Classes(classes)
+            )
             for f in (part, other)
         )
         moved = max(

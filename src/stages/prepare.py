@@ -44,7 +44,7 @@ from src.core.console import (
 )
 from src.core.disk import point, replacing, write_json
 from src.core.freshness import Job
-from src.core.paths import Paths, filter_text
+from src.core.paths import Paths
 from src.core.settings import Experiment
 from src.data import dataset, duplicates, rle
 from src.data import rle_dialect as detect
@@ -197,11 +197,11 @@ def _open_store(job: Job, items: list[Item], config: Config, stack: ExitStack) -
     colour = (3,) if config.competition.data.channels == 3 else ()
     count = {part: sum(i.part == part for i in items) for part in ("train", "test")}
     wanted = {
-        "train": job.paths.images(e.image_size, e.resize, "train", filter_text(e)),
-        "masks": job.paths.masks(e.image_size, e.resize, filter_text(e)),
+        "train": job.paths.images(e),
+        "masks": job.paths.masks(e),
     }
     if count["test"]:
-        wanted["test"] = job.paths.images(e.image_size, e.resize, "test", filter_text(e))
+        wanted["test"] = job.paths.images(e, "test")
     for part, path in wanted.items():
         store.files[part] = stack.enter_context(replacing(path))
         shape = (

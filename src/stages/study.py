@@ -332,18 +332,16 @@ def same_images(config: Config, index: pd.DataFrame, paths: Paths) -> str:
             continue
         shown = []
         for label in masked:
-            row, made, data = (
+            row, made = (
                 tables[label].loc[name],
                 predictions[label],
-                firsts[label].competition.data,
             )
             pred, _ = apply(
                 Decision(**decisions[label][str(left_out[name])]),
                 made.mask[i],
                 None if made.label is None else made.label[i],
                 *pixels.shape[:2],
-                data.classes,
-                data.empty_class,
+                firsts[label].competition.classes,
             )
             shown.append(
                 page.captioned(

@@ -70,7 +70,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         sizes = dict(zip(index.id, index[["height", "width"]].to_numpy().tolist()))
         target = job.outputs[0]
         facts |= answers.write(
-            target, form, predictions, sizes, decision, data.classes, data.empty_class
+            target, form, predictions, sizes, decision, config.competition.classes
         )
         facts |= {"file": target.name, "sha256": hashlib.sha256(target.read_bytes()).hexdigest()}
         if (

@@ -21,7 +21,7 @@ from src.config.load import Config
 from src.core.console import InputError, Interrupts, StageError, Stopped, header, say, short, warn
 from src.core.device import amp_dtype, memory_advice, out_of_memory, pick_device, worker_count
 from src.core.freshness import Job
-from src.core.paths import Paths, filter_text
+from src.core.paths import Paths
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
 from src.parts import augment, losses, models, sampling
@@ -247,8 +247,8 @@ class FoldImages:
                 code="fold_empty",
             )
         images, masks = (
-            paths.images(e.image_size, e.resize, "train", filter_text(e)),
-            paths.masks(e.image_size, e.resize, filter_text(e)),
+            paths.images(e),
+            paths.masks(e),
         )
         for file in (
             images,

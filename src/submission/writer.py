@@ -14,7 +14,7 @@ from src.config.load import Config
 from src.core.console import InputError, StageError, command, listing, short
 from src.core.disk import replacing
 from src.core.paths import Paths
-from src.core.settings import Data
+from src.core.settings import Classes, Data
 from src.data.predictions import Predictions
 from src.data.rle import encode
 from src.data.tables import read_index
@@ -31,16 +31,15 @@ def write(
     predictions: Predictions,
     sizes: dict[str, tuple[int, int]],
     decision: Decision,
-    classes: list[str],
-    empty_class: str | None,
+    classes: Classes,
 ) -> dict:
     """Write `target` (a table, or a zip with masks) for all rows of the form's sample; returns counts. sizes: image -> height, width.
 
     Rows whose image is not on disk are answered with the empty class and an empty mask. Raises InputError where the predictions lack what is asked for,
     StageError where the file does not read back as it was meant (a fault of the program).
     """
-    answers = decided(form, predictions, sizes, decision, classes, empty_class)
-    missing = _unknown(form, classes, empty_class)
+    answers = decided(form, predictions, sizes, decision, classes)
+    missing = _unknown(form, classes)
     at = form.sample.columns.index(form.id)
     rows = (
         {row.cells[at]: row for row in reversed(form.rows)} if form.several else {}
@@ -49,7 +48,7 @@ def write(
         line
         for row in form.rows
         if not rows or rows[row.cells[at]] is row
-        for line in _lines(row, form, answers.get(row.image, missing), classes)
+        for line in _lines(row, form, answers.get(row.image, missing), classes.names)
     ]
     with replacing(target) as temporary:
         text = io.StringIO(newline="")
@@ -69,7 +68,7 @@ def write(
             ) from None
     counts = {"rows": len(cells), "images": len(answers)}
     if "label" in form.asks:
-        counts["labels"] = {c: sum(a.label == c for a in answers.values()) for c in classes}
+        counts["labels"] = {c: sum(a.label == c for a in answers.values()) for c in classes.names}
     if "mask" in form.asks:
         counts["empty_masks"] = sum(not a.bits.any() for a in answers.values())
     return counts
@@ -80,8 +79,7 @@ def decided(
     predictions: Predictions,
     sizes: dict[str, tuple[int, int]],
     decision: Decision,
-    classes: list[str],
-    empty_class: str | None,
+    classes: Classes,
 ) -> dict[str, Answer]:
     """The answer for every image of the form that is on disk."""
     for answer, column in form.asks.items():
@@ -94,7 +92,7 @@ def decided(
             )
     predictions = predictions.select(form.images)
     return {
-        image: _answer(form, predictions, at, sizes[image], decision, classes, empty_class)
+        image: _answer(form, predictions, at, sizes[image], decision, classes)
         for at, image in enumerate(form.images)
     }
 
@@ -105,17 +103,16 @@ def _answer(
     at: int,
     size: tuple[int, int],
     decision: Decision,
-    classes: list[str],
-    empty_class: str | None,
+    classes: Classes,
 ) -> Answer:
     height, width = map(int, form.size or size)
     prob, probs = (None if p is None else p[at] for p in (predictions.mask, predictions.label))
-    mask, label = apply(decision, prob, probs, height, width, classes, empty_class)
+    mask, label = apply(decision, prob, probs, height, width, classes)
     found = Answer(
         height,
         width,
         None if mask is None else np.packbits(mask),
-        None if label is None else classes[label],
+        None if label is None else classes.names[label],
         probs,
     )
     if form.boxes and mask is not None and mask.any():
@@ -129,15 +126,15 @@ def unanswered(form: Form, data: Data) -> str:
     return f"{len(form.unknown)} rows have no readable test image and are answered with {data.empty_class or data.classes[0]} and {mask}: {listing(form.unknown)}"
 
 
-def _unknown(form: Form, classes: list[str], empty_class: str | None) -> Answer:
+def _unknown(form: Form, classes: Classes) -> Answer:
     height, width = form.size or (1, 1)
-    label = empty_class or classes[0]
+    label = classes.empty or classes.names[0]
     return Answer(
         height,
         width,
         np.packbits(np.zeros(height * width, bool)),
         label,
-        np.array([float(c == label) for c in classes]),
+        np.array([float(c == label) for c in classes.names]),
     )
 
 
@@ -244,7 +241,6 @@ def recheck(form: Form, config: Config, paths: Paths) -> None:
             predictions,
             sizes,
             Decision.load(paths.decision(config.name)),
-            data.classes,
-            data.empty_class,
+            config.competition.classes,
         ),
     )

@@ -26,7 +26,7 @@ import torch
 from src.config.load import Config
 from src.core.console import InputError, StageError, duration, header, listing, say, short
 from src.core.disk import explained, replacing, system_error
-from src.core.paths import Paths, filter_text
+from src.core.paths import Paths
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index
 from src.parts import models
 from src.parts.fitted import FITTED
@@ -74,7 +74,7 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     fold_of = read_folds(paths, index["id"])
     for one, k in wanted:
         e, started = one.experiment, time.time()
-        file = paths.images(e.image_size, e.resize, "train", filter_text(e))
+        file = paths.images(e)
         store = open_store(file, len(index), e.image_size)
         rows = np.flatnonzero(fold_of == k)
         if not len(rows):

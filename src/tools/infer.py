@@ -40,7 +40,7 @@ from src.core.device import amp_dtype, pick_device
 from src.core.disk import remove_folder, write_json
 from src.core.freshness import LIBRARIES, fingerprint, folder_fingerprint
 from src.core.locks import Lock
-from src.core.paths import Paths, filter_text
+from src.core.paths import Paths
 from src.data.dataset import Item, Problems
 from src.data.images import read_image
 from src.data.predictions import Predictions
@@ -173,8 +173,7 @@ def answer(
         predictions,
         {i.id: size for i, size in zip(items, sizes)},
         decision,
-        work.classes,
-        competition.data.empty_class,
+        competition.classes,
     )
     draw(work, predictions, decision, paths.submission(name).with_suffix(".png"))
     remove_folder(scratch.artifacts)
@@ -271,7 +270,7 @@ def wanted(config: Config, home: Paths, manifest: dict) -> list[Unit]:
 
 def store(config: Config, member: str, scratch: Paths) -> Path:
     e = config.owner(member).experiment
-    return scratch.images(e.image_size, e.resize, "test", filter_text(e))
+    return scratch.images(e, "test")
 
 
 def go_on(
@@ -466,7 +465,9 @@ def draw(work: Work, predictions: Predictions, decision: Decision, target: Path)
     for i in np.unique(np.linspace(0, len(work.items) - 1, SHOWN).round().astype(int)):
         image = read_image(work.items[i].image, data.channels)
         prob, probs = (None if p is None else p[i] for p in (predictions.mask, predictions.label))
-        mask, label = apply(decision, prob, probs, *image.shape[:2], data.classes, data.empty_class)
+        mask, label = apply(
+            decision, prob, probs, *image.shape[:2], work.config.competition.classes
+        )
         sheet.append(pictures.tile(image, None, mask))
         captions.append(
             work.items[i].id[:40]
