@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from src.__main__ import parse
-from src.cli import TOOLS
+from src.cli import TOOLS, parse
 from src.config.load import leaves, load
 from src.core.paths import Paths
 from src.core.settings import Competition, Ensemble, Experiment

@@ -97,7 +97,7 @@ def _make(index_job: Job, stores: list[Job], config: Config, paths: Paths) -> bo
     if not new_index and not stores:
         return False
     for store in stores:
-        filters.check(store.details["experiment"])
+        filters.check(store.experiment)
     started, problems, skip = time.time(), Problems(), config.competition.data.on_error == "skip"
     header("prepare", "data" if new_index else "pixels", [paths.data], [paths.prepared])
     items = dataset.find(paths.data, config.competition, problems, by_sample)
@@ -192,7 +192,7 @@ def _run_lengths(items: list[Item], config: Config, paths: Paths) -> dict[str, A
 
 def _open_store(job: Job, items: list[Item], config: Config, stack: ExitStack) -> Store:
     """Temporary .npy files of full length; they get their names when `stack` is closed, and vanish if an exception passes through it."""
-    e = job.details["experiment"]
+    e = job.experiment
     store = Store(e)
     colour = (3,) if config.competition.data.channels == 3 else ()
     count = {part: sum(i.part == part for i in items) for part in ("train", "test")}
