@@ -409,8 +409,8 @@ def test_a_download_goes_on_only_with_the_same_file(server):  # noqa: F811
     ],
 )
 def test_submitting_goes_wrong(
-    server, tmp_path, contest, fault, kind, code, words, kept, monkeypatch
-):  # noqa: F811
+    server, tmp_path, contest, fault, kind, code, words, kept, monkeypatch  # noqa: F811
+):
     there = server.add("a-contest", **contest)
     (tmp_path / "best.csv").write_text("id,label\n" * 5000)
     client = Kaggle()

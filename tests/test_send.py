@@ -330,8 +330,8 @@ def test_a_damaged_log_stops_it_before_anything_is_sent(paths, contest, server):
     ],
 )
 def test_each_refusal_of_the_server_is_one_clear_line(
-    paths, contest, server, endpoint, status, kind, code, word
-):  # noqa: F811
+    paths, contest, server, endpoint, status, kind, code, word  # noqa: F811
+):
     server.fault(endpoint, status)
     assert "\n" not in refuses(paths, contest, code, kind=kind, names=(word,))
 
