@@ -56,7 +56,7 @@ from src.submission import writer
 from src.submission.form import infer as infer_form
 from src.submission.sample import sample_file
 from src.training.checkpoint import load_weights
-from src.training.inference import enough_memory, infer, mean_of_folds, whole
+from src.training.inference import enough_memory, infer, mean_of_folds, to_predictions
 from src.training.time_budget import Pace, Unit, fit, given_up
 
 SHOWN = 8  # answers in the picture
@@ -409,7 +409,7 @@ def ask(
             batch_size(work, unit),
             advance,
         )
-    return whole(mask, label, ids, work.sizes[:first], e.resize, work.classes)
+    return to_predictions(mask, label, ids, work.sizes[:first], e.resize, work.classes)
 
 
 def batch_size(work: Work, unit: Unit) -> int:
