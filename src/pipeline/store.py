@@ -21,7 +21,7 @@ from src.data.dataset import Item, find_test
 from src.data.images import read_image, resize
 from src.data.problems import Problems
 from src.parts import filters
-from src.submission.order import by_sample
+from src.submission.order import sample_order
 
 
 @dataclass
@@ -87,7 +87,7 @@ def _write_header(file, shape: tuple[int, ...]) -> int:
 def find_test_images(data: Path, competition: Competition, problems: Problems) -> list[Item]:
     """In the sample's order. What is wrong is added to `problems`; raises InputError where there
     are none."""
-    items = find_test(data, competition, problems, by_sample)
+    items = find_test(data, competition, problems, sample_order)
     if not items:
         raise InputError(
             f"no test images found by {', '.join(competition.data.test)}",

@@ -59,7 +59,7 @@ from src.data.train_table import empty_token
 from src.parts import filters
 from src.pipeline.jobs import plan
 from src.pipeline.store import PixelStore, creating
-from src.submission.order import by_sample
+from src.submission.order import sample_order
 
 BATCH = 8  # images a task: small, so that Ctrl+C ends at once
 
@@ -110,7 +110,7 @@ def _make(index_job: Job, store_jobs: list[Job], config: Config, paths: Paths) -
     header("prepare", "data" if new_index else "pixels", [paths.data], [paths.prepared])
     problems = Problems()
     skip = config.competition.data.on_error == "skip"
-    items = dataset.find(paths.data, config.competition, problems, by_sample)
+    items = dataset.find(paths.data, config.competition, problems, sample_order)
     if not new_index:  # the index has already decided which images there are
         items, problems, skip = _items_of_index(items, paths), Problems(), False
     with ExitStack() as cleanup:
