@@ -21,7 +21,7 @@ from src.data.tables import read_folds
 from src.pipeline import parallel
 from src.pipeline.inputs import has_test, index_ids, sample_of
 from src.pipeline.jobs import form_of, member_folder, plan, submit_job, unanswered
-from src.submission.sample import no_sample
+from src.submission.sample import missing_sample_error
 
 COSTLY = ("train", "predict", "ensemble", "evaluate")
 
@@ -194,7 +194,7 @@ def _no_jobs(config: Config, paths: Paths, stage: str | None, fold: int | None) 
             code="no_test_set",
         )
     if stage == "submit" and not sample_of(config, paths).is_file():
-        return no_sample(config.competition, paths.data)
+        return missing_sample_error(config.competition, paths.data)
     if stage == "submit":
         return InputError(
             f"the sample asks for '{unanswered(config, paths)}', and {config.name}, of one task, "

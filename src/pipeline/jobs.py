@@ -19,7 +19,7 @@ from src.pipeline import inputs
 from src.pipeline.inputs import has_test, index_ids, sample_of
 from src.pipeline.records import read_runs
 from src.submission.form import Form, infer
-from src.submission.glance import glance
+from src.submission.preview import preview_form
 
 # a study runs all but the last for each of its cells, and then makes its table
 STAGES = ["prepare", "split", "train", "predict", "ensemble", "evaluate", "submit"]
@@ -69,8 +69,10 @@ def train_runs(paths: Paths) -> dict | None:
         return None
 
 
-def glance_of(config: Config, paths: Paths) -> Form | None:
-    return glance(sample_of(config, paths), config.competition, index_ids(paths.index, "test"))
+def preview_of(config: Config, paths: Paths) -> Form | None:
+    return preview_form(
+        sample_of(config, paths), config.competition, index_ids(paths.index, "test")
+    )
 
 
 def unanswered(config: Config, paths: Paths) -> str:
@@ -79,7 +81,7 @@ def unanswered(config: Config, paths: Paths) -> str:
         return ""  # a team mate's predictions may answer anything
     tasks = {c.experiment.task for c in config.experiments}
     lacking = {("mask",): "label", ("class",): "mask"}.get(tuple(tasks))
-    form = glance_of(config, paths) if lacking else None
+    form = preview_of(config, paths) if lacking else None
     return form.asks.get(lacking, "") if form else ""
 
 
@@ -351,7 +353,7 @@ def evaluate_job(config: Config, paths: Paths) -> Job:
 
 
 def submit_job(config: Config, paths: Paths) -> Job:
-    name, form = config.name, glance_of(config, paths)
+    name, form = config.name, preview_of(config, paths)
     runs = json.dumps(train_runs(paths))
     return Job(
         "submit",
