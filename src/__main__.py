@@ -119,9 +119,12 @@ def _paths(given: argparse.Namespace, config: Config) -> Paths:
         paths = Paths(home, _contest_folder(given, config))
     if paths.data.is_dir() or given.stage in WITHOUT_IMAGES:
         return paths
-    todo = "Put the images there, as input/README.md says, or try ./run.sh demo"
-    if config.competition.slug and not given.data:
-        todo = f"Bring it with {command('fetch', '--competition', config.competition.slug)}"
+    slug = None if given.data else config.competition.slug
+    todo = (
+        f"Bring it with {command('fetch', '--competition', slug)}"
+        if slug
+        else "Put the images there, as input/README.md says, or try ./run.sh demo"
+    )
     where = f"--data {given.data or short(paths.data)}"
     raise InputError("no such folder", where, todo, code="no_such_folder")
 

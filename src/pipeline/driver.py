@@ -161,13 +161,13 @@ def check_inputs(job: Job, jobs: list[Job]) -> None:
     """Raises InputError, with the command that makes it, unless all that this job reads is there
     and finished."""
     if missing := [i for i in job.inputs if not i.exists()]:
-        first, makers = missing[0], {i.made_by for i in missing}
-        words = first.made_by.split()
+        needed, makers = missing[0], {i.made_by for i in missing}
+        words = needed.made_by.split()
         if len(makers) > 1 and words[:1] == ["train"]:  # several folds
             words = ["train"]
         todo = f"Make it with {command(*words)}" if words else "Put it there"
-        what = f"{job.title} lacks {first.name}"
-        raise InputError(what, short(first.file), todo, code="lacks_input")
+        what = f"{job.title} lacks {needed.name}"
+        raise InputError(what, short(needed.file), todo, code="lacks_input")
     for maker in reversed(_above(job, jobs)):
         maker.require(job.title)
 
