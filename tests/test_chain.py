@@ -250,7 +250,7 @@ def test_a_changed_image_is_noticed_and_a_touched_one_is_not(copy):
 @pytest.mark.parametrize(
     "artifact, stage",
     [
-        (lambda p: p.images(64, "stretch"), "prepare"),
+        (lambda p: p.images(Experiment(image_size=64, resize="stretch")), "prepare"),
         (lambda p: p.oof("small"), "predict"),
         (lambda p: p.checkpoint("small", 1, "last"), "train"),
         (lambda p: p.submission("small"), "submit"),

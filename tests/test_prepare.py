@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, box, folder_data, leftovers, picture, prepared, save
 
+from src.config.load import load as load_config
 from src.core.paths import Paths
 from src.core.settings import Experiment
 from src.data import duplicates, rle
@@ -43,11 +44,13 @@ def test_demo_data_with_all_its_traps(demo, demo_prepared):
     )
     truth = rle.Truth.load(demo_prepared.truth)
     images, masks = (
-        np.load(demo_prepared.images(64, "stretch"), mmap_mode="r"),
-        np.load(demo_prepared.masks(64, "stretch"), mmap_mode="r"),
+        np.load(demo_prepared.images(Experiment(image_size=64, resize="stretch")), mmap_mode="r"),
+        np.load(demo_prepared.masks(Experiment(image_size=64, resize="stretch")), mmap_mode="r"),
     )
     assert images.shape == masks.shape == (24, 64, 64) and images.dtype == masks.dtype == np.uint8
-    shown = np.load(demo_prepared.images(64, "stretch", "test"), mmap_mode="r")
+    shown = np.load(
+        demo_prepared.images(Experiment(image_size=64, resize="stretch"), "test"), mmap_mode="r"
+    )
     assert shown.shape == (6, 64, 64)
     for row in test.itertuples():
         assert np.array_equal(shown[row.Index], resize(read_image(demo / row.image), 64))
@@ -136,9 +139,12 @@ def test_letterbox_and_three_channels_are_stores_of_their_own(tmp_path, make_con
     )
     colour = Paths(tmp_path / "colour", data)
     prepare.run(None, make_config("data.channels=3"), colour)
-    assert np.load(colour.images(64, "stretch")).shape == (9, 64, 64, 3) and np.load(
-        colour.masks(64, "stretch")
-    ).shape == (9, 64, 64)
+    assert np.load(colour.images(Experiment(image_size=64, resize="stretch"))).shape == (
+        9,
+        64,
+        64,
+        3,
+    ) and np.load(colour.masks(Experiment(image_size=64, resize="stretch"))).shape == (9, 64, 64)
 
 
 def test_a_second_run_does_nothing_and_a_changed_file_redoes_it(tmp_path, make_config):
@@ -236,8 +242,10 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored, and hands that down
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from src import prepare
-from src.core import config, console, dataset
+from src.stages import prepare
+from src.config.load import load as load_config
+from src.core import console
+from src.data import dataset
 from src.core.paths import Paths
 load = dataset.load
 def load_slowly(*a):
@@ -246,7 +254,7 @@ def load_slowly(*a):
 dataset.load = load_slowly
 print("ready", flush=True)
 try:
-    prepare.run(None, config.load(Path({str(config.file)!r})), Paths(Path({str(paths.work)!r}), Path({str(data)!r})))
+    prepare.run(None, load_config(Path({str(config.file)!r})), Paths(Path({str(paths.work)!r}), Path({str(data)!r})))
 except console.Stopped as stopped:
     print("stopped:", stopped)
 """
