@@ -22,7 +22,7 @@ from src.core.settings import Experiment
 from src.data import tables
 from src.data.predictions import Predictions
 from src.data.rle import Truth
-from src.kaggle_io import log as sentlog
+from src.kaggle_io import log
 from src.parts.postprocess import Decision
 from src.pipeline import records
 from src.tools import infer
@@ -198,7 +198,7 @@ READERS = {
     ),
     "artifacts/predictions/both/decision.json": lambda p: Decision.load(p.decision("both")),
     "bundle.json": infer.check,
-    "submissions/log.csv": lambda p: sentlog.read(p.sent),
+    "submissions/log.csv": lambda p: log.read(p.submission_log),
 }
 
 
@@ -225,10 +225,10 @@ def spare(home, tmp_path_factory) -> Path:  # noqa: F811
         "files": {},
     }
     (spare / "bundle.json").write_text(json.dumps(about))
-    sentlog.edit(
+    log.edit(
         spare / "submissions" / "log.csv",
         lambda rows: rows.extend(
-            [sentlog.Row("2026-11-20T10:00:00Z", "s", "a.csv", cv=0.5, public=0.4)] * 3
+            [log.Row("2026-11-20T10:00:00Z", "s", "a.csv", cv=0.5, public=0.4)] * 3
         ),
     )
     return spare

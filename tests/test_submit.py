@@ -18,7 +18,7 @@ from src.data.rle import decode
 from src.parts.postprocess import Decision, apply
 from src.pipeline.jobs import evaluate_job, submit_job
 from src.stages import evaluate, submit
-from src.submission import writer as answers
+from src.submission import writer
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_no_test_set(tmp_path):
 
 
 def test_a_file_that_does_not_decode_to_what_was_meant_is_refused(ready, monkeypatch):
-    monkeypatch.setattr(answers, "encode", lambda mask, *dialect: "1 7")
+    monkeypatch.setattr(writer, "encode", lambda mask, *dialect: "1 7")
     with refused("not_as_meant", "do not decode", kind=StageError):
         run(ready)
     assert not ready.submission("exp").exists() and not list(ready.submissions.glob(".*"))

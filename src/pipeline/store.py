@@ -14,14 +14,14 @@ from src.core.settings import Competition, Experiment
 from src.data.dataset import Item, Problems, find_test
 from src.data.images import read_image, resize
 from src.parts import filters
-from src.submission.order import by_sample
+from src.submission.order import sample_order
 
 AT_ONCE = 64  # images whose pixels wait in memory
 
 
 def find(data: Path, competition: Competition, problems: Problems) -> list[Item]:
     """In the sample's order. What is wrong is added to `problems`; raises InputError where there are none."""
-    items = find_test(data, competition, problems, by_sample)
+    items = find_test(data, competition, problems, sample_order)
     if not items:
         raise InputError(
             f"no test images found by {', '.join(competition.data.test)}",

@@ -54,7 +54,7 @@ from src.data.tables import COLUMNS, read_index
 from src.data.train_table import empty_token
 from src.parts import filters
 from src.pipeline.jobs import plan
-from src.submission.order import by_sample
+from src.submission.order import sample_order
 
 BATCH = 8  # images a task: small, so that Ctrl+C ends at once
 
@@ -100,7 +100,7 @@ def _make(index_job: Job, stores: list[Job], config: Config, paths: Paths) -> bo
         filters.check(store.details["experiment"])
     started, problems, skip = time.time(), Problems(), config.competition.data.on_error == "skip"
     header("prepare", "data" if new_index else "pixels", [paths.data], [paths.prepared])
-    items = dataset.find(paths.data, config.competition, problems, by_sample)
+    items = dataset.find(paths.data, config.competition, problems, sample_order)
     if not new_index:
         items, problems, skip = (
             _items_of_index(items, paths),

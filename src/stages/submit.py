@@ -21,7 +21,7 @@ from src.data.tables import read_index
 from src.parts.postprocess import Decision
 from src.pipeline.jobs import form_of, sample_of
 from src.pipeline.records import read_metrics, read_weights
-from src.submission import writer as answers
+from src.submission import writer
 
 
 def run(job: Job, config: Config, paths: Paths) -> None:
@@ -50,7 +50,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
                     "data.on_error=skip",
                     code="no_test_image",
                 )
-            warn(answers.unanswered(form, data))
+            warn(writer.describe_missing_images(form, data))
         asked = set(form.images)
         if left_out := [i for i in index.id if i not in asked]:
             warn(
@@ -69,7 +69,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         predictions = Predictions.load(paths.test(name), data.classes)
         sizes = dict(zip(index.id, index[["height", "width"]].to_numpy().tolist()))
         target = job.outputs[0]
-        facts |= answers.write(
+        facts |= writer.write(
             target, form, predictions, sizes, decision, config.competition.classes
         )
         facts |= {"file": target.name, "sha256": hashlib.sha256(target.read_bytes()).hexdigest()}

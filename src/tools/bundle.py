@@ -59,7 +59,7 @@ from src.pipeline.jobs import (
 )
 from src.pipeline.jobs import folds as folds_to_use
 from src.pipeline.records import read_metrics, read_runs, read_weights
-from src.training.checkpoint import load_weights, save, shipped
+from src.training.checkpoint import load_weights, round_weights, save
 
 # What Kaggle's image has of all that inference may import, each with what it needs itself: installed_cpu_packages.txt of github.com/Kaggle/docker-python, May 2026
 KAGGLE = {
@@ -251,7 +251,7 @@ def write_weights(config: Config, folds: list[int], paths: Paths, inner: Paths, 
     net = models.build(e, len(config.competition.data.classes), pretrained=False)
     for k in folds:
         load_weights(paths.checkpoint(config.name, k, e.predict.checkpoint), net, fold=k)
-        weights = shipped(net.state_dict(), net, weights_used(config, paths, k))
+        weights = round_weights(net.state_dict(), net, weights_used(config, paths, k))
         save(inner.checkpoint(config.name, k, e.predict.checkpoint), {"ema": weights})
         advance(1)
 

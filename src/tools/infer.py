@@ -52,11 +52,11 @@ from src.pipeline.jobs import train_runs
 from src.pipeline.records import read_manifest, read_weights
 from src.report import figures as pictures
 from src.scoring import greedy
-from src.submission import writer as answers
+from src.submission import writer
 from src.submission.form import infer as infer_form
 from src.submission.sample import sample_file
 from src.training.checkpoint import load_weights
-from src.training.inference import enough_memory, infer, mean_of_folds, whole
+from src.training.inference import enough_memory, infer, mean_of_folds, to_predictions
 from src.training.time_budget import Pace, Unit, fit, given_up
 
 SHOWN = 8  # answers in the picture
@@ -153,7 +153,7 @@ def answer(
     )
     form = infer_form(sample, competition, [i.id for i in items], train_runs(home))
     if form.unknown:
-        warn(answers.unanswered(form, competition.data))
+        warn(writer.describe_missing_images(form, competition.data))
     work = Work(config, home, scratch, manifest, items, sizes, pick_device(exact=True))
     say(
         f"  {len(units)} networks of {listing(dict.fromkeys(u.member for u in units))} on {len(items)} test images, {work.device}"
@@ -167,7 +167,7 @@ def answer(
         )
     predictions, decision = mix(work), Decision.load(home.decision(name))
     target = paths.archive(name) if form.masks else paths.submission(name)
-    counts = answers.write(
+    counts = writer.write(
         target,
         form,
         predictions,
@@ -409,7 +409,7 @@ def ask(
             batch_size(work, unit),
             advance,
         )
-    return whole(mask, label, ids, work.sizes[:first], e.resize, work.classes)
+    return to_predictions(mask, label, ids, work.sizes[:first], e.resize, work.classes)
 
 
 def batch_size(work: Work, unit: Unit) -> int:
