@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from conftest import ROOT, box, folder_data, leftovers, picture, prepared, save
 
-from src.config.load import load as load_config
 from src.core.paths import Paths
 from src.core.settings import Experiment
 from src.data import duplicates, rle
