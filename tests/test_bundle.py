@@ -469,7 +469,7 @@ def test_what_is_in_it(home, packed):
     assert about["networks"]["small"]["weights"] == {"0": "float16", "1": "float16"} and about[
         "networks"
     ]["other"]["weights"].keys() == {"0", "1"}
-    assert about["score"] == json.loads(paths.metrics("ensemble").read_text())["honest"][
+    assert about["score"] == json.loads(paths.metrics("ensemble").read_text())["nested"][
         "score"
     ] and all(a["pace"] > 0 for a in about["networks"].values())
     lacking = [

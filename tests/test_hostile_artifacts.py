@@ -589,8 +589,8 @@ WRONG = [
     None,
     1,
     "text",
-    {"honest": []},
-    {"honest": {"score": "much"}},
+    {"nested": []},
+    {"nested": {"score": "much"}},
     {"mask": 1, "label": 2},
     {"name": 1, "files": [], "networks": {}},
 ]

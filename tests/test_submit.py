@@ -90,8 +90,8 @@ def test_the_record_beside_it(ready):
     record = json.loads((ready.submissions / "exp.json").read_text())
     found = json.loads(ready.metrics("exp").read_text())
     assert (
-        record["score"] == found["honest"]["score"]
-        and record["interval"] == found["honest"]["intervals"]["score"]
+        record["score"] == found["nested"]["score"]
+        and record["interval"] == found["nested"]["intervals"]["score"]
         and record["note"] == ""
     )
     assert sum(record["labels"].values()) == record["rows"] == len(rows) == 6 and record[

@@ -1,4 +1,4 @@
-"""submissions/log.csv: what was sent to Kaggle from here, its honest CV score beside the leaderboard's. Read, written under a lock, and shown as a table.
+"""submissions/log.csv: what was sent to Kaggle from here, its cross-validated score beside the leaderboard's. Read, written under a lock, and shown as a table.
 
 A row whose `status` is `unconfirmed` was handed over, but the connection (or the user) broke off before Kaggle's list showed it; it has no `ref` until
 `refresh` finds it there, and is dropped where it does not. The other three are Kaggle's own.

@@ -30,7 +30,7 @@ from src.parts import models
 from src.parts.postprocess import Decision
 from src.parts.tta import VIEWS
 from src.pipeline.jobs import folds as folds_to_use
-from src.scoring import images as scoring
+from src.scoring.images import measure
 from src.training.checkpoint import load_weights, round_weights
 from src.training.inference import enough_memory, infer, mean_of_folds, to_predictions
 
@@ -195,9 +195,7 @@ def rounded(
         )
         # the plainest decision, which has no rule between mask and class: no empty class is asked for
         before, after = (
-            scoring.measure(
-                Predictions.load(f, classes), labels, truths, Decision(), Classes(classes)
-            )
+            measure(Predictions.load(f, classes), labels, truths, Decision(), Classes(classes))
             for f in (part, other)
         )
         moved = max(

@@ -26,7 +26,7 @@ from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
 from src.parts import augment, losses, models, sampling
 from src.parts.tta import VIEWS
-from src.scoring import images as scoring
+from src.scoring.images import score_predictions
 from src.training.batches import EpochSampler, Images, loader
 from src.training.checkpoint import (
     is_intact,
@@ -288,7 +288,7 @@ def validate(
         e.resize,
         config.competition.data.classes,
     )
-    found = scoring.score_predictions(said, of.labels[of.held_out], of.truths, config.competition)
+    found = score_predictions(said, of.labels[of.held_out], of.truths, config.competition)
     return {k: float(v) for k, v in found.items() if k != "per_image"}
 
 

@@ -41,9 +41,10 @@ from src.core.disk import remove_folder, write_json
 from src.core.freshness import LIBRARIES, fingerprint, folder_fingerprint
 from src.core.locks import Lock
 from src.core.paths import Paths
-from src.data.dataset import Item, Problems
+from src.data.dataset import Item
 from src.data.images import read_image
 from src.data.predictions import Predictions
+from src.data.problems import Problems
 from src.parts import models
 from src.parts.postprocess import Decision, apply
 from src.parts.tta import VIEWS
@@ -123,7 +124,7 @@ def answer(
             "It says which images are asked for, and how: name its folder with --data",
             code="no_sample",
         )
-    items = unlabelled.find(paths.data, competition, problems)
+    items = unlabelled.find_test_images(paths.data, competition, problems)
     header("infer", name, [home.work, paths.data], [paths.submission(name)])
     try:
         go_on(
@@ -144,7 +145,7 @@ def answer(
             "Name another folder with --work",
             code="not_writable",
         ) from None
-    items, sizes = unlabelled.decode(
+    items, sizes = unlabelled.write_test_stores(
         items,
         {store(config, u.member, scratch): config.owner(u.member).experiment for u in units},
         paths.data,
