@@ -182,7 +182,7 @@ def _run_lengths(items: list[Item], config: Config, paths: Paths) -> dict[str, A
     )
     if runs["assumed"]:
         warn(
-            f"{listing(runs['assumed'])} of the run lengths cannot be known from the data and is assumed, as usual; submission.{runs['assumed'][0]} in competition.yaml sets it"
+            f"{listing(runs['assumed'])} of the run lengths cannot be known from the data and is assumed, as usual; submission.{detect.SETTING[runs['assumed'][0]]} in competition.yaml sets it"
         )
     return runs
 
