@@ -131,7 +131,7 @@ def watched(config):
         frame = sys._getframe(2)
         while frame:
             where, what = os.path.basename(frame.f_code.co_filename), frame.f_code.co_name
-            if (where, what) in DECLARING or where == "stages.py" and what.endswith("_job"):
+            if (where, what) in DECLARING or where == "jobs.py" and what.endswith("_job"):
                 return
             frame = frame.f_back
         read.add(key)
@@ -157,7 +157,7 @@ def watched(config):
         del Strict.__getattribute__
 
 
-DECLARING = {("config.py", "keys"), ("stages.py", "plan"), ("stages.py", "untuned")}
+DECLARING = {("load.py", "keys"), ("jobs.py", "plan"), ("jobs.py", "untuned")}
 STORE = {
     "image_size",
     "resize",

@@ -380,7 +380,7 @@ def test_the_balance_weighs_mask_and_label():
 def test_one_answer_alone_is_not_weighed(mask_weight):
     for answer, expected in (("mask", MASK_LOSS), ("label", LABEL_LOSS)):
         parts = losses.total(
-            {answer: OUTPUT[answer]}, TRUTH, ALIKE, Loss(mask_weight=balance, **SETTINGS)
+            {answer: OUTPUT[answer]}, TRUTH, ALIKE, Loss(mask_weight=mask_weight, **SETTINGS)
         )
         assert parts["loss"].item() == pytest.approx(expected) and set(parts) == {
             "loss",
