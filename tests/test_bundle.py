@@ -33,7 +33,7 @@ from src.stages import evaluate, predict
 from src.tools import bundle, infer
 from src.training import inference
 from src.training import time_budget as budget
-from src.training.checkpoint import load_weights, shipped
+from src.training.checkpoint import load_weights, round_weights
 from src.training.time_budget import Unit
 
 SETS = [
@@ -469,7 +469,7 @@ def test_what_is_in_it(home, packed):
     assert about["networks"]["small"]["weights"] == {"0": "float16", "1": "float16"} and about[
         "networks"
     ]["other"]["weights"].keys() == {"0", "1"}
-    assert about["score"] == json.loads(paths.metrics("ensemble").read_text())["honest"][
+    assert about["score"] == json.loads(paths.metrics("ensemble").read_text())["nested"][
         "score"
     ] and all(a["pace"] > 0 for a in about["networks"].values())
     lacking = [
@@ -560,14 +560,14 @@ def test_what_is_rounded():
     with torch.no_grad():
         net[2].weight[0, 0] = 1e6  # more than float16 holds
     state = net.state_dict()
-    found = shipped(state, net, "float16")
+    found = round_weights(state, net, "float16")
     assert [k for k, v in found.items() if v.dtype == torch.float16] == ["0.weight"]
     assert (found["0.weight"].float() - state["0.weight"]).abs().max() < 1e-3 * state[
         "0.weight"
     ].abs().max()
     assert (
-        shipped(found, net, "float16")["0.weight"] is found["0.weight"]
-        and shipped(state, net, "float32") is state
+        round_weights(found, net, "float16")["0.weight"] is found["0.weight"]
+        and round_weights(state, net, "float32") is state
     )
 
 
@@ -629,7 +629,7 @@ def test_stopped_it_leaves_the_bundle_before_it(copy, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bundle, "shipped", stop)
+    monkeypatch.setattr(bundle, "round_weights", stop)
     with pytest.raises(KeyboardInterrupt):
         made(copy)
     monkeypatch.undo()

@@ -250,7 +250,7 @@ def test_a_changed_image_is_noticed_and_a_touched_one_is_not(copy):
 @pytest.mark.parametrize(
     "artifact, stage",
     [
-        (lambda p: p.images(64, "stretch"), "prepare"),
+        (lambda p: p.images(Experiment(image_size=64, resize="stretch")), "prepare"),
         (lambda p: p.oof("small"), "predict"),
         (lambda p: p.checkpoint("small", 1, "last"), "train"),
         (lambda p: p.submission("small"), "submit"),
@@ -376,7 +376,7 @@ def test_the_record_beside_the_submission_says_what_made_it(home):
     assert record["settings"]["other"]["model.arch"] == "linknet" and record[
         "score"
     ] == pytest.approx(
-        json.loads(Paths(home, home / "data").metrics("ensemble").read_text())["honest"]["score"]
+        json.loads(Paths(home, home / "data").metrics("ensemble").read_text())["nested"]["score"]
     )
     assert {"decision", "members", "sha256", "commit", "versions"} <= record.keys()
 
@@ -441,7 +441,7 @@ def test_evaluate_calls_a_greedy_ensemble_no_better_than_its_left_out_score(copy
 def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeypatch):
     """A network that answers with the true letterboxed mask is right at original size, in predict and in train's validation."""
     from src.data.rle import Truth
-    from src.scoring import images as scoring
+    from src.scoring.images import score_predictions
     from src.stages import predict, train
 
     config, paths = load(copy / "configs" / "other.yaml", SETTINGS), Paths(copy, copy / "data")
@@ -463,7 +463,7 @@ def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeyp
         None,
     )
     truth = Truth.load(paths.truth).subset(index["id"])
-    score = scoring.score_predictions(
+    score = score_predictions(
         Predictions.load(copy / "part.npz", CLASSES),
         np.zeros(len(index), int),
         truth,

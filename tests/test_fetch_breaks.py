@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 from conftest import ROOT
-from kaggle_server import CLEARED, SECRETS, make_zip, server  # noqa: F401
+from kaggle_server import CLEARED, SECRETS, make_zip
 from test_fetch import CONFIG, below, home, noise, quick, run  # noqa: F401
 
 from src.kaggle_io import unzip as archives

@@ -277,7 +277,7 @@ def test_labels_of_one_and_masks_of_the_other_become_one_prediction(home):
     assert svm.mask is None and otsu.label is None
     assert np.array_equal(both.label, svm.label) and np.array_equal(both.mask, otsu.mask)
     metrics = json.loads(paths.metrics("both").read_text())
-    assert {"dice", "macro_f1"} <= metrics["honest"]["metrics"].keys() and paths.submission(
+    assert {"dice", "macro_f1"} <= metrics["nested"]["metrics"].keys() and paths.submission(
         "both"
     ).is_file()
     assert json.loads(paths.weights("both").read_text())["label"]["weights"] == {"svm": 1.0}

@@ -211,7 +211,7 @@ def test_two_files_that_look_like_the_sample(tmp_path):
         == "stage1_sample_submission.csv"
     )
     (w.paths.data / "SampleSubmission.zip").write_bytes(b"")
-    found = sample.no_sample(w.config.competition, w.paths.data)
+    found = sample.missing_sample_error(w.config.competition, w.paths.data)
     assert found.code == "several_samples" and "2 files" in str(found)
     assert "SampleSubmission.zip, stage1" in str(found)
 

@@ -30,7 +30,7 @@ from src.data import tables
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.kaggle_io import client as kaggle
-from src.kaggle_io import log as sentlog
+from src.kaggle_io import log
 from src.kaggle_io import unzip as archives
 from src.parts import contours, metrics
 from src.parts.postprocess import Decision
@@ -589,8 +589,8 @@ WRONG = [
     None,
     1,
     "text",
-    {"honest": []},
-    {"honest": {"score": "much"}},
+    {"nested": []},
+    {"nested": {"score": "much"}},
     {"mask": 1, "label": 2},
     {"name": 1, "files": [], "networks": {}},
 ]
@@ -651,13 +651,13 @@ def test_a_damaged_note_of_what_was_fetched_is_as_good_as_none(tmp_path, content
     config = load(ROOT / "configs" / "cpu.yaml", ["slug=null"])
     with refused("no_contest_named"):
         kaggle.slug_of(given, config, paths)
-    assert fetch.earlier(paths.fetched, "a") == {"files": {}}
+    assert fetch.previous_download(paths.fetched, "a") == {"files": {}}
     home = tmp_path / ".fetch"
     home.mkdir()
     for note in (content, '{"of": "a", "mark": []}', '{"of": "a", "mark": {"bytes": "1"}}'):
         (home / "mark.json").write_text(note)
         (home / "archive.part").write_bytes(b"1")
-        assert fetch.Part(tmp_path, "a").mark is None
+        assert fetch.PartialDownload(tmp_path, "a").mark is None
 
 
 @pytest.mark.parametrize(
@@ -668,33 +668,33 @@ def test_a_note_of_what_was_fetched_with_odd_files_is_as_good_as_none(tmp_path, 
         json.dumps({"competition": "a", "dataset": None, "when": "now", "files": files})
     )
     if files:
-        assert fetch.earlier(tmp_path / "fetched.json", "a") == {"files": {}}
+        assert fetch.previous_download(tmp_path / "fetched.json", "a") == {"files": {}}
 
 
 # --------------------------------------------------------------------------------------- Kaggle
 
 
-def sent(ref: str, when: str) -> kaggle.Sent:
-    return kaggle.Sent(ref, when, "e.csv", "one", "complete", public=0.5)
+def sent(ref: str, when: str) -> kaggle.RemoteSubmission:
+    return kaggle.RemoteSubmission(ref, when, "e.csv", "one", "complete", public=0.5)
 
 
-def row(**changes) -> sentlog.Row:
-    return sentlog.Row(
+def row(**changes) -> log.Row:
+    return log.Row(
         "2026-11-20T10:00:00Z", "slug", "e.csv", message="one", status="unconfirmed", **changes
     )
 
 
 def test_an_unconfirmed_submission_does_not_take_the_score_of_an_older_one(tmp_path):
     """The same file and message may have gone there before, from the web page."""
-    sentlog.edit(tmp_path / "log.csv", lambda rows: rows.append(row()))
+    log.edit(tmp_path / "log.csv", lambda rows: rows.append(row()))
     older, own, later = (
         sent("1", "2026-11-20T09:00:00Z"),
         sent("2", "2026-11-20T09:59:30Z"),
         sent("3", "2026-11-20T11:00:00Z"),
     )
-    assert sentlog.handed_over(row(), [later, own, older]) == own, "the clocks may differ a little"
-    assert sentlog.handed_over(row(), [older]) is None
-    found = sentlog.refresh(tmp_path / "log.csv", "slug", [later, own, older])
+    assert log.find_unconfirmed(row(), [later, own, older]) == own, "the clocks may differ a little"
+    assert log.find_unconfirmed(row(), [older]) is None
+    found = log.refresh(tmp_path / "log.csv", "slug", [later, own, older])
     assert [(r.ref, r.status) for r in found] == [("2", "complete")]
 
 
@@ -704,10 +704,10 @@ def test_a_damaged_log_of_submissions_is_named(tmp_path, spoil):
     if spoil == "folder":
         file.mkdir()
     else:
-        sentlog.edit(file, lambda rows: rows.append(row(cv=0.5)))
+        log.edit(file, lambda rows: rows.append(row(cv=0.5)))
         file.write_text(file.read_text().replace("0.5", "nan"))
     with pytest.raises(InputError) as raised:
-        sentlog.read(file)
+        log.read(file)
     assert raised.value.code == "log_damaged"
 
 
@@ -778,7 +778,7 @@ def test_no_link_at_a_temporary_name_is_followed(tmp_path):
     (folder / ".fetch" / "mark.json").write_text(
         json.dumps({"of": "x", "mark": {"etag": "e", "modified": None, "bytes": 9}})
     )
-    part = fetch.Part(folder, "x")
+    part = fetch.PartialDownload(folder, "x")
     assert part.mark is None
     part.begin({"etag": "e", "modified": None, "bytes": 9})
     assert precious.read_text() == "mine" and not part.file.is_symlink()
@@ -787,7 +787,7 @@ def test_no_link_at_a_temporary_name_is_followed(tmp_path):
     elsewhere.mkdir()
     (elsewhere / "kept").touch()
     (folder / ".fetch").symlink_to(elsewhere)
-    fetch.Part(folder, "x").begin({"etag": "e", "modified": None, "bytes": 9})
+    fetch.PartialDownload(folder, "x").begin({"etag": "e", "modified": None, "bytes": 9})
     assert (elsewhere / "kept").is_file() and not (folder / ".fetch").is_symlink()
 
     (tmp_path / ".bundle.part").symlink_to(elsewhere)

@@ -15,7 +15,7 @@ from src.core.console import InputError
 from src.core.device import AUTO_AMP, amp_dtype, has_kernels, pick_device
 from src.core.settings import Loss, Train
 from src.parts import augment, losses
-from src.training.batches import Images, Plan, loader
+from src.training.batches import EpochSampler, Images, loader
 from src.training.loop import Loop, ema_pairs, optimiser_for, rate, update_ema
 from src.training.runlog import BadSteps
 
@@ -44,11 +44,11 @@ def always_something(monkeypatch):
 
 
 def epoch_of(store, workers: int, epoch: int, step: int = 0, seed: int = 0) -> list[torch.Tensor]:
-    plan = Plan(12, 4, 1, seed, 0)
+    plan = EpochSampler(12, 4, 1, seed, 0)
     batches = loader(
         Images(*store, np.arange(12), LABELS, augment.build("turned")), plan, workers, CPU
     )
-    plan.begin(epoch, step)
+    plan.set_epoch(epoch, step)
     return [
         torch.cat([images.flatten(1), target["label"].to(torch.uint8)], 1)
         for images, target in batches
@@ -77,21 +77,21 @@ def test_an_epoch_goes_on_in_the_middle(store):
 
 
 def test_persistent_workers_get_each_epoch_anew(store):
-    plan = Plan(12, 4, 1, 0, 0)
+    plan = EpochSampler(12, 4, 1, 0, 0)
     batches = loader(Images(*store, np.arange(12), LABELS, augment.build("turned")), plan, 1, CPU)
     seen = []
     for epoch in range(2):
-        plan.begin(epoch, 0)
+        plan.set_epoch(epoch, 0)
         seen.append(torch.cat([images for images, _ in batches]))
     assert not torch.equal(seen[0], seen[1])
 
 
 def test_every_image_once_an_epoch_and_no_partial_batch():
-    plan = Plan(11, 4, 1, 0, 0)
-    plan.begin(0, 0)
+    plan = EpochSampler(11, 4, 1, 0, 0)
+    plan.set_epoch(0, 0)
     drawn = [i for batch in plan for i, _ in batch]
     assert len(drawn) == 8 == len(set(drawn)) and plan.steps == 2
-    assert Plan(3, 8, 1, 0, 0).steps == 1, "a fold smaller than a batch is one batch"
+    assert EpochSampler(3, 8, 1, 0, 0).steps == 1, "a fold smaller than a batch is one batch"
 
 
 class Tiny(nn.Module):
@@ -137,7 +137,7 @@ def make_loop(accumulate=1, batch=4, dtype=torch.float32, loss=None, clip=0.0, c
         optimiser,
         scaler,
         loss or total,
-        Plan(count, batch, accumulate, 0, 0),
+        EpochSampler(count, batch, accumulate, 0, 0),
         data,
         settings,
         CPU,

@@ -18,7 +18,7 @@ from src.data.rle import decode
 from src.parts.postprocess import Decision, apply
 from src.pipeline.jobs import evaluate_job, submit_job
 from src.stages import evaluate, submit
-from src.submission import writer as answers
+from src.submission import writer
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,8 @@ def test_the_record_beside_it(ready):
     record = json.loads((ready.submissions / "exp.json").read_text())
     found = json.loads(ready.metrics("exp").read_text())
     assert (
-        record["score"] == found["honest"]["score"]
-        and record["interval"] == found["honest"]["intervals"]["score"]
+        record["score"] == found["nested"]["score"]
+        and record["interval"] == found["nested"]["intervals"]["score"]
         and record["note"] == ""
     )
     assert sum(record["labels"].values()) == record["rows"] == len(rows) == 6 and record[
@@ -180,7 +180,7 @@ def test_no_test_set(tmp_path):
 
 
 def test_a_file_that_does_not_decode_to_what_was_meant_is_refused(ready, monkeypatch):
-    monkeypatch.setattr(answers, "encode", lambda mask, *dialect: "1 7")
+    monkeypatch.setattr(writer, "encode", lambda mask, *dialect: "1 7")
     with refused("not_as_meant", "do not decode", kind=StageError):
         run(ready)
     assert not ready.submission("exp").exists() and not list(ready.submissions.glob(".*"))

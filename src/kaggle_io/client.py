@@ -27,15 +27,15 @@ from typing import TYPE_CHECKING, Any
 from src.core.console import InputError, StageError, duration, short, warn
 from src.kaggle_io.errors import (
     SITE,
-    Busy,
-    Lost,
-    NotSent,
-    Passing,
-    Unfit,
-    bounded,
+    ConnectionLost,
+    NotSubmitted,
+    RangeNotSatisfiable,
+    ServerBusy,
+    TransientError,
+    bounded_requests,
     not_signed_in,
-    plain,
-    translated,
+    redact,
+    translate,
     url,
 )
 
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
     from src.core.paths import Paths
 
 __all__ = [
-    "Arriving",
-    "Busy",
+    "Download",
+    "ServerBusy",
     "Contest",
     "Kaggle",
-    "Lost",
-    "NotSent",
-    "Remote",
-    "Sent",
+    "ConnectionLost",
+    "NotSubmitted",
+    "RemoteFile",
+    "RemoteSubmission",
     "plain_dataset",
     "plain_slug",
     "slug_of",
@@ -81,13 +81,13 @@ class Contest:
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteFile:
     name: str
     bytes: int | None
 
 
 @dataclass(frozen=True)
-class Sent:
+class RemoteSubmission:
     """A submission in Kaggle's list."""
 
     ref: str
@@ -103,8 +103,8 @@ class Sent:
 
 
 @dataclass
-class Arriving:
-    """A file on its way; iterate over it for its bytes from `start` on. Raises Lost where the connection breaks off."""
+class Download:
+    """A file on its way; iterate over it for its bytes from `start` on. Raises ConnectionLost where the connection breaks off."""
 
     name: str
     mark: dict[
@@ -118,7 +118,7 @@ class Arriving:
         try:
             yield from self.response.iter_content(1 << 16)
         except Exception as error:
-            raise translated(error, "", []) from None
+            raise translate(error, "", []) from None
         finally:
             self.response.close()
 
@@ -219,7 +219,7 @@ class Kaggle:
             found.evaluation_metric or "",
         )
 
-    def files(self, of: str) -> list[Remote]:
+    def files(self, of: str) -> list[RemoteFile]:
         """Of a contest SLUG or a data set OWNER/NAME; [] where there are more than 5000."""
         found, token = [], None
         self._needs(
@@ -229,7 +229,7 @@ class Kaggle:
         for _ in range(PAGES):
             page = self._ask(of, lambda: ask(of, page_token=token, page_size=200))
             found += [
-                Remote(f.name, f.total_bytes or None)
+                RemoteFile(f.name, f.total_bytes or None)
                 for f in (page.dataset_files if "/" in of else page.files)
             ]
             token = page.next_page_token
@@ -237,7 +237,7 @@ class Kaggle:
                 return found
         return []
 
-    def download(self, of: str, start: int = 0, mark: dict[str, Any] | None = None) -> Arriving:
+    def download(self, of: str, start: int = 0, mark: dict[str, Any] | None = None) -> Download:
         """Everything of a contest SLUG or a data set OWNER/NAME as one file: from byte `start` on where it still is the file of this `mark`, else from 0."""
         same = (mark["etag"] or mark["modified"]) if mark else None
         headers = {"Accept-Encoding": "identity"} | (
@@ -266,7 +266,7 @@ class Kaggle:
                     headers,
                     competition_name=of,
                 )
-        except Unfit:
+        except RangeNotSatisfiable:
             return self.download(of)
         if response is None:
             raise too_old("cannot download")
@@ -291,7 +291,7 @@ class Kaggle:
             return self.download(of)
         name = re.search(r'filename="?([^";]+)', said.get("Content-Disposition", ""))
         md5 = re.search(r"md5=([\w+/]+=*)", said.get("x-goog-hash", ""))
-        return Arriving(
+        return Download(
             name[1] if name else response.url.split("?")[0].rsplit("/", 1)[-1],
             now,
             md5[1] if md5 else said.get("Content-MD5", ""),
@@ -299,12 +299,12 @@ class Kaggle:
             response,
         )
 
-    def submissions(self, slug: str) -> list[Sent]:
+    def submissions(self, slug: str) -> list[RemoteSubmission]:
         """Newest first, the last hundred at most."""
         self._needs("competition_submissions", "cannot list submissions")
         found = self._ask(slug, lambda: self.api.competition_submissions(slug, page_size=100)) or []
         sent = [
-            Sent(
+            RemoteSubmission(
                 str(s.ref),
                 s.date.strftime("%Y-%m-%dT%H:%M:%SZ") if s.date else "",
                 s.file_name or "",
@@ -335,7 +335,7 @@ class Kaggle:
         )
 
     def submit(self, slug: str, file: Path, message: str) -> None:
-        """Upload a file and hand it in. That this returns is no proof: look for it in `submissions`. NotSent and InputError: Kaggle has nothing of it; any other
+        """Upload a file and hand it in. That this returns is no proof: look for it in `submissions`. NotSubmitted and InputError: Kaggle has nothing of it; any other
         StageError: it is not known how far it came."""
         self._needs("competition_submit", "cannot submit")
         said = io.StringIO()
@@ -353,8 +353,8 @@ class Kaggle:
                 for line in said.getvalue().splitlines()
                 if re.search("error|exception|aborted|refused", line, re.I)
             ]
-            why = f": {plain(lines[-1], self.secrets)}" if lines else ""
-            raise NotSent(
+            why = f": {redact(lines[-1], self.secrets)}" if lines else ""
+            raise NotSubmitted(
                 f"the upload of {short(file)} broke off{why}. Nothing was handed in: "
                 "run the same command again",
                 code="upload_failed",
@@ -404,7 +404,7 @@ class Kaggle:
         """What `ask` returns. `reads`: it changes nothing at Kaggle, so that a lost answer may be asked for again; `absent`: None in place of a 404."""
         for turn in range(TRIES):
             try:
-                with bounded(headers), redirect_stdout(said or io.StringIO()):
+                with bounded_requests(headers), redirect_stdout(said or io.StringIO()):
                     return ask()
             except (InputError, StageError):
                 raise
@@ -412,10 +412,10 @@ class Kaggle:
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 if absent and status == 404:
                     return None
-                found = translated(error, of, self.secrets)
-            wait = (found.wait if isinstance(found, Passing) else None) or PAUSE * 2**turn
+                found = translate(error, of, self.secrets)
+            wait = (found.wait if isinstance(found, TransientError) else None) or PAUSE * 2**turn
             if (
-                not isinstance(found, Passing)
+                not isinstance(found, TransientError)
                 or not (reads or status == 429)
                 or turn + 1 == TRIES
                 or wait > LONGEST

@@ -23,7 +23,7 @@ SILENCE = (15, 60)  # seconds for a connection, and between two pieces of an ans
 AGAIN = "Run the same command again to go on"
 
 
-class Passing(StageError):
+class TransientError(StageError):
     """It may go better the next time. `what`: without the advice; `wait`: how many seconds Kaggle asks for, if it does."""
 
     def __init__(self, what: str, todo: str = AGAIN, wait: float | None = None, *, code: str):
@@ -31,19 +31,19 @@ class Passing(StageError):
         self.what, self.wait = what, wait
 
 
-class NotSent(StageError):
+class NotSubmitted(StageError):
     """A submission of which Kaggle has nothing."""
 
 
-class Lost(Passing):
+class ConnectionLost(TransientError):
     """The connection was lost, or there was none."""
 
 
-class Busy(Passing):
+class ServerBusy(TransientError):
     """Kaggle refuses for now: 429 or 5xx."""
 
 
-class Unfit(StageError):
+class RangeNotSatisfiable(StageError):
     """There is no such part of the file at Kaggle (416): what has arrived is not of it."""
 
 
@@ -88,16 +88,16 @@ def not_signed_in(code: str = "") -> InputError:
     )
 
 
-def translated(error: BaseException, of: str, secrets: list[str]) -> InputError | StageError:
+def translate(error: BaseException, of: str, secrets: list[str]) -> InputError | StageError:
     """An exception of the package, or of the layers below it, as one of ours. `of`: a contest SLUG, a data set OWNER/NAME, or ''."""
     import requests
 
-    text = plain(str(error), secrets)
+    text = redact(str(error), secrets)
     response = getattr(error, "response", None)
     if isinstance(error, requests.HTTPError) and response is not None:
         if re.match(r"\d{3} (Client|Server) Error", text):  # the words of requests, not of Kaggle
             try:
-                text = plain(str(response.json()["message"]), secrets)
+                text = redact(str(response.json()["message"]), secrets)
             except (ValueError, KeyError, TypeError, OSError):
                 text = ""
         return _refused(response, text, of)
@@ -115,26 +115,30 @@ def translated(error: BaseException, of: str, secrets: list[str]) -> InputError 
     )
     kinds = requests.exceptions
     if isinstance(error, kinds.SSLError):
-        return Lost(
+        return ConnectionLost(
             "the connection to Kaggle is not trusted: a proxy in between?",
             f"REQUESTS_CA_BUNDLE names its certificate. {todo}",
             code="connection_not_trusted",
         )
     if isinstance(error, kinds.ProxyError):
-        return Lost("the proxy of http_proxy or https_proxy does not answer", todo, code="no_proxy")
+        return ConnectionLost(
+            "the proxy of http_proxy or https_proxy does not answer", todo, code="no_proxy"
+        )
     if isinstance(error, kinds.Timeout) or "timed out" in text:
-        return Lost(
+        return ConnectionLost(
             "Kaggle was silent for "
             f"{SILENCE[0] if isinstance(error, kinds.ConnectTimeout) else SILENCE[1]} s",
             todo,
             code="kaggle_silent",
         )
     if re.search("NameResolution|getaddrinfo|Name or service|resolve", text):
-        return Lost("no network: Kaggle's address is not found", todo, code="no_network")
+        return ConnectionLost("no network: Kaggle's address is not found", todo, code="no_network")
     if re.search("refused|NewConnection|unreachable", text, re.I):
-        return Lost("no connection to Kaggle: it is refused", todo, code="connection_refused")
+        return ConnectionLost(
+            "no connection to Kaggle: it is refused", todo, code="connection_refused"
+        )
     if isinstance(error, (kinds.ConnectionError, kinds.ChunkedEncodingError, ConnectionError)):
-        return Lost("the connection to Kaggle broke off", todo, code="connection_lost")
+        return ConnectionLost("the connection to Kaggle broke off", todo, code="connection_lost")
     if isinstance(error, (json.JSONDecodeError, kinds.JSONDecodeError)):
         return StageError(
             "the answer is not Kaggle's: does the network ask to sign in first? "
@@ -186,17 +190,19 @@ def _refused(response: Any, text: str, of: str) -> InputError | StageError:
             code="no_such_contest",
         )
     if code == 416:
-        return Unfit("what has arrived does not fit the file at Kaggle (416)", code="other_file")
+        return RangeNotSatisfiable(
+            "what has arrived does not fit the file at Kaggle (416)", code="other_file"
+        )
     if code == 429:
         wait = _seconds(response.headers.get("Retry-After"))
-        return Busy(
+        return ServerBusy(
             "Kaggle counts too many requests (429)",
             f"Wait {duration(wait) if wait else 'some minutes'}, then run the same command again",
             wait,
             code="too_many_requests",
         )
     if code >= 500:
-        return Busy(
+        return ServerBusy(
             f"Kaggle has trouble of its own ({code}{says})",
             "Run the same command again later",
             _seconds(response.headers.get("Retry-After")),
@@ -207,7 +213,7 @@ def _refused(response: Any, text: str, of: str) -> InputError | StageError:
     )
 
 
-def plain(text: str, secrets: list[str]) -> str:
+def redact(text: str, secrets: list[str]) -> str:
     """One line, without credentials and without the signatures in addresses."""
     for secret in secrets:
         text = text.replace(secret, "***")
@@ -228,7 +234,7 @@ def _seconds(text: str | None) -> float | None:
 
 
 @contextmanager
-def bounded(headers: dict[str, str] | None = None) -> Iterator[None]:
+def bounded_requests(headers: dict[str, str] | None = None) -> Iterator[None]:
     """The package waits for ever, tries a failed upload for six minutes and, before 2.0, reads a whole download into memory. All its versions since 1.7 go
     through requests.Session.send, and there this is bounded. `headers`: it is a download, to be streamed, and these are asked with."""
     import requests

@@ -1,4 +1,4 @@
-"""submissions/log.csv: what was sent to Kaggle from here, its honest CV score beside the leaderboard's. Read, written under a lock, and shown as a table.
+"""submissions/log.csv: what was sent to Kaggle from here, its cross-validated score beside the leaderboard's. Read, written under a lock, and shown as a table.
 
 A row whose `status` is `unconfirmed` was handed over, but the connection (or the user) broke off before Kaggle's list showed it; it has no `ref` until
 `refresh` finds it there, and is dropped where it does not. The other three are Kaggle's own.
@@ -23,7 +23,7 @@ from src.core.locks import Lock
 from src.data.formulas import as_meant, as_text
 
 if TYPE_CHECKING:
-    from src.kaggle_io.client import Sent
+    from src.kaggle_io.client import RemoteSubmission
 
 STATUS = ("pending", "complete", "error", "unconfirmed")
 SKEW = 120  # seconds that this clock and Kaggle's may differ
@@ -157,7 +157,7 @@ def _cell(value: str | float | None) -> str:
 # ------------------------------------------------------------------------------------------------------- the log and Kaggle's list
 
 
-def is_same(sent: Sent, file: str, message: str) -> bool:
+def is_same(sent: RemoteSubmission, file: str, message: str) -> bool:
     """Is this entry of Kaggle's list of that file and message? Kaggle may cut a message short and alters white space."""
     listed, meant = " ".join(sent.message.split()), " ".join(message.split())
     return sent.file == file and (
@@ -165,7 +165,7 @@ def is_same(sent: Sent, file: str, message: str) -> bool:
     )
 
 
-def refresh(file: Path, slug: str, listed: list[Sent]) -> list[Row]:
+def refresh(file: Path, slug: str, listed: list[RemoteSubmission]) -> list[Row]:
     """Bring the log's rows of this contest up to date from Kaggle's list (its last hundred): results that came out since, and whether it has what
     was unconfirmed. A score that is known stays where the list says none. Returns all rows; writes only where something changed."""
 
@@ -175,7 +175,7 @@ def refresh(file: Path, slug: str, listed: list[Sent]) -> list[Row]:
         for row in before:
             found = by_ref.get(row.ref) if row.competition == slug else None
             if row.competition == slug and row.status == "unconfirmed":
-                found = handed_over(row, [s for s in listed if s.ref not in taken])
+                found = find_unconfirmed(row, [s for s in listed if s.ref not in taken])
                 taken |= {found.ref} if found else set()
                 if (
                     not found
@@ -192,7 +192,7 @@ def refresh(file: Path, slug: str, listed: list[Sent]) -> list[Row]:
     return edit(file, change) if file.is_file() else []
 
 
-def handed_over(row: Row, listed: list[Sent]) -> Sent | None:
+def find_unconfirmed(row: Row, listed: list[RemoteSubmission]) -> RemoteSubmission | None:
     """The entry of Kaggle's list that an unconfirmed row has become: of its file and message, and
     the first since then. The same file may have gone there before, from the web page or another
     machine: that one's score is not this one's. The two clocks may be SKEW apart."""
@@ -224,7 +224,7 @@ def _seconds(time: str) -> float | None:
         return None
 
 
-def result(row: Row, sent: Sent) -> Row:
+def result(row: Row, sent: RemoteSubmission) -> Row:
     """The row with what Kaggle says of it."""
     public, private = (
         old if new is None else new
@@ -238,7 +238,7 @@ def result(row: Row, sent: Sent) -> Row:
     )
 
 
-def joined(rows: list[Row], slug: str, listed: list[Sent]) -> list[Row]:
+def joined(rows: list[Row], slug: str, listed: list[RemoteSubmission]) -> list[Row]:
     """This contest's rows, oldest first, and those of Kaggle's list that the log does not know (a team mate's, or sent from the web page): without CV."""
     own = [r for r in rows if r.competition == slug]
     known = {r.ref for r in own}

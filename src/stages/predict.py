@@ -30,9 +30,9 @@ from src.parts import models
 from src.parts.postprocess import Decision
 from src.parts.tta import TTA
 from src.pipeline.jobs import folds as folds_to_use
-from src.scoring import images as scoring
-from src.training.checkpoint import load_weights, shipped
-from src.training.inference import enough_memory, infer, mean_of_folds, whole
+from src.scoring.images import measure
+from src.training.checkpoint import load_weights, round_weights
+from src.training.inference import enough_memory, infer, mean_of_folds, to_predictions
 
 STEADY = 1e-4
 SCORES = ("dice", "iou", "accuracy", "macro_f1", "auc")
@@ -74,7 +74,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
                 kind = rounding(chosen) or e.predict.weights
                 for of, images in stores.items():
                     part = paths.part(name, k, of)
-                    if kind == "auto" or not is_whole(part, classes):
+                    if kind == "auto" or not is_intact(part, classes):
                         if net is None:
                             net = models.build(e, len(classes), pretrained=False)
                             load_weights(
@@ -140,7 +140,7 @@ def rounding(file: Path) -> str:
         return ""
 
 
-def is_whole(part: Path, classes: list[str]) -> bool:
+def is_intact(part: Path, classes: list[str]) -> bool:
     """Whether an earlier run has left this part, and left it readable."""
     try:
         return bool(len(Predictions.load(part, classes)))
@@ -165,7 +165,7 @@ def one_part(
     with enough_memory(batch, images.shape[1]):
         mask, label = infer(net, images, rows, views, device, dtype, batch, advance)
     sizes = table[["height", "width"]].to_numpy()[rows]
-    whole(
+    to_predictions(
         mask,
         label,
         table["id"].to_numpy()[rows],
@@ -181,7 +181,7 @@ def rounded(
     """('float16', how far scores moved) where they hardly do: `part` then holds these predictions, and `net` these weights; else ('float32', …), and all is as
     it was. The decision is the plainest one, so that no setting of evaluate or score changes what is predicted."""
     exact = {k: v.clone() for k, v in net.state_dict().items()}
-    halves = shipped(exact, net, "float16")
+    halves = round_weights(exact, net, "float16")
     if all(halves[k] is v for k, v in exact.items()):  # nothing to round
         return "float32", None
     other = part.with_suffix(".float16")
@@ -195,9 +195,7 @@ def rounded(
         )
         # the plainest decision, which has no rule between mask and class: no empty class is asked for
         before, after = (
-            scoring.measure(
-                Predictions.load(f, classes), labels, truths, Decision(), Classes(classes)
-            )
+            measure(Predictions.load(f, classes), labels, truths, Decision(), Classes(classes))
             for f in (part, other)
         )
         moved = max(

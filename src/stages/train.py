@@ -26,16 +26,16 @@ from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
 from src.parts import augment, losses, models, sampling
 from src.parts.tta import TTA
-from src.scoring import images as scoring
-from src.training.batches import Images, Plan, loader
+from src.scoring.images import score_predictions
+from src.training.batches import EpochSampler, Images, loader
 from src.training.checkpoint import (
-    is_whole,
+    is_intact,
     load_checkpoint,
     restore,
     save_checkpoint,
     save_weights,
 )
-from src.training.inference import infer, whole
+from src.training.inference import infer, to_predictions
 from src.training.loop import Loop, optimiser_for, rate
 from src.training.runlog import BadSteps, Clock, epoch_line, since_best, write_log
 
@@ -79,7 +79,7 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     # the fold's images
     of = FoldImages.load(config, paths, fold)
     strength = augment.build(t.augment) if t.augment != "none" else None
-    plan = Plan(
+    plan = EpochSampler(
         len(of.seen),
         t.batch_size,
         t.accumulate,
@@ -98,7 +98,7 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     # the network and everything that moves with it
     torch.manual_seed(t.seed * 1000 + fold)
     saved = load_checkpoint(last)
-    if saved and saved["history"] and not is_whole(best):
+    if saved and saved["history"] and not is_intact(best):
         warn(f"{short(best)} is {'damaged' if best.is_file() else 'gone'}: this fold starts over")
         saved = None
     net = models.build(e, len(classes), pretrained=saved is None).to(
@@ -280,7 +280,7 @@ def validate(
         dtype,
         2 * e.train.batch_size,
     )
-    said = whole(
+    said = to_predictions(
         mask,
         proba,
         rows["id"].to_numpy(),
@@ -288,7 +288,7 @@ def validate(
         e.resize,
         config.competition.data.classes,
     )
-    found = scoring.score_predictions(said, of.labels[of.held_out], of.truths, config.competition)
+    found = score_predictions(said, of.labels[of.held_out], of.truths, config.competition)
     return {k: float(v) for k, v in found.items() if k != "per_image"}
 
 

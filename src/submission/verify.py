@@ -44,7 +44,7 @@ def table_name(form: Form) -> str:
     )
 
 
-def check(
+def verify_submission(
     file: Path,
     form: Form,
     sizes: dict[str, tuple[int, int]],

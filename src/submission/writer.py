@@ -22,7 +22,7 @@ from src.parts.postprocess import Decision, apply, components, stretch
 from src.submission.answer import Answer
 from src.submission.form import Form
 from src.submission.sample import Row
-from src.submission.verify import Fault, check, table_name
+from src.submission.verify import Fault, table_name, verify_submission
 
 
 def write(
@@ -59,7 +59,7 @@ def write(
         else:
             temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
         try:
-            check(temporary, form, sizes, answers)
+            verify_submission(temporary, form, sizes, answers)
         except Fault as fault:
             raise StageError(
                 f"what was written to {short(target)} does not read back as it was "
@@ -120,7 +120,7 @@ def _answer(
     return found
 
 
-def unanswered(form: Form, data: Data) -> str:
+def describe_missing_images(form: Form, data: Data) -> str:
     """In words, what becomes of rows whose image is not on disk, or not readable."""
     mask = "no mask in the zip, since their size is not known" if form.masks else "an empty mask"
     return f"{len(form.unknown)} rows have no readable test image and are answered with {data.empty_class or data.classes[0]} and {mask}: {listing(form.unknown)}"
@@ -232,9 +232,9 @@ def recheck(form: Form, config: Config, paths: Paths) -> None:
         )
     index, data = read_index(paths, "test"), config.competition.data
     sizes = dict(zip(index.id, index[["height", "width"]].to_numpy().tolist()))
-    check(file, form, sizes)
+    verify_submission(file, form, sizes)
     predictions = Predictions.load(paths.test(config.name), data.classes)
-    check(
+    verify_submission(
         file,
         form,
         sizes,

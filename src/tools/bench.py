@@ -66,7 +66,7 @@ def train_ratio(config: Config, given: argparse.Namespace) -> None:
 
     from src.core.device import amp_dtype, autocast, pick_device, worker_count
     from src.parts import augment, losses, models
-    from src.training.batches import Images, Plan, loader
+    from src.training.batches import EpochSampler, Images, loader
     from src.training.loop import Loop, optimiser_for
     from src.training.runlog import BadSteps
 
@@ -81,7 +81,7 @@ def train_ratio(config: Config, given: argparse.Namespace) -> None:
             len(classes),
             config.competition.data.channels,
         )
-        plan = Plan(len(labels), t.batch_size, t.accumulate, 0, 0)
+        plan = EpochSampler(len(labels), t.batch_size, t.accumulate, 0, 0)
         stream = loader(
             Images(
                 images,
@@ -127,7 +127,7 @@ def train_ratio(config: Config, given: argparse.Namespace) -> None:
             partial(net.freeze, t),
         )
         bad = BadSteps(device, 0, 10**9)
-        plan.begin(0, 0)
+        plan.set_epoch(0, 0)
         images, target = next(iter(stream))
         resident = images.to(device), {k: v.to(device) for k, v in target.items()}
 

@@ -59,7 +59,7 @@ from src.pipeline.jobs import (
 )
 from src.pipeline.jobs import folds as folds_to_use
 from src.pipeline.records import read_metrics, read_runs, read_weights
-from src.training.checkpoint import load_weights, save, shipped
+from src.training.checkpoint import load_weights, round_weights, save
 
 # What Kaggle's image has of all that inference may import, each with what it needs itself: installed_cpu_packages.txt of github.com/Kaggle/docker-python, May 2026
 KAGGLE = {
@@ -251,7 +251,7 @@ def write_weights(config: Config, folds: list[int], paths: Paths, inner: Paths, 
     net = models.build(e, len(config.competition.data.classes), pretrained=False)
     for k in folds:
         load_weights(paths.checkpoint(config.name, k, e.predict.checkpoint), net, fold=k)
-        weights = shipped(net.state_dict(), net, weights_used(config, paths, k))
+        weights = round_weights(net.state_dict(), net, weights_used(config, paths, k))
         save(inner.checkpoint(config.name, k, e.predict.checkpoint), {"ema": weights})
         advance(1)
 
@@ -260,7 +260,7 @@ def manifest(
     config: Config, used: list[Config], folds: dict[str, list[int]], paths: Paths, inner: Paths
 ) -> dict:
     """bundle.json: what infer goes by, and what people may want to know."""
-    honest = read_metrics(paths, config.name)["honest"]
+    nested = read_metrics(paths, config.name)["nested"]
     mask = Predictions.load(paths.oof(config.name), config.competition.data.classes).mask
     mask_size = 0 if mask is None else mask.shape[1]
     networks = {}
@@ -282,8 +282,8 @@ def manifest(
         "version": 1,
         "finished": evaluate_job(config, paths).record()["ended"],
         "classes": config.competition.data.classes,
-        "score": honest["score"],
-        "metrics": honest["metrics"],
+        "score": nested["score"],
+        "metrics": nested["metrics"],
         "mask_size": mask_size,
         "networks": networks,
         "files": {f.relative_to(inner.work).as_posix(): fingerprint(f, inner) for f in files},

@@ -80,8 +80,8 @@ class Images(Dataset):
         return image, mask
 
 
-class Plan(Sampler):
-    """The batches of one epoch from one step on; `begin` sets which. It lives in the main process, so that persistent workers see no state."""
+class EpochSampler(Sampler):
+    """The batches of one epoch from one step on; `set_epoch` sets which. It lives in the main process, so that persistent workers see no state."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Plan(Sampler):
         self.steps = batches // self.accumulate
         self.todo: list[list[tuple[int, int]]] = []
 
-    def begin(self, epoch: int, step: int) -> None:
+    def set_epoch(self, epoch: int, step: int) -> None:
         random = np.random.default_rng([self.seed, self.fold, epoch])
         order = self.draw(random, epoch)
         seeds = random.integers(0, 2**31, self.count)
@@ -119,7 +119,7 @@ class Plan(Sampler):
         return iter(self.todo)
 
 
-def loader(images: Images, plan: Plan, workers: int, device: torch.device) -> DataLoader:
+def loader(images: Images, plan: EpochSampler, workers: int, device: torch.device) -> DataLoader:
     # a generator of its own: each new iterator draws a number, which would shift dropout's in a run that goes on in the middle of an epoch
     return DataLoader(
         images,

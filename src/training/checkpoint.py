@@ -127,7 +127,7 @@ def _is_state(state: dict) -> bool:
     return numbers and listed and len(rows) == state["epoch"] and isinstance(state["sums"], dict)
 
 
-def is_whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Can this checkpoint be read, with its checksums as they were written?"""
     try:
         return bool(read(path))
@@ -144,7 +144,7 @@ def _foreign(path: Path, error: Exception, fold: int | None) -> InputError:
     return InputError(what, short(path), todo, code="foreign_checkpoint")
 
 
-def shipped(
+def round_weights(
     state: dict[str, torch.Tensor], net: nn.Module, weights: str
 ) -> dict[str, torch.Tensor]:
     """The weights of a state_dict as predict uses them, and as a bundle holds them. weights 'float16': every learned tensor of two or more dimensions
@@ -174,7 +174,7 @@ def load_weights(
         if not isinstance(found.get("ema"), dict):
             raise ValueError("it holds no weights")
         net.load_state_dict(
-            shipped(found["ema"], net, weights)
+            round_weights(found["ema"], net, weights)
         )  # which makes float32 of what is float16
     except (ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         raise _foreign(path, error, fold) from None

@@ -92,7 +92,7 @@ def enough_memory(batch: int, size: int) -> Iterator[None]:
         raise
 
 
-def whole(
+def to_predictions(
     mask: np.ndarray | None,
     label: np.ndarray | None,
     ids: Sequence[str],

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from src.core.device import autocast
 from src.core.settings import Train
-from src.training.batches import Plan
+from src.training.batches import EpochSampler
 
 Loss = Callable[
     [dict[str, torch.Tensor], dict[str, torch.Tensor]], dict[str, torch.Tensor]
@@ -28,7 +28,7 @@ class Loop:
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     loss: Loss
-    plan: Plan
+    plan: EpochSampler
     batches: DataLoader
     settings: Train
     device: torch.device
@@ -53,7 +53,7 @@ class Loop:
         self.sums = {k: torch.tensor(v, device=self.device) for k, v in (sums or {}).items()}
         self.net.train()
         self.prepare(epoch)
-        self.plan.begin(epoch, first)
+        self.plan.set_epoch(epoch, first)
         stream = iter(self.batches)
         for number in range(epoch * self.plan.steps + first, (epoch + 1) * self.plan.steps):
             for group in self.optimiser.param_groups:
