@@ -181,7 +181,7 @@ EXCUSED = {
     "train": {
         **dict.fromkeys(STORE, "the pixels are an input, and have it in their name"),
         "predict.checkpoint": "in words, and for the score that status shows",
-        "predict.views": "tried out before the first epoch, an error where the network cannot do them",
+        "predict.tta": "tried out before the first epoch, an error where the network cannot do them",
         "predict.weights": "in words",
     },
     "predict": {
@@ -192,7 +192,7 @@ EXCUSED = {
                 "train.amp",
                 "train.batch_size",
                 "data.classes",
-                "loss.balance",
+                "loss.mask_weight",
                 *(f"model.{k}" for k in Model.model_fields),
             ],
             "declared by train, whose checkpoints are inputs",

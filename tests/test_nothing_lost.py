@@ -28,7 +28,7 @@ from src.tools import demo_data
 from src.training import checkpoint
 
 SMALL = """image_size: 32
-predict: {views: [identity]}
+predict: {tta: [identity]}
 model: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none,
         options: {decoder_channels: [32, 16, 16, 8, 8]}}
 """

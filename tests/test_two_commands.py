@@ -22,7 +22,7 @@ from src.core.settings import Experiment
 from src.tools import demo_data
 
 SMALL = """image_size: 32
-predict: {views: [identity]}
+predict: {tta: [identity]}
 model: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none,
         options: {decoder_channels: [32, 16, 16, 8, 8]}}
 """
