@@ -131,7 +131,7 @@ def watched(config):
         frame = sys._getframe(2)
         while frame:
             where, what = os.path.basename(frame.f_code.co_filename), frame.f_code.co_name
-            if (where, what) in DECLARING or where == "stages.py" and what.endswith("_job"):
+            if (where, what) in DECLARING or where == "jobs.py" and what.endswith("_job"):
                 return
             frame = frame.f_back
         read.add(key)
@@ -157,7 +157,7 @@ def watched(config):
         del Strict.__getattribute__
 
 
-DECLARING = {("config.py", "keys"), ("stages.py", "plan"), ("stages.py", "untuned")}
+DECLARING = {("load.py", "keys"), ("jobs.py", "plan"), ("jobs.py", "untuned")}
 STORE = {
     "image_size",
     "resize",
@@ -181,7 +181,7 @@ EXCUSED = {
     "train": {
         **dict.fromkeys(STORE, "the pixels are an input, and have it in their name"),
         "predict.checkpoint": "in words, and for the score that status shows",
-        "predict.views": "tried out before the first epoch, an error where the network cannot do them",
+        "predict.tta": "tried out before the first epoch, an error where the network cannot do them",
         "predict.weights": "in words",
     },
     "predict": {
@@ -192,7 +192,7 @@ EXCUSED = {
                 "train.amp",
                 "train.batch_size",
                 "data.classes",
-                "loss.balance",
+                "loss.mask_weight",
                 *(f"model.{k}" for k in Model.model_fields),
             ],
             "declared by train, whose checkpoints are inputs",
@@ -589,8 +589,8 @@ WRONG = [
     None,
     1,
     "text",
-    {"honest": []},
-    {"honest": {"score": "much"}},
+    {"nested": []},
+    {"nested": {"score": "much"}},
     {"mask": 1, "label": 2},
     {"name": 1, "files": [], "networks": {}},
 ]

@@ -22,8 +22,9 @@ from src.core.console import InputError
 from src.core.pretrained import find_weights
 from src.core.settings import Competition, Experiment
 from src.data import formulas, rle
-from src.data.dataset import Problems, find_test, natural
+from src.data.dataset import find_test, natural
 from src.data.images import read_image, read_mask
+from src.data.problems import Problems
 from src.data.tables import read_index
 from src.kaggle_io import log
 from src.parts import filters

@@ -66,9 +66,9 @@ def test_what_it_says_of_a_contest(server, monkeypatch, tmp_path, how, capfd):
         and client.files("some-one/data") == {"a.csv": 3}
     )
     assert client.remaining("a-contest") == 2 and client.submissions("a-contest") == []
-    assert {
-        s.headers.get("Authorization") for s in server.seen if s.endpoint != "IntrospectToken"
-    } == {"***"}
+    # CONNECT: another library's thread in this process, led here by the same variables
+    asked = [s for s in server.seen if s.endpoint not in ("IntrospectToken", "CONNECT")]
+    assert {s.headers.get("Authorization") for s in asked} == {"***"}
     assert capfd.readouterr() == ("", "")
 
 

@@ -107,8 +107,8 @@ def translate(error: BaseException, of: str, secrets: list[str]) -> InputError |
 
     meanings = {
         "SSLError": lost(
-            "the connection to Kaggle is not trusted: is there a proxy in between, whose "
-            "certificate REQUESTS_CA_BUNDLE should name?",
+            "the connection to Kaggle is not trusted: where a proxy is in between, "
+            "REQUESTS_CA_BUNDLE must name its certificate",
             "connection_not_trusted",
         ),
         "ProxyError": lost("the proxy of http_proxy or https_proxy does not answer", "no_proxy"),

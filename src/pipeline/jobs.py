@@ -130,7 +130,7 @@ def prepare_job(config: Config, paths: Paths) -> Job:
     ).is_file() and sample.suffix.lower() != ".csv":  # those are of the data
         inputs["the sample of the submission"] = sample
     counted = (
-        ("order", "first", "relative", "empty", "size")
+        ("order", "first_pixel", "relative_starts", "empty", "size")
         if (paths.data / config.competition.data.table).is_file()
         else ()
     )  # of run lengths in the table

@@ -1,6 +1,6 @@
 """send: hand the submission to Kaggle and wait for its score. Proof is the new entry in Kaggle's own list, not that the upload returned.
 
-READS   submissions/<name>.csv (or .zip), <name>.json: its sha256 and honest CV score, sample_submission.csv, submissions/log.csv
+READS   submissions/<name>.csv (or .zip), <name>.json: its sha256 and cross-validated score, sample_submission.csv, submissions/log.csv
 WRITES  submissions/log.csv: one row more, and log.png
 """
 
