@@ -188,7 +188,7 @@ READERS = {
     "artifacts/predictions/both/oof.npz": lambda p: Predictions.load(p.oof("both"), CLASSES),
     "artifacts/prepared/truth.npz": lambda p: Truth.load(p.truth),
     "artifacts/prepared/images_64.npy": lambda p: tables.open_store(
-        p.images(Experiment(image_size=64)), 24, 64
+        p.images(Experiment(image_size=64, resize="stretch")), 24, 64
     ),
     "artifacts/prepared/index.csv": lambda p: tables.read_index(p),
     "artifacts/folds.csv": lambda p: tables.read_folds(p, tables.read_index(p, "train")["id"]),

@@ -126,7 +126,7 @@ def test_every_file_and_setting_that_is_named_exists():
             assert (ROOT / file).is_file() or file in (
                 "configs/new.yaml",
                 "configs/studies/new.yaml",
-                "src/verb.py",
+                "src/stages/verb.py",
             ), file
         for key in re.findall(r"--set ([a-z_.]+)=", page):
             assert key in KNOWN or key == "key", key

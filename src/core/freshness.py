@@ -33,7 +33,7 @@ from src.core.disk import (
 )
 from src.core.locks import Lock
 from src.core.paths import ROOT, Paths
-from src.core.settings import Competition, Ensemble, Experiment
+from src.core.settings import RENAMED, Competition, Ensemble, Experiment
 
 LIBRARIES = [
     "torch",
@@ -128,7 +128,9 @@ class Job:
             and all(isinstance(section, dict) for section in sections)
             and isinstance(record.get("seconds", 0), (int, float))
         )
-        return record if is_complete else None
+        if not is_complete:
+            return None
+        return record | {"keys": {RENAMED.get(k, k): v for k, v in record["keys"].items()}}
 
     def state(self) -> State:
         record = self.record()

@@ -133,7 +133,7 @@ def prepare_job(config: Config, paths: Paths) -> Job:
     own = sample.exists() and sample.file.suffix.lower() != ".csv"
     keys = ["id", "name", "delimiter"]
     if (paths.data / config.competition.data.table).is_file():  # it may hold run lengths
-        keys += ["order", "first", "relative", "empty", "size"]
+        keys += ["order", "first_pixel", "relative_starts", "empty", "size"]
     return Job(
         "prepare",
         "",

@@ -177,7 +177,7 @@ def _run_lengths(items: list[Item], config: Config, paths: Paths) -> dict[str, A
     if runs["assumed"]:
         warn(
             f"{listing(runs['assumed'])} of the run lengths cannot be known from the data and is "
-            f"assumed, as usual; submission.{runs['assumed'][0]} in competition.yaml sets it"
+            f"assumed, as usual; submission.{rle_dialect.SETTING[runs['assumed'][0]]} in competition.yaml sets it"
         )
     return runs
 

@@ -47,7 +47,7 @@ from src.data.predictions import Predictions
 from src.data.problems import Problems
 from src.parts import models
 from src.parts.postprocess import Decision, apply
-from src.parts.tta import VIEWS
+from src.parts.tta import TTA
 from src.pipeline import store as unlabelled
 from src.pipeline.inputs import folder_fingerprint
 from src.pipeline.jobs import train_runs
@@ -264,7 +264,7 @@ def wanted(config: Config, home: Paths, manifest: dict) -> list[Unit]:
         )
     ranked = sorted(weights, key=lambda m: -sum(weights[m].values()))
     return [
-        Unit(m, k, tuple(config.owner(m).experiment.predict.views), rank, frozenset(weights[m]))
+        Unit(m, k, tuple(config.owner(m).experiment.predict.tta), rank, frozenset(weights[m]))
         for rank, m in enumerate(ranked)
         for k in manifest["networks"][m]["folds"]
     ]
@@ -398,7 +398,7 @@ def ask(
     images, ids, views = (
         np.load(store(work.config, unit.member, work.scratch), mmap_mode="r"),
         [i.id for i in work.items[:first]],
-        [VIEWS[v] for v in unit.views],
+        [TTA[v] for v in unit.views],
     )
     with enough_memory(batch_size(work, unit), e.image_size):
         mask, label = infer(
