@@ -62,10 +62,11 @@ def run_tests(words: list[str]) -> None:
     if not any(Path(word.split("::")[0]).exists() for word in words):
         words = [*words, "tests"]
         if importlib.util.find_spec("xdist"):
-            cores = os.cpu_count() or 1
-            workers = min(4, cores)
+            from joblib import cpu_count
+
+            workers = min(4, cpu_count())
             words += ["-n", str(workers), "--dist", "loadfile"]
-            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
+            os.environ.setdefault("OMP_NUM_THREADS", str(cpu_count() // workers))
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *words])
 
 
