@@ -19,7 +19,7 @@ from src.core.console import InputError, StageError, Stopped, command, error_lin
 from src.core.disk import make_folder, recognised
 from src.core.freshness import Fingerprints
 from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder
-from src.core.shortage import complain, heard, here, to_nowhere
+from src.core.shortage import complain, enter_working_folder, to_nowhere, to_the_end
 from src.pipeline.driver import results, run_stages, status
 from src.pipeline.records import read_manifest
 
@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
     signal.signal(signal.SIGTERM, partial(_terminated, os.getpid()))
     console.FORCED.clear()
     try:
-        here()
+        enter_working_folder()
         return work(parse(words))
     except Stopped as stopped:
         return _fail(f"stopped: {stopped}. Go on with: {command(*bare(words))}", 130, show)
@@ -213,4 +213,4 @@ def _fail(message: str, code: int, show: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(heard(lambda: main(sys.argv[1:])))
+    sys.exit(to_the_end(lambda: main(sys.argv[1:])))

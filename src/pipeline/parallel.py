@@ -228,9 +228,8 @@ def run(jobs: list[Job], config: Config, slots: int) -> None:
 
 def _failure(failed: list[Child], waiting: list[Job]) -> InputError | StageError:
     """One error for all folds that failed."""
-    text = "; ".join(f"{child.job.title}: {child.failure()}" for child in failed)
-    if waiting:
-        text += f". Not begun: {listing(job.title for job in waiting)}"
+    left = f". Not begun: {listing(job.title for job in waiting)}" if waiting else ""
+    text = "; ".join(f"{child.job.title}: {child.failure()}" for child in failed) + left
     codes = {child.code for child in failed}
     code = codes.pop() if len(codes) == 1 else "several"
     if all(child.process.returncode == InputError.exit_code for child in failed):
