@@ -112,7 +112,7 @@ def test_out_of_fold_means_out_of_fold(home):
     from src.parts import models
     from src.parts.tta import VIEWS
     from src.training.checkpoint import load_weights
-    from src.training.inference import infer
+    from src.training.inference import predict_proba
 
     paths, config = Paths(home, home / "data"), load(home / "configs" / "small.yaml", SETTINGS)
     index = read_index(paths, "train")
@@ -126,7 +126,7 @@ def test_out_of_fold_means_out_of_fold(home):
             paths.checkpoint("small", fold, "last"), net, stages.weights_used(config, paths, fold)
         )
         views = [VIEWS[v] for v in config.experiment.predict.views]
-        _, label = infer(
+        _, label = predict_proba(
             net,
             np.load(paths.images(Experiment(image_size=64, resize="stretch")), mmap_mode="r"),
             rows,
@@ -440,40 +440,41 @@ def test_evaluate_calls_a_greedy_ensemble_no_better_than_its_left_out_score(copy
 
 def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeypatch):
     """A network that answers with the true letterboxed mask is right at original size, in predict and in train's validation."""
+    import torch
+
     from src.data.rle import Truth
+    from src.pipeline import networks
     from src.scoring import images as scoring
-    from src.stages import predict, train
+    from src.stages import train
 
     config, paths = load(copy / "configs" / "other.yaml", SETTINGS), Paths(copy, copy / "data")
     index = read_index(paths, "train")
     masks = np.load(paths.masks(Experiment(image_size=96, resize="letterbox"))).astype(np.float16)
     label = np.full((len(index), 3), 1 / 3, np.float32)
-    monkeypatch.setattr(predict, "infer", lambda *_: (masks, label))
-    predict.one_part(
-        copy / "part.npz",
+    monkeypatch.setattr(networks, "predict_proba", lambda *_: (masks, label))
+    predictions = networks.predict_images(
         None,
+        config,
         masks,
         np.arange(len(index)),
-        index,
+        index["id"].to_numpy(),
+        index[["height", "width"]].to_numpy(),
+        torch.device("cpu"),
         [],
-        config,
-        None,
-        None,
-        8,
-        None,
     )
     truth = Truth.load(paths.truth).subset(index["id"])
     score = scoring.score_predictions(
-        Predictions.load(copy / "part.npz", CLASSES),
+        predictions,
         np.zeros(len(index), int),
         truth,
         config.competition,
     )
     lesion = score["per_image"]["true_area"] > 0
     assert score["per_image"]["dice"][lesion].mean() > 0.9
-    of = train.FoldImages.load(config, paths, 0)
-    monkeypatch.setattr(train, "infer", lambda *_: (masks[of.held_out], label[of.held_out]))
-    assert train.validate(None, of, config, None, None)["dice"] > 0.9
+    data = train.FoldData.load(config, paths, 0)
+    answers = masks[data.held_out], label[data.held_out]
+    monkeypatch.setattr(train, "predict_proba", lambda *_: answers)
+    assert train.validate(None, data, config, None, None)["dice"] > 0.9
 
 
 def test_a_team_mates_folder_is_a_member(copy, tmp_path, capfd):

@@ -1,0 +1,58 @@
+"""Trained networks at work: what predict and infer do with a fold's checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.config.load import Config
+from src.core.device import amp_dtype
+from src.data.predictions import Predictions
+from src.parts import models
+from src.parts.tta import VIEWS
+from src.training.checkpoint import load_weights
+from src.training.inference import explain_out_of_memory, predict_proba, to_predictions
+
+
+def load_network(
+    config: Config,
+    checkpoint: Path,
+    device: torch.device,
+    weights: str = "float32",
+    fold: int | None = None,
+) -> models.Network:
+    """The network of an experiment with the weights of last.pt or best.pt: see `load_weights`."""
+    net = models.build(config.experiment, len(config.competition.data.classes), pretrained=False)
+    load_weights(checkpoint, net, weights, fold)
+    return net.to(device, memory_format=torch.channels_last)
+
+
+def predict_images(
+    net: models.Network,
+    config: Config,
+    images: np.ndarray,
+    rows: Sequence[int],
+    ids: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    device: torch.device,
+    views: Sequence[str],
+    advance: Callable[[int], None] = lambda n: None,
+) -> Predictions:
+    """images (N,S,S[,3]) uint8, of which `rows` are predicted; ids and sizes (height, width) are of
+    these rows. Raises StageError where the memory does not suffice."""
+    e = config.experiment
+    with explain_out_of_memory(e.predict_batch_size, e.image_size):
+        mask, label = predict_proba(
+            net,
+            images,
+            rows,
+            [VIEWS[view] for view in views],
+            device,
+            amp_dtype(e.train.amp, device),
+            e.predict_batch_size,
+            advance,
+        )
+    return to_predictions(mask, label, ids, sizes, e.resize, config.competition.data.classes)
