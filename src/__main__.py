@@ -42,7 +42,7 @@ from src.pipeline.jobs import (
     unanswered,
 )
 from src.pipeline.records import read_manifest
-from src.submission.sample import no_sample
+from src.submission.sample import missing_sample_error
 
 
 def main(words: list[str]) -> int:
@@ -463,7 +463,7 @@ def _no_jobs(config: Config, paths: Paths, stage: str, fold: int | None) -> Inpu
             code="no_such_answer",
         )
     if stage == "submit" and has_test(paths):
-        return no_sample(config.competition, paths.data)
+        return missing_sample_error(config.competition, paths.data)
     if stage == "submit":
         return InputError(
             "there is no test set, so there is nothing to submit",

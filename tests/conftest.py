@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kaggle_server import server  # noqa: F401 (a fixture)
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -261,14 +261,14 @@ def world(
     paths.predictions("exp").mkdir(parents=True)
     predictions.save(paths.test("exp"))
     decision.save(paths.decision("exp"))
-    honest = {
+    nested = {
         "score": 0.5,
         "intervals": {"score": [0.4, 0.6]},
         "metrics": {"dice": 0.5},
         "by_fold": {"0": {}},
     }
     paths.metrics("exp").write_text(
-        json.dumps({"honest": honest, "tuned": {"decision": asdict(decision)}})
+        json.dumps({"nested": nested, "tuned": {"decision": asdict(decision)}})
     )
     return World(paths, config, stems, sizes, predictions, decision)
 

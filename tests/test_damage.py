@@ -13,7 +13,7 @@ from PIL import Image
 from src.core.console import InputError
 from src.pipeline.jobs import form_of
 from src.stages import prepare
-from src.submission import writer as answers
+from src.submission import writer
 
 FULL, OTHER = 2, 5  # numbers of images with a mask: of two parts, of whole rows
 WORLDS = {  # name: arguments of world(), how a line of the image begins, the delimiter
@@ -22,8 +22,8 @@ WORLDS = {  # name: arguments of world(), how a line of the image begins, the de
             sample="ImageId,EncodedPixels\n{id},-1\n",
             classes=["pneumothorax", "none"],
             none="none",
-            first=0,
-            relative=True,
+            first_pixel=0,
+            relative_starts=True,
         ),
         "{id}",
     ),
@@ -122,14 +122,14 @@ def test_a_submission_damaged_in_one_place(submitted, name, kind):
     try:
         w.file.write_text("\n".join(lines) + "\n")
         with pytest.raises(InputError) as error:
-            answers.recheck(form_of(w.config, w.paths), w.config, w.paths)
+            writer.recheck(form_of(w.config, w.paths), w.config, w.paths)
         assert error.value.code in fault.split("|"), error.value
         assert (w.ids[FULL] if "no row" in str(error.value) else id) in str(error.value) or (
             kind == "swapped" and other_id in str(error.value)
         )
     finally:
         w.file.write_bytes(whole)
-    answers.recheck(form_of(w.config, w.paths), w.config, w.paths)
+    writer.recheck(form_of(w.config, w.paths), w.config, w.paths)
 
 
 CELLS = [  # what stands in the cell of an image's mask, and what is said of it: the name, and a word
@@ -207,7 +207,7 @@ def test_nothing_or_half_of_a_file(submitted):
     check(w, whole, "\n".join(whole.decode().splitlines()[:4]) + "\n", "ids_missing", w.ids[-1])
     w.file.unlink()
     with refused("no_submission"):
-        answers.recheck(form_of(w.config, w.paths), w.config, w.paths)
+        writer.recheck(form_of(w.config, w.paths), w.config, w.paths)
     w.file.write_bytes(whole)
 
 
@@ -216,7 +216,7 @@ def check(w, whole: bytes, text: str, fault: str, *words: str) -> None:
     w.file.write_text(text)
     try:
         with refused(fault, *words):
-            answers.recheck(form_of(w.config, w.paths), w.config, w.paths)
+            writer.recheck(form_of(w.config, w.paths), w.config, w.paths)
     finally:
         w.file.write_bytes(whole)
 
@@ -278,7 +278,7 @@ def test_a_zip_of_masks_damaged_in_one_place(submitted):
                     data = file.getvalue()
                 new.writestr(entry, data)
         with refused(fault, w.ids[FULL]):
-            answers.recheck(form_of(w.config, w.paths), w.config, w.paths)
+            writer.recheck(form_of(w.config, w.paths), w.config, w.paths)
 
     refused_with(lambda pixels: None, "ids_missing")
     refused_with(lambda pixels: pixels.T.copy(), "bad_masks")
@@ -286,7 +286,7 @@ def test_a_zip_of_masks_damaged_in_one_place(submitted):
     refused_with(lambda pixels: pixels * 0, "bad_masks")
     refused_with(lambda pixels: np.dstack([pixels] * 3), "bad_masks")
     archive.write_bytes(whole)
-    answers.recheck(form_of(w.config, w.paths), w.config, w.paths)
+    writer.recheck(form_of(w.config, w.paths), w.config, w.paths)
 
 
 # ---------------------------------------------------------------------------------------------------------------- the sample and the files

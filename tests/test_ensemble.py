@@ -1,4 +1,4 @@
-"""ensemble: the right weights, an honest gain, members of every kind."""
+"""ensemble: the right weights, a nested gain, members of every kind."""
 
 import json
 from pathlib import Path
@@ -54,15 +54,15 @@ def test_greedy_finds_the_good_member(tmp_path, capsys):
     for answer in ("mask", "label"):
         assert found[answer]["weights"] == {"bad": 0, "good": 1, "worse": 0}
         assert (
-            found[answer]["honest"]["gain_over_best_single"] == 0
-            and found[answer]["honest"]["gain_over_mean"] > 0.02
+            found[answer]["nested"]["gain_over_best_single"] == 0
+            and found[answer]["nested"]["gain_over_mean"] > 0.02
         )
     assert np.array_equal(result(paths).mask, perfect(masks[:30], labels).mask)
     assert result(paths, "test").ids.tolist() == ["i30", "i31"]
     assert "leave-one-fold-out" in capsys.readouterr().out
 
 
-def test_members_that_err_in_different_places_are_mixed_and_the_gain_is_honest(tmp_path):
+def test_members_that_err_in_different_places_are_mixed_and_the_gain_is_nested(tmp_path):
     """Each member misses another third of the images: no member is best, the mixture is, in every fold."""
     paths, labels, masks = world(tmp_path, n=30)
     third = (np.arange(30) // 3) % 3
@@ -72,9 +72,9 @@ def test_members_that_err_in_different_places_are_mixed_and_the_gain_is_honest(t
         one.mask[third != k] = one.mask[third != k] * np.float16(0.6) + np.float16(0.3)
         save(paths, f"m{k}", one)
     found = run(paths, ["m0", "m1", "m2"])["mask"]
-    assert found["honest"]["greedy"] > found["honest"]["best_single"] + 0.1
-    assert found["honest"]["gain_over_best_single"] == pytest.approx(
-        found["honest"]["greedy"] - found["honest"]["best_single"]
+    assert found["nested"]["greedy"] > found["nested"]["best_single"] + 0.1
+    assert found["nested"]["gain_over_best_single"] == pytest.approx(
+        found["nested"]["greedy"] - found["nested"]["best_single"]
     )
     assert sum(w > 0 for w in found["weights"].values()) >= 2
 
@@ -94,9 +94,9 @@ def test_the_gain_is_measured_without_the_fold_that_it_is_measured_on():
 
     parts = np.array([0, 0, 0, 1, 1, 1])
     assert (
-        greedy.honest(Scored(), parts, greedy.left_out(Scored(), parts, greedy.single)) == 0
+        greedy.nested(Scored(), parts, greedy.left_out(Scored(), parts, greedy.single)) == 0
     )  # each half's best is wrong on the other
-    assert greedy.honest(Scored(), parts, greedy.left_out(Scored(), parts, greedy.mean)) == 0.5
+    assert greedy.nested(Scored(), parts, greedy.left_out(Scored(), parts, greedy.mean)) == 0.5
 
 
 def test_the_fast_scores_are_those_of_the_pixels(tmp_path):

@@ -18,7 +18,8 @@ from src.data.rle import Truth, to_runs
 from src.parts import metrics
 from src.parts.postprocess import Decision, apply, stretch
 from src.pipeline.jobs import evaluate_job
-from src.scoring import tuning as search
+from src.pipeline.records import read_metrics
+from src.scoring import tuning
 from src.scoring.resample import bootstrap, cross_folds
 from src.stages import evaluate
 
@@ -136,10 +137,10 @@ def test_the_tables_say_exactly_what_the_pixels_say(tmp_path, empty_class):
         Decision(**{name: of[rng.integers(len(of))] for name, of in tried.items()})
         for _ in range(150)
     ]
-    table = search.build_table(predictions, truth, some)
+    table = tuning.build_table(predictions, truth, some)
     seen = set()
     for decision in some:
-        counts, decided = search.answer(decision, table, predictions.label, competition)
+        counts, decided = tuning.answer(decision, table, predictions.label, competition)
         drawn = [
             apply(
                 decision,
@@ -158,14 +159,14 @@ def test_the_tables_say_exactly_what_the_pixels_say(tmp_path, empty_class):
 
 def test_the_grid_starts_untuned_and_leaves_out_what_cannot_matter():
     competition = Competition(evaluate=FEW)
-    full = search.grid(competition, True, True)
+    full = tuning.grid(competition, True, True)
     assert full[0] == Decision() and len(full) == len(set(full)) == 3 * 3 * 3 * 2 * 3
-    assert len(search.grid(competition, True, False)) == 3 * 3 * 2
-    assert search.grid(competition, False, True) == [Decision()]
+    assert len(tuning.grid(competition, True, False)) == 3 * 3 * 2
+    assert tuning.grid(competition, False, True) == [Decision()]
     more = Competition(
         evaluate=FEW | {"smooth": [0.0, 0.02], "convex": [False, True], "largest": [0, 1, 2]}
     )
-    assert len(search.grid(more, True, True)) == 12 * len(full)
+    assert len(tuning.grid(more, True, True)) == 12 * len(full)
 
 
 def test_how_far_a_decision_is_from_the_untuned_one():
@@ -179,7 +180,7 @@ def test_how_far_a_decision_is_from_the_untuned_one():
         Decision(largest=2),
         Decision(threshold=0.4, fill_holes=True, agree="mask"),
     ]
-    assert search.distances(some, evaluate).tolist() == pytest.approx([0, 0.25, 1, 1, 2.25])
+    assert tuning.distances(some, evaluate).tolist() == pytest.approx([0, 0.25, 1, 1, 2.25])
 
 
 def test_parts_of_equal_area_are_the_same_to_tables_and_pixels(tmp_path):
@@ -193,7 +194,7 @@ def test_parts_of_equal_area_are_the_same_to_tables_and_pixels(tmp_path):
     mask[17:20, 23] = 1
     predictions.mask[:] = mask
     some = [Decision(largest=k) for k in (1, 2, 4, 5, 6)]
-    table = search.build_table(predictions, truth, some)
+    table = tuning.build_table(predictions, truth, some)
     for decision in some:
         drawn = [apply(decision, mask, None, *m.shape, Classes(CLASSES))[0] for m in masks]
         assert np.array_equal(table.counts(decision), metrics.counts(drawn, masks))
@@ -201,9 +202,12 @@ def test_parts_of_equal_area_are_the_same_to_tables_and_pixels(tmp_path):
 
 def test_equals_stay_untuned():
     far = np.array([0.0, 0.5, 0.1, 0.9])
-    assert search._nearest_of_best(np.array([0.8, 0.8, 0.8, 0.8]), far) == 0
-    assert search._nearest_of_best(np.array([0.8, 0.8 + search.HAIR / 2, 0.7, 0.7]), far) == 0
-    assert search._nearest_of_best(np.array([0.8, 0.82, 0.82, 0.8]), far) == 2
+    assert tuning._nearest_of_best(np.array([0.8, 0.8, 0.8, 0.8]), far) == 0
+    assert (
+        tuning._nearest_of_best(np.array([0.8, 0.8 + tuning.SCORE_TOLERANCE / 2, 0.7, 0.7]), far)
+        == 0
+    )
+    assert tuning._nearest_of_best(np.array([0.8, 0.82, 0.82, 0.8]), far) == 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------- the stage
@@ -215,21 +219,30 @@ def test_perfect_predictions_score_one_and_stay_untuned(tmp_path, capsys):
     found = run(settings(), paths)
     assert Decision.load(paths.decision("exp")) == Decision()
     assert (
-        found["honest"]["metrics"]["accuracy"] == found["honest"]["metrics"]["auc"] == 1
-        and found["honest"]["metrics"]["dice"] > 0.97
+        found["nested"]["metrics"]["accuracy"] == found["nested"]["metrics"]["auc"] == 1
+        and found["nested"]["metrics"]["dice"] > 0.97
     )
-    assert found["honest"]["confusion"] == [[6, 0, 0], [0, 4, 0], [0, 0, 5]]
+    assert found["nested"]["confusion"] == [[6, 0, 0], [0, 4, 0], [0, 0, 5]]
     assert (
-        found["honest"]["by_class"]["normal"]["dice"] == 1
-        and found["honest"]["lesion_images"]["images"] == 10
+        found["nested"]["by_class"]["normal"]["dice"] == 1
+        and found["nested"]["lesion_images"]["images"] == 10
     )
-    assert "honest" in capsys.readouterr().out
+    assert "nested" in capsys.readouterr().out
     html = paths.html("exp").read_text()
     assert html.count("data:image/png;base64,") == 2 + 8 + len(masks) and "http" not in html
     for picture in ("confusion", "typical", "worst", "reliability"):
         assert Image.open(paths.picture("exp", picture)).size[0] > 300
     job = evaluate_job(settings(), paths)
-    assert job.state().done and job.record()["score"] == found["honest"]["score"]
+    assert job.state().done and job.record()["score"] == found["nested"]["score"]
+
+
+def test_an_old_record_that_says_honest_is_read_as_nested(tmp_path):
+    paths, labels, masks = world(tmp_path)
+    perfect(masks, labels).save(paths.oof("exp"))
+    found = run(settings(), paths)
+    text = paths.metrics("exp").read_text().replace('"nested"', '"honest"')
+    paths.metrics("exp").write_text(text)
+    assert read_metrics(paths, "exp") == found
 
 
 def test_known_numbers(tmp_path):
@@ -261,15 +274,15 @@ def test_per_image_table(tmp_path):
     rows = list(csv.DictReader(open(paths.per_image("exp"))))
     assert [r["id"] for r in rows] == [f"i{i}" for i in range(15)]
     assert np.mean([float(r["dice"]) for r in rows]) == pytest.approx(
-        found["honest"]["metrics"]["dice"], abs=1e-5
+        found["nested"]["metrics"]["dice"], abs=1e-5
     )
     assert [int(r["true_area"]) for r in rows] == [int(m.sum()) for m in masks]
     for name in metrics.SURFACE_METRICS:
         assert np.mean([float(r[name]) for r in rows]) == pytest.approx(
-            found["honest"]["metrics"][name], abs=1e-4
+            found["nested"]["metrics"][name], abs=1e-4
         )
     for i, row in enumerate(rows):  # each by the decision of its own fold
-        decision = Decision(**found["honest"]["decisions"][row["fold"]])
+        decision = Decision(**found["nested"]["decisions"][row["fold"]])
         mask, label = apply(
             decision,
             predictions.mask[i],
@@ -283,21 +296,21 @@ def test_per_image_table(tmp_path):
         )
 
 
-def test_distances_and_the_lectures_numbers_stand_beside_the_honest_ones(tmp_path):
+def test_distances_and_the_lectures_numbers_stand_beside_the_nested_ones(tmp_path):
     paths, labels, masks = world(tmp_path)
     perfect(masks, labels).save(paths.oof("exp"))  # 32 pixels: not quite perfect at original size
     found = run(settings(), paths)
-    honest, lecture, mean = found["honest"], found["lecture"], found["honest"]["metrics"]
+    nested, lecture, mean = found["nested"], found["lecture"], found["nested"]["metrics"]
     assert (
         found["in_pixels"] == list(metrics.SURFACE_METRICS)
         and 0 < mean["assd"] < 1
         and mean["assd"] < mean["hd95"] <= mean["hausdorff"] < 3
     )
-    assert honest["by_class"]["normal"]["hd95"] == 0 and honest["lesion_images"][
+    assert nested["by_class"]["normal"]["hd95"] == 0 and nested["lesion_images"][
         "hd95"
     ] == pytest.approx(mean["hd95"] * 15 / 10)
     assert (
-        all("hd95" in fold for fold in honest["by_fold"].values())
+        all("hd95" in fold for fold in nested["by_fold"].values())
         and "hd95" in found["untuned"]["metrics"]
         and "hd95" not in found["tuned"]["metrics"]
     )
@@ -319,7 +332,7 @@ def test_the_new_steps_can_be_tuned(tmp_path):
     predictions.mask[labels < 2, 90:115, 90:115] = 1
     predictions.save(paths.oof("exp"))
     plain = FEW | {"threshold": [0.5], "min_area": [0.0], "fill_holes": [False]}
-    assert run(settings(evaluate=plain), paths)["honest"]["metrics"]["dice"] < 0.95
+    assert run(settings(evaluate=plain), paths)["nested"]["metrics"]["dice"] < 0.95
     found = run(
         settings(
             evaluate=plain | {"largest": [0, 1], "smooth": [0.0, 0.5], "convex": [False, True]}
@@ -328,7 +341,7 @@ def test_the_new_steps_can_be_tuned(tmp_path):
     )
     assert (
         Decision.load(paths.decision("exp")) == Decision(largest=1)
-        and found["honest"]["metrics"]["dice"] > 0.97
+        and found["nested"]["metrics"]["dice"] > 0.97
     )
 
 
@@ -355,10 +368,10 @@ def test_leave_one_fold_out_leaves_out(tmp_path):
     assert (
         found["tuned"]["decision"]["threshold"] == 0.25
     )  # on all images fold 0 outweighs the specks
-    assert [found["honest"]["decisions"][k]["threshold"] for k in "012"] == [0.5, 0.25, 0.25]
-    assert found["honest"]["by_fold"]["0"]["dice"] < 0.6
-    assert found["tuned"]["score"] > found["honest"]["score"] + 0.1
-    assert found["honest"]["by_fold"]["0"]["dice"] == pytest.approx(
+    assert [found["nested"]["decisions"][k]["threshold"] for k in "012"] == [0.5, 0.25, 0.25]
+    assert found["nested"]["by_fold"]["0"]["dice"] < 0.6
+    assert found["tuned"]["score"] > found["nested"]["score"] + 0.1
+    assert found["nested"]["by_fold"]["0"]["dice"] == pytest.approx(
         np.mean(labels[folds == 0] == 2)
     )  # only its empty masks are right
 
@@ -370,7 +383,7 @@ def test_tuning_finds_a_threshold(tmp_path):
     predictions.save(paths.oof("exp"))
     found = run(settings(), paths)
     assert Decision.load(paths.decision("exp")).threshold == 0.3
-    assert found["untuned"]["metrics"]["dice"] < 0.5 < 0.85 < found["honest"]["metrics"]["dice"]
+    assert found["untuned"]["metrics"]["dice"] < 0.5 < 0.85 < found["nested"]["metrics"]["dice"]
 
 
 def test_holdout_is_cross_fitted_over_groups_and_unvalidated_images_stay_out(tmp_path, capsys):
@@ -381,8 +394,8 @@ def test_holdout_is_cross_fitted_over_groups_and_unvalidated_images_stay_out(tmp
     found = run(settings(), paths)
     assert (
         found["images"] == 20
-        and len(found["honest"]["decisions"]) == 5
-        and found["honest"]["spread"] is None
+        and len(found["nested"]["decisions"]) == 5
+        and found["nested"]["spread"] is None
     )
     assert "one validation fold" in capsys.readouterr().out
 
@@ -409,8 +422,8 @@ def test_mask_only_and_class_only(tmp_path, keep):
     setattr(predictions, "label" if keep == "mask" else "mask", None)
     predictions.save(paths.oof("exp"))
     found = run(settings(), paths)
-    assert ("confusion" in found["honest"]) == (keep == "label") and (
-        "dice" in found["honest"]["metrics"]
+    assert ("confusion" in found["nested"]) == (keep == "label") and (
+        "dice" in found["nested"]["metrics"]
     ) == (keep == "mask")
     html = paths.html("exp").read_text()
     assert (

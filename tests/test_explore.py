@@ -241,15 +241,16 @@ def test_results_are_those_of_the_report_and_nothing_before(tmp_path):
         "score": 0.5,
         "metrics": {"dice": 0.25, "hd95": 3.0},
         "intervals": {"score": [0.4, 0.6], "dice": [0.2, 0.3]},
+        "decision": {},
     }
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(
-        json.dumps({"untuned": way, "tuned": way, "honest": way | {"score": 0.125}})
+        json.dumps({"untuned": way, "tuned": way, "nested": way | {"score": 0.125}})
     )
     Image.fromarray(picture(1)).save(folder / "typical.png")
     table, image = explore.results(tmp_path, "configs/small.yaml")
     assert (
-        table.loc["score", "honest"].startswith("0.1250")
+        table.loc["score", "nested"].startswith("0.1250")
         and table.loc["dice", "tuned"] == "0.2500  (0.200 – 0.300)"
         and "hd95" not in table.index
     )

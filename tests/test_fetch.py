@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from kaggle_server import SECRETS, enter, make_zip, server  # noqa: F401
+from kaggle_server import SECRETS, enter, make_zip
 
 from src.__main__ import main
 from src.kaggle_io import client as kaggle
-from src.kaggle_io import errors as refusals
+from src.kaggle_io import errors
 from src.kaggle_io import unzip as archives
 from src.tools import fetch
 
@@ -60,7 +60,7 @@ def noise(count: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(count)
 
 
-def test_a_contest_from_nothing_to_a_folder_that_the_pipeline_sees(server, demo, home, run):  # noqa: F811
+def test_a_contest_from_nothing_to_a_folder_that_the_pipeline_sees(server, demo, home, run):
     files = below(demo)
     server.add("a-contest", files)
     code, out, err = run("--competition", "https://www.kaggle.com/competitions/a-contest/overview")
@@ -111,7 +111,7 @@ def test_a_contest_from_nothing_to_a_folder_that_the_pipeline_sees(server, demo,
     assert code == 0 and "the download is" in out and below(folder) == files
 
 
-def test_the_slug_of_the_config_and_a_changed_contest(server, home, run):  # noqa: F811
+def test_the_slug_of_the_config_and_a_changed_contest(server, home, run):
     contest = server.add("a-contest", {"a.csv": b"1", "b.csv": b"2"})
     assert run("--set", "slug=a-contest")[0] == 0 and below(home / "a-contest") == contest.files
     contest.files, contest.archive = {"a.csv": b"1", "c.csv": b"33"}, None
@@ -129,7 +129,7 @@ def test_the_slug_of_the_config_and_a_changed_contest(server, home, run):  # noq
     assert code == 2 and "[no_contest_named]" in err
 
 
-def test_a_data_set(server, demo, home, run):  # noqa: F811
+def test_a_data_set(server, demo, home, run):
     busi = {
         f"Dataset_BUSI_with_GT/{n.removeprefix('train/')}": d
         for n, d in below(demo).items()
@@ -152,7 +152,7 @@ def test_a_data_set(server, demo, home, run):  # noqa: F811
     assert "up to date" in run("--dataset", "aryashah2k/breast-ultrasound-images-dataset")[1]
 
 
-def test_a_single_file_that_is_no_zip(server, home, run):  # noqa: F811
+def test_a_single_file_that_is_no_zip(server, home, run):
     server.add("a-contest", archive=b"id,label\n", archive_name="train.csv")
     assert run("--competition", "a-contest")[0] == 0 and below(home / "a-contest") == {
         "train.csv": b"id,label\n"
@@ -189,10 +189,10 @@ def test_a_single_file_that_is_no_zip(server, home, run):  # noqa: F811
         ("ListDataFiles", {"hang": 0.6}, 1, "kaggle_silent", "0.2 s"),
     ],
 )
-def test_refusals(server, home, run, monkeypatch, endpoint, fault, code, name, word):  # noqa: F811
+def test_refusals(server, home, run, monkeypatch, endpoint, fault, code, name, word):
     server.add("a-contest", {"a.csv": b"1"})
     server.fault(endpoint, **fault)
-    monkeypatch.setattr(refusals, "SILENCE", (0.2, 0.2))
+    monkeypatch.setattr(errors, "TIMEOUT", (0.2, 0.2))
     ended, out, err = run("--competition", "a-contest")
     last = err.splitlines()[-1]
     assert (
@@ -207,7 +207,7 @@ def test_refusals(server, home, run, monkeypatch, endpoint, fault, code, name, w
     assert ended == code and "Traceback" in err  # and `run` looks for credentials in it
 
 
-def test_wrong_words(server, home, run, monkeypatch, tmp_path):  # noqa: F811
+def test_wrong_words(server, home, run, monkeypatch, tmp_path):
     for words, name in (
         (("--competition", "https://www.kaggle.com/t/0123456789abcdef"), "invitation"),
         (("--dataset", "busi"), "not_a_slug"),
@@ -230,7 +230,7 @@ def test_wrong_words(server, home, run, monkeypatch, tmp_path):  # noqa: F811
     ("archive", "name", "word"),
     [({"../x": b"1"}, "archive_refused", "'../x'"), ({"x": bytes(5000)}, "archive_too_large", "")],
 )
-def test_what_must_not_be_unpacked(server, home, run, monkeypatch, archive, name, word):  # noqa: F811
+def test_what_must_not_be_unpacked(server, home, run, monkeypatch, archive, name, word):
     monkeypatch.setattr(fetch, "MOST", 1000)
     server.add("a-contest", archive=make_zip(archive))
     code, out, err = run("--competition", "a-contest")
@@ -244,7 +244,7 @@ def test_what_must_not_be_unpacked(server, home, run, monkeypatch, archive, name
     )
 
 
-def test_zips_in_the_zip_through_fetch(server, home, run):  # noqa: F811
+def test_zips_in_the_zip_through_fetch(server, home, run):
     server.add(
         "a-contest", {"train.zip": make_zip({"a.npy": b"1"}), "SampleSubmission_v2.csv": b"id\n"}
     )
@@ -261,7 +261,7 @@ def test_zips_in_the_zip_through_fetch(server, home, run):  # noqa: F811
     assert "up to date" in run("--competition", "a-contest")[1]
 
 
-def test_a_sample_of_another_name_is_named(server, home, run):  # noqa: F811
+def test_a_sample_of_another_name_is_named(server, home, run):
     server.add(
         "a-contest",
         {"stage_1_sample_submission.csv": b"id\n", "stage_2_sample_submission.csv": b"id\n"},
@@ -277,7 +277,7 @@ def test_a_sample_of_another_name_is_named(server, home, run):  # noqa: F811
     )
 
 
-def test_the_disk_is_full(server, home, run, monkeypatch):  # noqa: F811
+def test_the_disk_is_full(server, home, run, monkeypatch):
     files = {"a.bin": noise(300_000), "b.bin": noise(1000)}
     needed = len(server.add("a-contest", files).zipped()) + 301_000
     real = shutil.disk_usage
@@ -319,7 +319,7 @@ def full(path, mode="r", *rest, **more):
     return Full()
 
 
-def test_progress_where_there_is_no_terminal(server, home, run, monkeypatch):  # noqa: F811
+def test_progress_where_there_is_no_terminal(server, home, run, monkeypatch):
     server.add("a-contest", {"a.bin": noise(400_000)})
     monkeypatch.setattr(fetch, "QUIET", 0)
     out = run("--competition", "a-contest")[1]
@@ -332,13 +332,13 @@ def test_progress_where_there_is_no_terminal(server, home, run, monkeypatch):  #
     )
 
 
-def test_what_is_listed_and_did_not_come(server, home, run):  # noqa: F811
+def test_what_is_listed_and_did_not_come(server, home, run):
     server.add("a-contest", {"a.csv": b"1", "b.csv": b"2"}, archive=make_zip({"a.csv": b"1"}))
     code, out, err = run("--competition", "a-contest")
     assert code == 0 and "1 files that Kaggle lists were not in the download: b.csv" in err
 
 
-def test_a_folder_that_cannot_be_made(server, home, run):  # noqa: F811
+def test_a_folder_that_cannot_be_made(server, home, run):
     home.write_text("a file")
     server.add("a-contest", {"a.csv": b"1"})
     code, out, err = run("--competition", "a-contest")

@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 from conftest import ROOT
-from kaggle_server import CLEARED, SECRETS, make_zip, server  # noqa: F401
+from kaggle_server import CLEARED, SECRETS, make_zip
 from test_fetch import CONFIG, below, home, noise, quick, run  # noqa: F401
 
 from src.kaggle_io import unzip as archives
@@ -131,7 +131,7 @@ def test_stopped_while_it_unpacks(server, home, run, monkeypatch):  # noqa: F811
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"longer": 500}, "broke off at .* of .*, 5 times in a row"),
+        ({"longer": 500}, "broke at .* of .*, 5 times in a row"),
         (
             {"damage": True},
             "the download is damaged: its MD5 is not the one that Kaggle says. It was thrown away: run the same command again",

@@ -277,7 +277,7 @@ def test_labels_of_one_and_masks_of_the_other_become_one_prediction(home):
     assert svm.mask is None and otsu.label is None
     assert np.array_equal(both.label, svm.label) and np.array_equal(both.mask, otsu.mask)
     metrics = json.loads(paths.metrics("both").read_text())
-    assert {"dice", "macro_f1"} <= metrics["honest"]["metrics"].keys() and paths.submission(
+    assert {"dice", "macro_f1"} <= metrics["nested"]["metrics"].keys() and paths.submission(
         "both"
     ).is_file()
     assert json.loads(paths.weights("both").read_text())["label"]["weights"] == {"svm": 1.0}
@@ -287,7 +287,7 @@ def test_an_svms_fold_has_not_seen_what_it_answers_for(home):
     """Fitted again on the other fold's images alone, it says the same."""
     paths, config = (
         Paths(home, home / "data"),
-        load(home / "configs" / "svm.yaml", SETTINGS + ["predict.views=[identity]"]),
+        load(home / "configs" / "svm.yaml", SETTINGS + ["predict.tta=[identity]"]),
     )
     index = read_index(paths, "train")
     folds, labels = (

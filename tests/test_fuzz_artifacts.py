@@ -18,10 +18,11 @@ from zygote import Zygote
 
 from src.core.console import InputError
 from src.core.paths import Paths
+from src.core.settings import Experiment
 from src.data import tables
 from src.data.predictions import Predictions
 from src.data.rle import Truth
-from src.kaggle_io import log as sentlog
+from src.kaggle_io import log
 from src.parts.postprocess import Decision
 from src.pipeline import records
 from src.tools import infer
@@ -187,7 +188,7 @@ READERS = {
     "artifacts/predictions/both/oof.npz": lambda p: Predictions.load(p.oof("both"), CLASSES),
     "artifacts/prepared/truth.npz": lambda p: Truth.load(p.truth),
     "artifacts/prepared/images_64.npy": lambda p: tables.open_store(
-        p.images(64, "stretch"), 24, 64
+        p.images(Experiment(image_size=64, resize="stretch")), 24, 64
     ),
     "artifacts/prepared/index.csv": lambda p: tables.read_index(p),
     "artifacts/folds.csv": lambda p: tables.read_folds(p, tables.read_index(p, "train")["id"]),
@@ -197,7 +198,7 @@ READERS = {
     ),
     "artifacts/predictions/both/decision.json": lambda p: Decision.load(p.decision("both")),
     "bundle.json": infer.check,
-    "submissions/log.csv": lambda p: sentlog.read(p.sent),
+    "submissions/log.csv": lambda p: log.read(p.submission_log),
 }
 
 
@@ -224,10 +225,10 @@ def spare(home, tmp_path_factory) -> Path:  # noqa: F811
         "files": {},
     }
     (spare / "bundle.json").write_text(json.dumps(about))
-    sentlog.edit(
+    log.edit(
         spare / "submissions" / "log.csv",
         lambda rows: rows.extend(
-            [sentlog.Row("2026-11-20T10:00:00Z", "s", "a.csv", cv=0.5, public=0.4)] * 3
+            [log.Row("2026-11-20T10:00:00Z", "s", "a.csv", cv=0.5, public=0.4)] * 3
         ),
     )
     return spare

@@ -30,7 +30,7 @@ from src.data import tables
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.kaggle_io import client as kaggle
-from src.kaggle_io import log as sentlog
+from src.kaggle_io import log, slugs
 from src.kaggle_io import unzip as archives
 from src.parts import contours, metrics
 from src.parts.postprocess import Decision
@@ -131,7 +131,7 @@ def watched(config):
         frame = sys._getframe(2)
         while frame:
             where, what = os.path.basename(frame.f_code.co_filename), frame.f_code.co_name
-            if (where, what) in DECLARING or where == "stages.py" and what.endswith("_job"):
+            if (where, what) in DECLARING or where == "jobs.py" and what.endswith("_job"):
                 return
             frame = frame.f_back
         read.add(key)
@@ -157,7 +157,7 @@ def watched(config):
         del Strict.__getattribute__
 
 
-DECLARING = {("config.py", "keys"), ("stages.py", "plan"), ("stages.py", "untuned")}
+DECLARING = {("load.py", "keys"), ("jobs.py", "plan"), ("jobs.py", "untuned")}
 STORE = {
     "image_size",
     "resize",
@@ -181,7 +181,7 @@ EXCUSED = {
     "train": {
         **dict.fromkeys(STORE, "the pixels are an input, and have it in their name"),
         "predict.checkpoint": "in words, and for the score that status shows",
-        "predict.views": "tried out before the first epoch, an error where the network cannot do them",
+        "predict.tta": "tried out before the first epoch, an error where the network cannot do them",
         "predict.weights": "in words",
     },
     "predict": {
@@ -192,7 +192,7 @@ EXCUSED = {
                 "train.amp",
                 "train.batch_size",
                 "data.classes",
-                "loss.balance",
+                "loss.mask_weight",
                 *(f"model.{k}" for k in Model.model_fields),
             ],
             "declared by train, whose checkpoints are inputs",
@@ -589,8 +589,8 @@ WRONG = [
     None,
     1,
     "text",
-    {"honest": []},
-    {"honest": {"score": "much"}},
+    {"nested": []},
+    {"nested": {"score": "much"}},
     {"mask": 1, "label": 2},
     {"name": 1, "files": [], "networks": {}},
 ]
@@ -650,14 +650,14 @@ def test_a_damaged_note_of_what_was_fetched_is_as_good_as_none(tmp_path, content
     given = argparse.Namespace(competition=None)
     config = load(ROOT / "configs" / "cpu.yaml", ["slug=null"])
     with refused("no_contest_named"):
-        kaggle.slug_of(given, config, paths)
-    assert fetch.earlier(paths.fetched, "a") == {"files": {}}
+        slugs.slug_of(given, config, paths)
+    assert fetch.previous_download(paths.fetched, "a") == {"files": {}}
     home = tmp_path / ".fetch"
     home.mkdir()
     for note in (content, '{"of": "a", "mark": []}', '{"of": "a", "mark": {"bytes": "1"}}'):
         (home / "mark.json").write_text(note)
         (home / "archive.part").write_bytes(b"1")
-        assert fetch.Part(tmp_path, "a").mark is None
+        assert fetch.PartialDownload(tmp_path, "a").mark is None
 
 
 @pytest.mark.parametrize(
@@ -668,33 +668,33 @@ def test_a_note_of_what_was_fetched_with_odd_files_is_as_good_as_none(tmp_path, 
         json.dumps({"competition": "a", "dataset": None, "when": "now", "files": files})
     )
     if files:
-        assert fetch.earlier(tmp_path / "fetched.json", "a") == {"files": {}}
+        assert fetch.previous_download(tmp_path / "fetched.json", "a") == {"files": {}}
 
 
 # --------------------------------------------------------------------------------------- Kaggle
 
 
-def sent(ref: str, when: str) -> kaggle.Sent:
-    return kaggle.Sent(ref, when, "e.csv", "one", "complete", public=0.5)
+def sent(ref: str, when: str) -> kaggle.RemoteSubmission:
+    return kaggle.RemoteSubmission(ref, when, "e.csv", "one", "complete", public=0.5)
 
 
-def row(**changes) -> sentlog.Row:
-    return sentlog.Row(
+def row(**changes) -> log.Row:
+    return log.Row(
         "2026-11-20T10:00:00Z", "slug", "e.csv", message="one", status="unconfirmed", **changes
     )
 
 
 def test_an_unconfirmed_submission_does_not_take_the_score_of_an_older_one(tmp_path):
     """The same file and message may have gone there before, from the web page."""
-    sentlog.edit(tmp_path / "log.csv", lambda rows: rows.append(row()))
+    log.edit(tmp_path / "log.csv", lambda rows: rows.append(row()))
     older, own, later = (
         sent("1", "2026-11-20T09:00:00Z"),
         sent("2", "2026-11-20T09:59:30Z"),
         sent("3", "2026-11-20T11:00:00Z"),
     )
-    assert sentlog.handed_over(row(), [later, own, older]) == own, "the clocks may differ a little"
-    assert sentlog.handed_over(row(), [older]) is None
-    found = sentlog.refresh(tmp_path / "log.csv", "slug", [later, own, older])
+    assert log.find_unconfirmed(row(), [later, own, older]) == own, "the clocks may differ a little"
+    assert log.find_unconfirmed(row(), [older]) is None
+    found = log.refresh(tmp_path / "log.csv", "slug", [later, own, older])
     assert [(r.ref, r.status) for r in found] == [("2", "complete")]
 
 
@@ -704,23 +704,19 @@ def test_a_damaged_log_of_submissions_is_named(tmp_path, spoil):
     if spoil == "folder":
         file.mkdir()
     else:
-        sentlog.edit(file, lambda rows: rows.append(row(cv=0.5)))
+        log.edit(file, lambda rows: rows.append(row(cv=0.5)))
         file.write_text(file.read_text().replace("0.5", "nan"))
     with pytest.raises(InputError) as raised:
-        sentlog.read(file)
+        log.read(file)
     assert raised.value.code == "log_damaged"
 
 
 def test_a_package_that_lacks_a_request_is_named_with_the_version_needed(monkeypatch):
+    older = types.SimpleNamespace(KaggleApi=type("KaggleApi", (), {}))
     client = object.__new__(kaggle.Kaggle)
-    client.secrets, client.api = [], object()
-    for ask in (
-        lambda: client.download("a-contest"),
-        lambda: client.submissions("a-contest"),
-        lambda: client.files("a/b"),
-        lambda: client.submit("a", Path("x"), "m"),
-    ):
-        monkeypatch.setattr(kaggle.Kaggle, "_request", lambda *_, **__: None)
+    monkeypatch.setitem(sys.modules, "kaggle.api.kaggle_api_extended", older)
+    monkeypatch.setattr(client, "_request", lambda *_, **__: None, raising=False)
+    for ask in (kaggle.Kaggle, lambda: client.download("a-contest")):
         with refused("kaggle_too_old", kaggle.NEEDED) as raised:
             ask()
         assert "\n" not in str(raised.value)
@@ -731,9 +727,9 @@ def test_a_client_without_the_part_that_is_asked_for_is_no_fault(monkeypatch):
     client = object.__new__(kaggle.Kaggle)
     client.secrets = []
     client.api = types.SimpleNamespace(build_kaggle_client=lambda: contextlib.nullcontext(object()))
-    known = types.SimpleNamespace(Ask=type("Ask", (), {}))
+    known = types.SimpleNamespace(ApiAskRequest=type("Ask", (), {}))
     monkeypatch.setitem(sys.modules, "kagglesdk.competitions.types.competition_api_service", known)
-    assert client._request("a", "competitions", "competition", "get", "Ask") is None
+    assert client._request("a", "competition", "ask") is None
 
 
 # ------------------------------------------------------------------------------ archives, links
@@ -778,7 +774,7 @@ def test_no_link_at_a_temporary_name_is_followed(tmp_path):
     (folder / ".fetch" / "mark.json").write_text(
         json.dumps({"of": "x", "mark": {"etag": "e", "modified": None, "bytes": 9}})
     )
-    part = fetch.Part(folder, "x")
+    part = fetch.PartialDownload(folder, "x")
     assert part.mark is None
     part.begin({"etag": "e", "modified": None, "bytes": 9})
     assert precious.read_text() == "mine" and not part.file.is_symlink()
@@ -787,7 +783,7 @@ def test_no_link_at_a_temporary_name_is_followed(tmp_path):
     elsewhere.mkdir()
     (elsewhere / "kept").touch()
     (folder / ".fetch").symlink_to(elsewhere)
-    fetch.Part(folder, "x").begin({"etag": "e", "modified": None, "bytes": 9})
+    fetch.PartialDownload(folder, "x").begin({"etag": "e", "modified": None, "bytes": 9})
     assert (elsewhere / "kept").is_file() and not (folder / ".fetch").is_symlink()
 
     (tmp_path / ".bundle.part").symlink_to(elsewhere)

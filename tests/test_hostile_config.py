@@ -1,4 +1,4 @@
-"""Configs and settings that would hang, overflow, be misread or reach into a page.
+"""Configs and settings that would hang, overflow, be misread or reach into a html.
 
 Each is answered in one line, or is harmless.
 """
@@ -25,7 +25,7 @@ from src.core.pretrained import find_weights, load_encoder
 from src.core.settings import Competition, Experiment, Model, Study
 from src.parts import models
 from src.report import figures as pictures
-from src.report import html as page
+from src.report import html
 from src.stages.evaluate import without_zero
 from src.stages.study import image_row, markdown, report
 
@@ -72,7 +72,7 @@ def one_line(capfd, words: list[str]) -> str:
         ),
         ("train.lr=inf", "train.lr: ", "invalid_value"),
         ("train.encoder_lr=-.inf", "train.encoder_lr: ", "invalid_value"),
-        ("loss.balance=nan", "'uncertainty'", "invalid_value"),
+        ("loss.mask_weight=nan", "'uncertainty'", "invalid_value"),
         (
             "loss.class_weights=[1, .nan]",
             "loss.class_weights.1: ",
@@ -126,8 +126,8 @@ def one_line(capfd, words: list[str]) -> str:
         ("data.classes=[a, '', normal]", "a name that is empty", "invalid_value"),
         ("train=3", "train: ", "invalid_value"),
         (
-            "predict.views=hflip",
-            "predict.views: ",
+            "predict.tta=hflip",
+            "predict.tta: ",
             "invalid_value",
         ),
         ("train.amp=no", "put the word in quotes", "invalid_value"),
@@ -367,7 +367,7 @@ def test_members_that_cannot_be(text, said, code, tmp_path):
 
 def test_a_study_of_a_hundred_million_cells_is_refused_at_once(tmp_path, capfd):
     values = "[" + ", ".join(str(i / 100) for i in range(100)) + "]"
-    keys = ("loss.balance", "loss.label_smoothing", "train.warmup", "model.dropout")
+    keys = ("loss.mask_weight", "loss.label_smoothing", "train.warmup", "model.dropout")
     grid = ", ".join(f"{key}: {values}" for key in keys)
     file = folder(tmp_path, f"question: Q\nbase: mine\ngrid: {{{grid}}}\n", "s.yaml")
     folder(tmp_path)
@@ -569,9 +569,9 @@ def hostile_study() -> Config:
 def test_no_name_reaches_the_page_of_a_study_raw(tmp_path):
     pictures.save(pictures.canvas(1, 1), tmp_path / "plot.png")
     lines = [["cell", "Δ"], [f"{EVIL}|x", f"+1 {EVIL}"]]
-    html = report(hostile_study(), lines, tmp_path / "plot.png", image_row(f"{EVIL} ({EVIL})", []))
-    assert "<img src=x" not in html and html.count("&lt;img src=x onerror") == 8
-    assert "onerror=alert(1)&gt;|x</td>" in html, "a name is no value with a note"
+    page = report(hostile_study(), lines, tmp_path / "plot.png", image_row(f"{EVIL} ({EVIL})", []))
+    assert "<img src=x" not in page and page.count("&lt;img src=x onerror") == 8
+    assert "onerror=alert(1)&gt;|x</td>" in page, "a name is no value with a note"
 
 
 def test_no_name_reaches_the_report_of_evaluate_raw():
@@ -581,7 +581,7 @@ def test_no_name_reaches_the_report_of_evaluate_raw():
         "intervals": {"score": (0.4, 0.6), "dice": (0.4, 0.6)},
         "decision": {"threshold": 0.5},
     }
-    honest = numbers | {
+    nested = numbers | {
         "by_class": {EVIL: {"images": 1, "dice": 0.5}},
         "by_fold": {EVIL: {"images": 1, "score": 0.5}},
         "spread": None,
@@ -596,15 +596,15 @@ def test_no_name_reaches_the_report_of_evaluate_raw():
         "groups": 1,
         "lecture": {},
     }
-    html = page.report(
+    page = html.report(
         about,
-        {"untuned": numbers, "tuned": numbers, "honest": honest},
+        {"untuned": numbers, "tuned": numbers, "nested": nested},
         {},
         None,
         [(b"png", EVIL)],
         [(b"png", f"{EVIL}\n{EVIL}")],
     )
-    assert "<img src=x" not in html and html.count("&lt;img src=x") >= 9
+    assert "<img src=x" not in page and page.count("&lt;img src=x") >= 9
 
 
 def test_a_name_breaks_no_row_of_a_markdown_table():

@@ -22,10 +22,11 @@ from src.core.console import InputError
 from src.core.pretrained import find_weights
 from src.core.settings import Competition, Experiment
 from src.data import formulas, rle
-from src.data.dataset import Problems, find_test, natural
+from src.data.dataset import find_test, natural
 from src.data.images import read_image, read_mask
+from src.data.problems import Problems
 from src.data.tables import read_index
-from src.kaggle_io import log as sentlog
+from src.kaggle_io import log
 from src.parts import filters
 from src.pipeline.jobs import data_files, submit_job
 from src.report import figures as pictures
@@ -278,13 +279,13 @@ def test_prepare_warns_of_formulas_and_keeps_them_exactly(tmp_path, make_config,
     "message", ["=HYPERLINK(1)", "+x", "-x", "@x", "'=1", "''@", "it's", "-1", "'", "\t=1".strip()]
 )
 def test_a_message_in_the_log_is_no_formula_and_comes_back(message, tmp_path):
-    row = sentlog.Row("2026-11-01T10:00:00Z", "c", "f.csv", message=message)
-    sentlog.edit(tmp_path / "log.csv", lambda rows: rows.append(row))
+    row = log.Row("2026-11-01T10:00:00Z", "c", "f.csv", message=message)
+    log.edit(tmp_path / "log.csv", lambda rows: rows.append(row))
     assert not any(
         formulas.is_formula(c)
         for c in (tmp_path / "log.csv").read_text().replace("\n", ",").split(",")
     )
-    assert sentlog.read(tmp_path / "log.csv") == [row]
+    assert log.read(tmp_path / "log.csv") == [row]
 
 
 def test_numbers_in_a_table_for_people_stay_numbers():

@@ -12,24 +12,17 @@ from datetime import datetime, timezone
 import pytest
 import requests
 from conftest import ROOT, refused
-from kaggle_server import CLEARED, KEY, SECRETS, TOKEN, USER, KaggleServer, ago, enter, server  # noqa: F401
+from kaggle_server import CLEARED, KEY, SECRETS, TOKEN, USER, KaggleServer, ago, enter
 
 from src.config.load import Config
 from src.core.console import InputError, StageError
 from src.core.paths import Paths
 from src.core.settings import Competition
 from src.kaggle_io import client as kaggle
-from src.kaggle_io import errors as refusals
-from src.kaggle_io.client import (
-    Busy,
-    Contest,
-    Kaggle,
-    Lost,
-    Remote,
-    plain_dataset,
-    plain_slug,
-    slug_of,
-)
+from src.kaggle_io import errors
+from src.kaggle_io.client import Contest, Kaggle
+from src.kaggle_io.errors import ConnectionLost, ServerBusy
+from src.kaggle_io.slugs import plain_dataset, plain_slug, slug_of
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +40,7 @@ def refuses(kind: type, code: str, words: tuple[str, ...], call) -> str:
 
 
 @pytest.mark.parametrize("how", ["key", "token"])
-def test_what_it_says_of_a_contest(server, monkeypatch, tmp_path, how, capfd):  # noqa: F811
+def test_what_it_says_of_a_contest(server, monkeypatch, tmp_path, how, capfd):
     enter(monkeypatch, server, tmp_path / "home", how)
     server.add(
         "a-contest",
@@ -61,7 +54,6 @@ def test_what_it_says_of_a_contest(server, monkeypatch, tmp_path, how, capfd):  
     assert client.contest("a-contest") == Contest(
         "a-contest",
         "A contest",
-        "https://www.kaggle.com/competitions/a-contest",
         datetime(2031, 5, 1, 23, 59, tzinfo=timezone.utc),
         True,
         3,
@@ -70,17 +62,17 @@ def test_what_it_says_of_a_contest(server, monkeypatch, tmp_path, how, capfd):  
     files = client.files("a-contest")  # two pages
     assert (
         len(files) == 250
-        and files[7] == Remote("train/7.png", 7)
-        and client.files("some-one/data") == [Remote("a.csv", 3)]
+        and files["train/7.png"] == 7
+        and client.files("some-one/data") == {"a.csv": 3}
     )
     assert client.remaining("a-contest") == 2 and client.submissions("a-contest") == []
-    assert {
-        s.headers.get("Authorization") for s in server.seen if s.endpoint != "IntrospectToken"
-    } == {"***"}
+    # CONNECT: another library's thread in this process, led here by the same variables
+    asked = [s for s in server.seen if s.endpoint not in ("IntrospectToken", "CONNECT")]
+    assert {s.headers.get("Authorization") for s in asked} == {"***"}
     assert capfd.readouterr() == ("", "")
 
 
-def test_submitting_and_the_list(server, tmp_path, capfd):  # noqa: F811
+def test_submitting_and_the_list(server, tmp_path, capfd):
     contest = server.add("a-contest", scorer=lambda data: (len(data) / 10000, 0.25), polls=1)
     client, file = Kaggle(), tmp_path / "best.csv"
     file.write_text("id,label\n" * 1000)
@@ -94,8 +86,8 @@ def test_submitting_and_the_list(server, tmp_path, capfd):  # noqa: F811
         first.status,
         first.public,
         first.private,
-        first.team,
-    ) == ("41000000", "best.csv", "the first one", "pending", None, None, "The team")
+        first.user,
+    ) == ("41000000", "best.csv", "the first one", "pending", None, None, USER)
     assert (
         abs(
             datetime.fromisoformat(first.when.replace("Z", "+00:00")) - datetime.now(timezone.utc)
@@ -127,7 +119,7 @@ def reject(data: bytes) -> float:
     raise ValueError("Unknown id us_1\n in row 3")
 
 
-def test_the_package_is_content_with_the_stand_in(server, tmp_path):  # noqa: F811
+def test_the_package_is_content_with_the_stand_in(server, tmp_path):
     """Its own downloads too, which fetch does without."""
     contest = server.add("a-contest", {"a.csv": b"id" * 40_000, "b.csv": b"2"})
     api = Kaggle().api
@@ -186,78 +178,78 @@ ASKING = {
             "kaggle_refuses",
             ("(400: You must) (https://www.kaggle.com/competitions/a-contest)",),
         ),
-        ("ListSubmissions", 500, Busy, "kaggle_trouble", ("(500: You must)", "again later")),
-        ("ListSubmissions", 429, Busy, "too_many_requests", ("(429)", "some minutes")),
+        ("ListSubmissions", 500, ServerBusy, "kaggle_trouble", ("(500: You must)", "again later")),
+        ("ListSubmissions", 429, ServerBusy, "too_many_requests", ("(429)", "some minutes")),
         ("Storage", 403, InputError, "rules_not_accepted", ()),
     ],
 )
-def test_refusals(server, endpoint, status, kind, code, words, capfd):  # noqa: F811
+def test_refusals(server, endpoint, status, kind, code, words, capfd):
     server.add("a-contest", {"a": b"1"})
     server.add_dataset("some-one/data", {"a": b"1"})
     client = Kaggle()
     server.fault(endpoint, status, message="You must")
     refuses(kind, code, words, lambda: ASKING[endpoint](client))
-    assert len(server.asked(endpoint)) == (kaggle.TRIES if kind is Busy else 1)
+    assert len(server.asked(endpoint)) == (kaggle.TRIES if kind is ServerBusy else 1)
     out, err = capfd.readouterr()
     assert (
         out == ""
-        and err.count("trying again") == (kaggle.TRIES - 1 if kind is Busy else 0)
+        and err.count("trying again") == (kaggle.TRIES - 1 if kind is ServerBusy else 0)
         and not [s for s in SECRETS if s in err]
     )
 
 
-def test_what_passes_is_tried_again(server, monkeypatch):  # noqa: F811
+def test_what_passes_is_tried_again(server, monkeypatch):
     server.add("a-contest")
     client, waited = Kaggle(), []
-    monkeypatch.setattr(kaggle.time, "sleep", waited.append)
+    monkeypatch.setattr(errors.time, "sleep", waited.append)
     server.fault("GetCompetition", 429, headers={"Retry-After": "7"}, times=1)
     server.fault("GetCompetition", 503, times=1)
     server.fault("GetCompetition", cut=10, times=1)
     assert client.contest("a-contest").title == "A contest"
     assert waited[0] == 7 and len(waited) == 3 and len(server.asked("GetCompetition")) == 4
     server.fault("GetCompetition", 429, headers={"Retry-After": "1000"})
-    refuses(Busy, "too_many_requests", ("16 min 40 s",), lambda: client.contest("a-contest"))
+    refuses(ServerBusy, "too_many_requests", ("16 min 40 s",), lambda: client.contest("a-contest"))
     assert len(waited) == 3  # nobody waits that long without being told
     later = datetime.now(timezone.utc).replace(year=2060).strftime("%a, %d %b %Y %H:%M:%S GMT")
     server.faults.clear()
     server.fault("GetCompetition", 429, headers={"Retry-After": later})
-    said = refuses(Busy, "too_many_requests", (), lambda: client.contest("a-contest"))
+    said = refuses(ServerBusy, "too_many_requests", (), lambda: client.contest("a-contest"))
     assert re.search(r"\d+ h", said)
 
 
-def test_no_network(server, monkeypatch):  # noqa: F811
+def test_no_network(server, monkeypatch):
     server.add("a-contest")
     client = Kaggle()
-    monkeypatch.setattr(refusals, "SILENCE", (0.2, 0.2))
+    monkeypatch.setattr(errors, "TIMEOUT", (0.2, 0.2))
     server.fault("GetCompetition", hang=0.6)
     words = ("0.2 s", "https://www.kaggle.com/competitions/a-contest", "input/README.md")
-    refuses(Lost, "kaggle_silent", words, lambda: client.contest("a-contest"))
+    refuses(ConnectionLost, "kaggle_silent", words, lambda: client.contest("a-contest"))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
-    refuses(Lost, "no_proxy", (), lambda: client.contest("a-contest"))
+    refuses(ConnectionLost, "no_proxy", (), lambda: client.contest("a-contest"))
     for text, code in (
         ("Failed to resolve 'api.kaggle.com' ([Errno -2] Name or service not known)", "no_network"),
         ("NewConnectionError: [Errno 111] Connection refused", "connection_refused"),
         ("Connection aborted.", "connection_lost"),
     ):
         refuses(
-            Lost,
+            ConnectionLost,
             code,
             (),
-            lambda: raises(refusals.translated(requests.ConnectionError(text), "a-contest", [])),
+            lambda: raises(errors.translate(requests.ConnectionError(text), "a-contest", [])),
         )
     refuses(
         StageError,
         "not_kaggle",
         (),
         lambda: raises(
-            refusals.translated(requests.exceptions.JSONDecodeError("x", "<html>", 0), "", [])
+            errors.translate(requests.exceptions.JSONDecodeError("x", "<html>", 0), "", [])
         ),
     )
     refuses(
         InputError,
         "disk_full",
         (),
-        lambda: raises(refusals.translated(OSError(28, "No space left on device"), "", [])),
+        lambda: raises(errors.translate(OSError(28, "No space left on device"), "", [])),
     )
 
 
@@ -266,7 +258,7 @@ def raises(error: Exception) -> None:
 
 
 def test_secrets_are_taken_out_of_what_is_quoted():
-    text = refusals.plain(
+    text = errors.redact(
         f"GET http://storage.test/a.zip?Signature=the-signature&x=1 with {KEY}\nfailed?", [KEY]
     )
     assert text == "GET http://storage.test/a.zip with *** failed?"
@@ -324,7 +316,7 @@ def test_credentials(tmp_path, how, files, code, words):
         assert all(word in ran.stdout for word in words), ran.stdout
 
 
-def test_a_download_goes_on_only_with_the_same_file(server):  # noqa: F811
+def test_a_download_goes_on_only_with_the_same_file(server):
     contest = server.add("a-contest", {"a.bin": os.urandom(300_000)})
     client = Kaggle()
     arriving = client.download("a-contest")
@@ -383,7 +375,7 @@ def test_a_download_goes_on_only_with_the_same_file(server):  # noqa: F811
             ("Upload", {"status": 400}),
             StageError,
             "upload_failed",
-            ("best.csv", "Nothing was handed in"),
+            ("best.csv", "Nothing was submitted"),
             0,
         ),
         (
@@ -391,15 +383,15 @@ def test_a_download_goes_on_only_with_the_same_file(server):  # noqa: F811
             ("Upload", {"cut": 1000}),
             StageError,
             "upload_failed",
-            ("best.csv", "Nothing was handed in"),
+            ("best.csv", "Nothing was submitted"),
             0,
         ),
         ({}, ("Upload", {"cut": 1000, "times": 1}), None, "", (), 1),
-        ({}, ("CreateSubmission", {"status": 500}), Busy, "kaggle_trouble", ("(500",), 0),
+        ({}, ("CreateSubmission", {"status": 500}), ServerBusy, "kaggle_trouble", ("(500",), 0),
         (
             {},
             ("CreateSubmission", {"cut": 3}),
-            Lost,
+            ConnectionLost,
             "connection_lost",
             (),
             1,
@@ -409,7 +401,7 @@ def test_a_download_goes_on_only_with_the_same_file(server):  # noqa: F811
     ],
 )
 def test_submitting_goes_wrong(
-    server, tmp_path, contest, fault, kind, code, words, kept, monkeypatch  # noqa: F811
+    server, tmp_path, contest, fault, kind, code, words, kept, monkeypatch
 ):
     there = server.add("a-contest", **contest)
     (tmp_path / "best.csv").write_text("id,label\n" * 5000)
@@ -424,7 +416,7 @@ def test_submitting_goes_wrong(
     assert all(s["data"] == (tmp_path / "best.csv").read_bytes() for s in there.submissions)
 
 
-def test_remaining_where_kaggle_does_not_say(server):  # noqa: F811
+def test_remaining_where_kaggle_does_not_say(server):
     server.add("a-contest", daily=0)
     server.add("b-contest", limits=False)
     server.add("c-contest", daily=2, used=2)
@@ -508,7 +500,7 @@ def test_nothing_else_imports_the_package():
     for file in (ROOT / "src").rglob("*.py"):
         tree = ast.parse(file.read_text())
         roots = {name.split(".")[0] for node in ast.walk(tree) for name in names(node)}
-        assert file.name == "kaggle.py" or not roots & {"kaggle", "kagglesdk"}, file
+        assert file.name == "client.py" or not roots & {"kaggle", "kagglesdk"}, file
         assert not {name.split(".")[0] for node in tree.body for name in names(node)} & {
             "kaggle",
             "kagglesdk",

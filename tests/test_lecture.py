@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.data.predictions import Predictions
-from src.report import html as page
+from src.report import html
 from src.scoring import lecture
 
 CLASSES = ["benign", "malignant", "normal"]
@@ -90,7 +90,7 @@ def test_they_are_the_plain_loop_to_the_last_bit(seed):
     logits, truths, class_logits, labels, folds = made(seed=seed)
     found = lecture.numbers(predicted(logits, class_logits), truths, labels, folds)
     assert found == plainly(logits, truths, class_logits, labels, folds)
-    assert found.keys() == page.LECTURE.keys()
+    assert found.keys() == html.LECTURE.keys()
     assert found["lecture_dice"] < found["lecture_f1"], (
         "some batches should be empty and rightly so"
     )
@@ -198,6 +198,6 @@ def test_batches_go_through_the_classes_in_order_and_through_the_folds_apart():
 
 def test_what_float16_rounds_is_as_documented():
     logits = np.array([[[0.4992, 0.4996, 0.5, 0.5008]]], np.float32)  # only the last exceeds 0.5
-    pred = predicted(logits, None).mask[0].astype(np.float32) > lecture.CUT
+    pred = predicted(logits, None).mask[0].astype(np.float32) > lecture.THRESHOLD
     assert pred.tolist() == [[False, True, True, True]]
-    assert torch.sigmoid(torch.tensor(0.5)).item() == lecture.CUT
+    assert torch.sigmoid(torch.tensor(0.5)).item() == lecture.THRESHOLD

@@ -10,7 +10,7 @@ from src.data.predictions import Predictions
 from src.data.rle import Truth, to_runs
 from src.parts import metrics
 from src.parts.postprocess import Decision, apply, stretch
-from src.scoring import images as scoring
+from src.scoring.images import score_predictions, surfaces
 
 # truth: 4 pixels on the left of a 2×4 image; prediction: 2 of them and 1 wrong -> tp 2, fp 1, fn 2, tn 3
 TRUE = np.array([[1, 1, 0, 0], [1, 1, 0, 0]], dtype=bool)
@@ -245,7 +245,7 @@ def test_distances_of_predictions_are_those_of_the_decided_masks():
     decisions = [
         Decision(threshold=0.4 + 0.05 * i, empty_above=0.5, min_area=0.01) for i in range(7)
     ]
-    found = scoring.surfaces(predictions, truth, decisions, data)
+    found = surfaces(predictions, truth, decisions, data)
     assert list(found) == list(metrics.SURFACE_METRICS)
     for i, decision in enumerate(decisions):
         mask, _ = apply(
@@ -260,7 +260,7 @@ def test_distances_of_predictions_are_those_of_the_decided_masks():
     alone = Predictions(
         predictions.ids, predictions.mask, None, predictions.classes
     )  # without labels there is no gate
-    assert (scoring.surfaces(alone, truth, decisions, data)["assd"] != found["assd"]).any()
+    assert (surfaces(alone, truth, decisions, data)["assd"] != found["assd"]).any()
 
 
 # ------------------------------------------------------------------------------------------------------------------------ labels
@@ -349,11 +349,11 @@ def images(n: int = 7):
 
 def test_numbers_do_not_depend_on_how_images_are_grouped():
     predictions, labels, truths = images()
-    whole = scoring.score_predictions(predictions, labels, truths, Competition())
+    whole = score_predictions(predictions, labels, truths, Competition())
     for batch in (1, 2, 5):
         groups = [slice(i, i + batch) for i in range(0, 7, batch)]
         parts = [
-            scoring.score_predictions(
+            score_predictions(
                 predictions.select(predictions.ids[g]), labels[g], truths[g], Competition()
             )
             for g in groups
@@ -372,7 +372,7 @@ def test_masks_are_compared_at_the_image_size_and_not_at_the_predictions():
     prob = np.zeros((1, 2, 2), dtype=np.float16)
     prob[0, 0] = 1
     one = Predictions(["a"], prob, None, ["benign", "malignant", "normal"])
-    found = scoring.score_predictions(
+    found = score_predictions(
         one, np.array([0]), [truth], Competition(score={"dice": 1.0}), Decision()
     )
     assert (
@@ -384,7 +384,7 @@ def test_masks_are_compared_at_the_image_size_and_not_at_the_predictions():
 
 def test_class_only_predictions():
     predictions, labels, truths = images()
-    found = scoring.score_predictions(
+    found = score_predictions(
         Predictions(predictions.ids, None, predictions.label, predictions.classes),
         labels,
         truths,

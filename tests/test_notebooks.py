@@ -191,7 +191,7 @@ def test_kaggle_train_goes_on_from_an_earlier_versions_output_to_a_submission_an
     assert [sorted(o.data)[0] for o in results.outputs] == [
         "text/html",
         *["image/png"] * 4,
-    ] and "honest" in results.outputs[0].data["text/html"]
+    ] and "nested" in results.outputs[0].data["text/html"]
     assert "no bundle yet" not in bundle and new.bundle("small").is_dir(), bundle
 
     elsewhere = tmp_path / "elsewhere"

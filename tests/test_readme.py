@@ -51,8 +51,8 @@ def test_the_tree_of_artifacts_is_the_map_of_names():
         paths.per_image(name),
         paths.decision(name),
         paths.html(name),
-        paths.sent,
-        paths.sent_plot,
+        paths.submission_log,
+        paths.submission_plot,
     ]
     assert set(re.findall(r"[\w]+\.(?:csv|json|npy|npz|pt|png|html)", TREE)) == {
         p.name for p in written

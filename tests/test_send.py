@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import refused
-from kaggle_server import KEY, ago, server  # noqa: F401
+from kaggle_server import KEY, ago
 from test_submit import evaluated, settings  # noqa: F401
 from test_submit import run as make_submission
 
@@ -20,13 +20,12 @@ from src.cli import parse
 from src.core import console
 from src.core.console import InputError, StageError
 from src.core.paths import Paths
-from src.kaggle_io import log as sentlog
-from src.kaggle_io import plot as sentplot
+from src.kaggle_io import log, plot
 from src.kaggle_io.client import Kaggle
 from src.parts.postprocess import Decision
 from src.tools import send, submissions
 
-SLUG, DRAW = "aio-medical-image", sentplot.draw
+SLUG, DRAW = "aio-medical-image", plot.draw
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +54,14 @@ def quick(monkeypatch):
         monkeypatch.setattr(send, name, value)
     monkeypatch.setattr("src.kaggle_io.client.PAUSE", 0.01)
     monkeypatch.setattr("urllib3.util.retry.Retry.sleep", lambda *_: None)
-    monkeypatch.setattr(sentplot, "draw", lambda *_: False)  # one test draws
+    monkeypatch.setattr(plot, "draw", lambda *_: False)  # one test draws
     monkeypatch.setattr(
         console, "OF_CONTEST", ["--competition", SLUG]
     )  # as the command line leaves it
 
 
 @pytest.fixture
-def contest(server):  # noqa: F811
+def contest(server):
     return server.add(SLUG, title="AIO – Medical Image", scorer=lambda data: 0.8123)
 
 
@@ -74,8 +73,8 @@ def go(paths: Paths, *words: str, yes: bool = True) -> int:
     )
 
 
-def log(paths: Paths) -> list[sentlog.Row]:
-    return sentlog.read(paths.sent)
+def logged(paths: Paths) -> list[log.Row]:
+    return log.read(paths.submission_log)
 
 
 def spoil(paths: Paths, **changes) -> None:
@@ -105,7 +104,7 @@ class Terminal:
 
 
 def test_a_scored_submission_stands_in_the_log_beside_its_cv(paths, contest, monkeypatch, capsys):
-    monkeypatch.setattr(sentplot, "draw", DRAW)
+    monkeypatch.setattr(plot, "draw", DRAW)
     contest.polls = 3
     contest.scorer = lambda data: (0.8123, 0.7001)
     assert go(paths, "-m", "first  try") == 0
@@ -115,7 +114,7 @@ def test_a_scored_submission_stands_in_the_log_beside_its_cv(paths, contest, mon
         paths.submission("exp").read_bytes(),
     )
     assert contest.submissions[0]["data"] == bytes_ and len(contest.submissions) == 1
-    [row] = log(paths)
+    [row] = logged(paths)
     assert (row.competition, row.file, row.message, row.status, row.ref, row.error) == (
         SLUG,
         "exp.csv",
@@ -153,7 +152,10 @@ def test_a_scored_submission_stands_in_the_log_beside_its_cv(paths, contest, mon
         and "log.png" in lines[-1]
         and "submissions --competition" in lines[-1]
     )
-    assert paths.sent_plot.stat().st_size > 10_000 and KEY not in out + paths.sent.read_text()
+    assert (
+        paths.submission_plot.stat().st_size > 10_000
+        and KEY not in out + paths.submission_log.read_text()
+    )
 
 
 def test_the_message_by_default_says_what_it_is(paths, contest):
@@ -162,7 +164,7 @@ def test_the_message_by_default_says_what_it_is(paths, contest):
     assert (
         contest.submissions[0]["description"]
         == f"exp, CV {json.loads(paths.record('submit', 'exp').read_text())['score']:.4f}, commit abc123+"
-        == log(paths)[0].message
+        == logged(paths)[0].message
     )
 
 
@@ -173,15 +175,15 @@ def test_a_zip_goes_where_the_record_says_so(paths, contest, monkeypatch):
     assert go(paths) == 0
     assert (
         contest.submissions[0]["data"] == b"PK a zip"
-        and contest.submissions[0]["fileName"] == "exp.zip" == log(paths)[0].file
+        and contest.submissions[0]["fileName"] == "exp.zip" == logged(paths)[0].file
     )
 
 
 def test_what_was_sent_before_is_shown_with_its_cv(paths, contest, capsys):
     assert go(paths, "-m", "try 0") == 0
-    [first], [entry] = log(paths), contest.submissions
-    sentlog.edit(
-        paths.sent,
+    [first], [entry] = logged(paths), contest.submissions
+    log.edit(
+        paths.submission_log,
         lambda rows: rows.extend(
             replace(first, ref=str(n), message=f"try {n}", sha256=f"{n:064x}", public=0.5 + n / 100)
             for n in range(1, 6)
@@ -227,12 +229,12 @@ def test_it_asks(paths, contest, monkeypatch, capsys, answer, sent):
         len(terminal.asked) == 1
         and "[y/N]" in terminal.asked[0]
         and len(contest.submissions) == sent
-        and len(log(paths)) == sent
+        and len(logged(paths)) == sent
     )
     assert ("not sent" in capsys.readouterr().out) != sent
 
 
-def test_without_a_terminal_it_must_be_told(paths, contest, server, monkeypatch):  # noqa: F811
+def test_without_a_terminal_it_must_be_told(paths, contest, server, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     with refused("nobody_to_ask", "--yes"):
         go(paths, yes=False)
@@ -246,7 +248,7 @@ def refuses(paths: Paths, contest, code: str, *words: str, kind=InputError, name
     """`names`: what must stand in the error, besides its short name."""
 
     def file() -> bytes:
-        return paths.sent.read_bytes() if paths.sent.is_file() else b""
+        return paths.submission_log.read_bytes() if paths.submission_log.is_file() else b""
 
     before, there = file(), len(contest.submissions)
     with refused(code, *names, kind=kind) as caught:
@@ -288,8 +290,8 @@ def test_the_same_bytes_twice_need_force(paths, contest):
         paths, contest, "sent_before", names=("'first'", "submit --send --force")
     )
     assert go(paths, "-m", "second", "--force") == 0
-    assert [r.message for r in log(paths)] == ["first", "second"] and len(
-        {r.ref for r in log(paths)}
+    assert [r.message for r in logged(paths)] == ["first", "second"] and len(
+        {r.ref for r in logged(paths)}
     ) == 2
     other_bytes(paths)
     assert go(paths, "-m", "third") == 0
@@ -300,7 +302,7 @@ def test_closed_full_or_not_entered(paths, contest):
     refuses(
         paths, contest, "kaggle_refuses", names=("400", "deadline has passed")
     )  # this one takes no late ones
-    assert log(paths) == []
+    assert logged(paths) == []
     contest.deadline, contest.entered = datetime(2030, 1, 1), False
     refuses(paths, contest, "rules_not_accepted", names=(f"competitions/{SLUG}/rules",))
     contest.entered, contest.used = True, 5
@@ -309,8 +311,8 @@ def test_closed_full_or_not_entered(paths, contest):
     assert go(paths) == 0, "a server that does not say how many are left"
 
 
-def test_a_damaged_log_stops_it_before_anything_is_sent(paths, contest, server):  # noqa: F811
-    paths.sent.write_text("time,competition\n")
+def test_a_damaged_log_stops_it_before_anything_is_sent(paths, contest, server):
+    paths.submission_log.write_text("time,competition\n")
     refuses(paths, contest, "log_damaged", names=("line 1 ", "log.csv"))
     assert not server.seen
 
@@ -330,7 +332,7 @@ def test_a_damaged_log_stops_it_before_anything_is_sent(paths, contest, server):
     ],
 )
 def test_each_refusal_of_the_server_is_one_clear_line(
-    paths, contest, server, endpoint, status, kind, code, word  # noqa: F811
+    paths, contest, server, endpoint, status, kind, code, word
 ):
     server.fault(endpoint, status)
     assert "\n" not in refuses(paths, contest, code, kind=kind, names=(word,))
@@ -341,7 +343,7 @@ def test_no_network(paths, contest, monkeypatch):
     assert "\n" not in refuses(paths, contest, "no_proxy", kind=StageError)
 
 
-def test_no_credentials(paths, contest, server, monkeypatch):  # noqa: F811
+def test_no_credentials(paths, contest, server, monkeypatch):
     for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"):
         monkeypatch.delenv(name)
     assert "\n" not in refuses(paths, contest, "no_credentials")
@@ -382,31 +384,31 @@ def test_an_entry_of_a_mate_that_came_meanwhile_is_not_taken_for_ours(paths, con
     monkeypatch.setattr(Kaggle, "submit", submit)
     with refused("unconfirmed", "mate.csv", kind=StageError):
         go(paths)
-    assert [r.status for r in log(paths)] == ["unconfirmed"]
+    assert [r.status for r in logged(paths)] == ["unconfirmed"]
 
 
 @pytest.mark.parametrize("meanwhile", ["found", "dropped"])
 def test_submissions_beside_it_may_have_touched_the_row(paths, contest, monkeypatch, meanwhile):
-    real = send.hand_over
+    real = send.upload
 
-    def hand_over(*arguments):
+    def upload(*arguments):
         sent = real(*arguments)
-        sentlog.edit(
-            paths.sent,
+        log.edit(
+            paths.submission_log,
             lambda rows: (
-                rows.__setitem__(-1, sentlog.result(rows[-1], sent))
+                rows.__setitem__(-1, log.result(rows[-1], sent))
                 if meanwhile == "found"
                 else rows.clear()
             ),
         )
         return sent
 
-    monkeypatch.setattr(send, "hand_over", hand_over)
+    monkeypatch.setattr(send, "upload", upload)
     assert go(paths) == 0
-    assert [(r.status, r.public) for r in log(paths)] == [("complete", 0.8123)]
+    assert [(r.status, r.public) for r in logged(paths)] == [("complete", 0.8123)]
 
 
-def test_an_upload_cut_off(paths, contest, server):  # noqa: F811
+def test_an_upload_cut_off(paths, contest, server):
     """Once: the package sends the whole file anew. Always: nothing was handed in, and so it says."""
     server.fault("Upload", cut=3000, times=1)
     assert go(paths) == 0 and contest.submissions[0]["data"] == paths.submission("exp").read_bytes()
@@ -417,29 +419,29 @@ def test_an_upload_cut_off(paths, contest, server):  # noqa: F811
         "upload_failed",
         "--force",
         kind=StageError,
-        names=("Nothing was handed in",),
+        names=("Nothing was submitted",),
     )
 
 
-def test_a_slow_upload_goes_through(paths, contest, server):  # noqa: F811
+def test_a_slow_upload_goes_through(paths, contest, server):
     server.chunk = 100
     server.fault("Upload", slow=0.02)
     server.fault("ListSubmissions", hang=0.1)
-    assert go(paths) == 0 and log(paths)[0].status == "complete"
+    assert go(paths) == 0 and logged(paths)[0].status == "complete"
 
 
-def test_accepted_although_the_answer_broke_off(paths, contest, server, capsys):  # noqa: F811
+def test_accepted_although_the_answer_broke_off(paths, contest, server, capsys):
     """The list is the proof, in this direction too."""
     server.fault("CreateSubmission", cut=5)
     assert go(paths) == 0
-    assert len(contest.submissions) == 1 == len(log(paths)) and log(paths)[0].public == 0.8123
+    assert len(contest.submissions) == 1 == len(logged(paths)) and logged(paths)[0].public == 0.8123
 
 
 def test_a_rejected_file_is_an_error_and_stands_in_the_log(paths, contest):
     contest.scorer = rejects
     with refused("rejected", "Submission must have 10 rows", kind=StageError):
         go(paths)
-    [row] = log(paths)
+    [row] = logged(paths)
     assert (row.status, row.public, row.ref) == (
         "error",
         None,
@@ -458,14 +460,14 @@ def rejects(data: bytes) -> float:
 
 def completed_later(paths: Paths, contest, capsys) -> None:
     """`submissions` fills in what was pending or unconfirmed."""
-    [row] = log(paths)
+    [row] = logged(paths)
     assert row.public is None and row.cv is not None
     contest.polls = 0
     for one in contest.submissions:
         one["left"] = 0
     capsys.readouterr()
     assert submissions.run(parse(["submissions", "--competition", SLUG]), settings(), paths) == 0
-    [now] = log(paths)
+    [now] = logged(paths)
     assert (now.status, now.public, now.ref, now.cv, now.time) == (
         "complete",
         0.8123,
@@ -482,7 +484,7 @@ def test_a_score_that_takes_too_long_is_filled_in_later(paths, contest, capsys):
     assert (
         "no score yet" in out
         and "will fill the score in" in out
-        and log(paths)[0].status == "pending"
+        and logged(paths)[0].status == "pending"
         and out.count("pending …") >= 3
     )
     completed_later(paths, contest, capsys)
@@ -517,7 +519,9 @@ def test_ctrl_c_after_it_was_handed_over_loses_nothing(
     with monkeypatch.context() as patch:
         stop_at(patch, name, count)
         assert go(paths) == 130
-    assert "submissions --competition" in capsys.readouterr().out and log(paths)[0].status == status
+    assert (
+        "submissions --competition" in capsys.readouterr().out and logged(paths)[0].status == status
+    )
     completed_later(paths, contest, capsys)
 
 
@@ -528,7 +532,7 @@ def test_a_network_that_goes_after_the_upload_leaves_it_unconfirmed(
         stop_at(patch, "submissions", 2, StageError("no network."))
         with refused("unconfirmed", "no network", kind=StageError):
             go(paths)
-    assert log(paths)[0].status == "unconfirmed" and log(paths)[0].ref == ""
+    assert logged(paths)[0].status == "unconfirmed" and logged(paths)[0].ref == ""
     completed_later(paths, contest, capsys)
 
 
@@ -545,7 +549,7 @@ def test_a_network_that_comes_and_goes_while_waiting_does_no_harm(
 
     monkeypatch.setattr(Kaggle, "submissions", flickering)
     assert go(paths) == 0
-    assert log(paths)[0].status == "complete"
+    assert logged(paths)[0].status == "complete"
 
 
 def test_the_pauses_grow_and_the_waiting_ends():

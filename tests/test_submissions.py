@@ -19,9 +19,8 @@ from src.config.load import Config
 from src.core.console import InputError, StageError
 from src.core.paths import Paths
 from src.core.settings import Competition, Experiment
-from src.kaggle_io import log as sentlog
-from src.kaggle_io import plot as sentplot
-from src.kaggle_io.client import Sent
+from src.kaggle_io import log, plot
+from src.kaggle_io.client import RemoteSubmission
 from src.kaggle_io.log import COLUMNS, Row
 from src.tools import submissions
 
@@ -50,8 +49,8 @@ def row(n: int, cv: float | None = 0.8, public: float | None = 0.79, **more) -> 
     )
 
 
-def sent(n: int, **more) -> Sent:
-    return Sent(
+def sent(n: int, **more) -> RemoteSubmission:
+    return RemoteSubmission(
         **(
             {
                 "ref": str(100 + n),
@@ -74,7 +73,7 @@ class Listing:
     def __init__(self, answer):
         self.answer = answer
 
-    def submissions(self, slug: str) -> list[Sent]:
+    def submissions(self, slug: str) -> list[RemoteSubmission]:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -87,7 +86,7 @@ def paths(tmp_path) -> Paths:
 
 @pytest.fixture
 def show(paths, monkeypatch, capsys):
-    """show([…Sent]) -> what `./run.sh submissions` prints when Kaggle lists this; an exception: when it cannot be asked."""
+    """show([…RemoteSubmission]) -> what `./run.sh submissions` prints when Kaggle lists this; an exception: when it cannot be asked."""
 
     def show(listed, *words: str, slug: str | None = SLUG) -> str:
         monkeypatch.setattr(submissions, "Kaggle", lambda: Listing(listed))
@@ -105,7 +104,7 @@ def show(paths, monkeypatch, capsys):
 
 
 def write(paths: Paths, *rows: Row) -> None:
-    sentlog.edit(paths.sent, lambda log: log.extend(rows))
+    log.edit(paths.submission_log, lambda kept: kept.extend(rows))
 
 
 # ------------------------------------------------------------------------------------------------------------------------ the file
@@ -125,8 +124,8 @@ def test_what_is_written_is_read_again(paths):
         row(3, 1 / 3, public=0.1, private=0.2),
     ]
     write(paths, *rows)
-    assert sentlog.read(paths.sent) == rows
-    with open(paths.sent, newline="") as lines:
+    assert log.read(paths.submission_log) == rows
+    with open(paths.submission_log, newline="") as lines:
         assert (
             next(csv.reader(lines))
             == COLUMNS
@@ -155,7 +154,7 @@ def test_a_spreadsheet_may_have_had_it(paths, delimiter, comma):
     rows = [row(1, message="one; two, three\tfour"), row(2, None)]
     columns = ["my notes", *reversed(COLUMNS)]
     paths.submissions.mkdir()
-    with open(paths.sent, "w", newline="", encoding="utf-8-sig") as lines:
+    with open(paths.submission_log, "w", newline="", encoding="utf-8-sig") as lines:
         table = csv.writer(lines, delimiter=delimiter)
         table.writerow(columns)
         for r in rows:
@@ -172,9 +171,9 @@ def test_a_spreadsheet_may_have_had_it(paths, delimiter, comma):
             ]
             table.writerow(cells)
         table.writerows([[""] * len(columns)] * 2)
-    assert [replace(r, extra={}) for r in sentlog.read(paths.sent)] == rows
-    sentlog.edit(paths.sent, lambda log: log.append(row(3)))
-    again = sentlog.read(paths.sent)
+    assert [replace(r, extra={}) for r in log.read(paths.submission_log)] == rows
+    log.edit(paths.submission_log, lambda rows: rows.append(row(3)))
+    again = log.read(paths.submission_log)
     assert [r.extra for r in again] == [{"my notes": "good one"}] * 2 + [{"my notes": ""}] and [
         r.cv for r in again
     ] == [0.8, None, 0.8], "a user's own column is kept"
@@ -202,31 +201,33 @@ HEAD = ",".join(COLUMNS)
 )
 def test_a_damaged_log_is_named_with_its_line_and_never_overwritten(paths, show, text, word):
     paths.submissions.mkdir()
-    paths.sent.write_bytes(text)
+    paths.submission_log.write_bytes(text)
     for attempt in (
-        lambda: sentlog.edit(paths.sent, lambda log: log.append(row(1))),
+        lambda: log.edit(paths.submission_log, lambda rows: rows.append(row(1))),
         lambda: show([sent(1)]),
     ):
         with refused("log_damaged", word, "log.csv"):
             attempt()
-    assert paths.sent.read_bytes() == text
+    assert paths.submission_log.read_bytes() == text
 
 
 def _append(file: Path, number: int, start) -> None:
     start.wait()
     for i in range(10):
-        sentlog.edit(file, lambda log: log.append(row(1, ref=f"{number}-{i}")))
+        log.edit(file, lambda rows: rows.append(row(1, ref=f"{number}-{i}")))
 
 
 def test_processes_that_write_at_once_lose_no_row(paths):
     context = multiprocessing.get_context("fork")
     start = context.Barrier(4)
-    writers = [context.Process(target=_append, args=(paths.sent, n, start)) for n in range(4)]
+    writers = [
+        context.Process(target=_append, args=(paths.submission_log, n, start)) for n in range(4)
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(30)
-    assert sorted(r.ref for r in sentlog.read(paths.sent)) == sorted(
+    assert sorted(r.ref for r in log.read(paths.submission_log)) == sorted(
         f"{n}-{i}" for n in range(4) for i in range(10)
     )
 
@@ -250,7 +251,7 @@ def test_pending_rows_and_private_scores_are_filled_in(paths, show):
             sent(4, public=0.1),
         ]
     )
-    rows = sentlog.read(paths.sent)
+    rows = log.read(paths.submission_log)
     assert [(r.status, r.public, r.private, r.error) for r in rows] == [
         ("complete", 0.7, 0.69, ""),
         ("complete", 0.81, None, ""),
@@ -260,13 +261,13 @@ def test_pending_rows_and_private_scores_are_filled_in(paths, show):
     assert (
         "brought up to date from Kaggle: 3 rows" in out and "rejected" in out and "other (1)" in out
     )
-    assert sentlog.result(row(5), sent(5, status="queued")).status == "pending", (
+    assert log.result(row(5), sent(5, status="queued")).status == "pending", (
         "a word that nobody knows yet"
     )
-    before = paths.sent.stat().st_mtime_ns
+    before = paths.submission_log.stat().st_mtime_ns
     assert (
         "brought up to date" not in show([sent(2, public=0.81)])
-        and paths.sent.stat().st_mtime_ns == before
+        and paths.submission_log.stat().st_mtime_ns == before
     ), "nothing new, nothing written"
 
 
@@ -290,9 +291,9 @@ def test_what_was_unconfirmed_is_found_by_file_and_message_or_dropped(paths, sho
             sent(1),
         ]
     )
-    rows = {r.message: r for r in sentlog.read(paths.sent)}
+    rows = {r.message: r for r in log.read(paths.submission_log)}
     assert rows.pop("another try").status == "unconfirmed", "of another contest"
-    assert rows.keys() == {"try 1", long, "try 4"} and len(sentlog.read(paths.sent)) == 4, (
+    assert rows.keys() == {"try 1", long, "try 4"} and len(log.read(paths.submission_log)) == 4, (
         "a try that the list does not have is dropped, and one just made may still come"
     )
     assert (rows[long].ref, rows[long].public, rows[long].status) == (
@@ -316,7 +317,10 @@ def test_what_was_sent_from_elsewhere_is_shown_without_cv(paths, show):
         and "-0.0200" in lines[2]
         and "by a mate" in lines[1]
     )
-    assert any("1 without CV score" in line for line in out) and len(sentlog.read(paths.sent)) == 2
+    assert (
+        any("1 without CV score" in line for line in out)
+        and len(log.read(paths.submission_log)) == 2
+    )
 
 
 def test_without_kaggle_the_log_is_shown(paths, show, capsys):
@@ -369,16 +373,11 @@ def test_the_rank_agreement_is_spearmans(paths):
     rng = np.random.default_rng(0)
     cv, public = rng.integers(70, 76, 9) / 100, rng.integers(70, 76, 9) / 100
     rows = [row(n + 1, c, p) for n, (c, p) in enumerate(zip(cv, public))]
-    assert f"{spearmanr(cv, public).statistic:+.2f}, from n = 9" in sentlog.agreement(rows), (
-        "with ties"
-    )
-    assert (
-        sentlog.agreement(rows[:2]) == ""
-        and sentlog.agreement([row(n, 0.8) for n in range(1, 5)]) == ""
-    )
+    assert f"{spearmanr(cv, public).statistic:+.2f}, from n = 9" in log.agreement(rows), "with ties"
+    assert log.agreement(rows[:2]) == "" and log.agreement([row(n, 0.8) for n in range(1, 5)]) == ""
     twice = [*rows[:2], replace(rows[0], ref="999")]
-    assert sentlog.agreement(twice) == "", "the same bytes sent again are no third observation"
-    assert "few" in sentlog.agreement(rows) and "few" not in sentlog.agreement(
+    assert log.agreement(twice) == "", "the same bytes sent again are no third observation"
+    assert "few" in log.agreement(rows) and "few" not in log.agreement(
         [row(n, 0.7 + n / 100, 0.6 + n / 100) for n in range(1, 13)]
     )
 
@@ -395,12 +394,10 @@ def test_the_rank_agreement_is_spearmans(paths):
 def test_the_picture_shows_every_scored_row(paths, rows, monkeypatch):
     """Whatever the log holds, it can be drawn, with each number of the table at its point."""
     figures = []
-    real = sentplot.canvas
-    monkeypatch.setattr(
-        sentplot, "canvas", lambda *size: figures.append(real(*size)) or figures[-1]
-    )
+    real = plot.canvas
+    monkeypatch.setattr(plot, "canvas", lambda *size: figures.append(real(*size)) or figures[-1])
     rows = [row(30, None, 0.9), *rows, row(29, 0.8, None)]
-    assert sentplot.draw(rows, SLUG, paths.sent_plot)
+    assert plot.draw(rows, SLUG, paths.submission_plot)
     axes = figures[0].axes[0]
     marks = {t.get_text(): t.xy for t in axes.texts if hasattr(t, "xy")}
     assert marks == {
@@ -409,6 +406,6 @@ def test_the_picture_shows_every_scored_row(paths, rows, monkeypatch):
     low, high = axes.get_ylim()
     assert (
         all(low < r.public < high for r in rows[1:-1])
-        and min(Image.open(paths.sent_plot).size) > 300
+        and min(Image.open(paths.submission_plot).size) > 300
     )
-    assert not sentplot.draw([row(1, None), row(2, 0.8, None)], SLUG, paths.sent_plot)
+    assert not plot.draw([row(1, None), row(2, 0.8, None)], SLUG, paths.submission_plot)

@@ -18,7 +18,7 @@ from src.data.rle import decode
 from src.parts.postprocess import Decision, apply
 from src.pipeline.jobs import evaluate_job, submit_job
 from src.stages import evaluate, submit
-from src.submission import writer as answers
+from src.submission import writer
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def run(paths, **competition) -> list[dict]:
     return list(csv.DictReader(open(paths.submission("exp"), newline="")))
 
 
-@pytest.mark.parametrize("dialect", [{}, {"order": "row", "first": 0, "empty": "none"}])
+@pytest.mark.parametrize("dialect", [{}, {"order": "row", "first_pixel": 0, "empty": "none"}])
 def test_rows_decode_to_the_decided_masks(ready, dialect, capsys):
     Decision(min_area=0.05, agree="mask").save(ready.decision("exp"))
     rows = run(ready, submission=dialect)
@@ -64,6 +64,7 @@ def test_rows_decode_to_the_decided_masks(ready, dialect, capsys):
     sizes = {
         r["id"]: (int(r["height"]), int(r["width"])) for r in csv.DictReader(open(ready.index))
     }
+    counted = {"first" if k == "first_pixel" else k: v for k, v in dialect.items()}
     for row in rows:
         one = predictions.select([row["id"]])
         mask, label = apply(
@@ -74,7 +75,7 @@ def test_rows_decode_to_the_decided_masks(ready, dialect, capsys):
             Classes(CLASSES, "normal"),
         )
         assert (
-            np.array_equal(decode(row["rle"], *sizes[row["id"]], **dialect), mask)
+            np.array_equal(decode(row["rle"], *sizes[row["id"]], **counted), mask)
             and row["label"] == CLASSES[label]
         )
     out = capsys.readouterr().out
@@ -90,8 +91,8 @@ def test_the_record_beside_it(ready):
     record = json.loads((ready.submissions / "exp.json").read_text())
     found = json.loads(ready.metrics("exp").read_text())
     assert (
-        record["score"] == found["honest"]["score"]
-        and record["interval"] == found["honest"]["intervals"]["score"]
+        record["score"] == found["nested"]["score"]
+        and record["interval"] == found["nested"]["intervals"]["score"]
         and record["note"] == ""
     )
     assert sum(record["labels"].values()) == record["rows"] == len(rows) == 6 and record[
@@ -179,7 +180,7 @@ def test_no_test_set(tmp_path):
 
 
 def test_a_file_that_does_not_decode_to_what_was_meant_is_refused(ready, monkeypatch):
-    monkeypatch.setattr(answers, "encode", lambda mask, *dialect: "1 7")
+    monkeypatch.setattr(writer, "encode", lambda mask, *dialect: "1 7")
     with refused("not_as_meant", "do not decode", kind=StageError):
         run(ready)
     assert not ready.submission("exp").exists() and not list(ready.submissions.glob(".*"))

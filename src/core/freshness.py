@@ -32,7 +32,7 @@ from src.core.disk import (
 )
 from src.core.locks import Lock
 from src.core.paths import ROOT, Paths
-from src.core.settings import Competition, Ensemble, Experiment
+from src.core.settings import RENAMED, Competition, Ensemble, Experiment
 
 LIBRARIES = [
     "torch",
@@ -102,7 +102,9 @@ class Job:
         parts = (record.get(name, {}) for name in ("keys", "inputs", "outputs", "digests"))
         whole = {"keys", "inputs"} <= record.keys() and all(isinstance(p, dict) for p in parts)
         whole = whole and isinstance(record.get("seconds", 0), (int, float))
-        return record if whole else None
+        if not whole:
+            return None
+        return record | {"keys": {RENAMED.get(k, k): v for k, v in record["keys"].items()}}
 
     def state(self) -> State:
         record = self.record()

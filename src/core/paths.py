@@ -167,11 +167,11 @@ class Paths:
         return self.data / FETCHED
 
     @property
-    def sent(self) -> Path:
+    def submission_log(self) -> Path:
         return self.submissions / "log.csv"
 
     @property
-    def sent_plot(self) -> Path:
+    def submission_plot(self) -> Path:
         return self.submissions / "log.png"
 
     # bundle, export

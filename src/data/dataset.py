@@ -22,38 +22,8 @@ from src.data.cells import names_of
 from src.data.files import IMAGE_SUFFIXES, data_files, odd_images
 from src.data.formulas import is_formula
 from src.data.images import read_image, read_mask, scaled
+from src.data.problems import Problems
 from src.data.train_table import read_rows
-
-SHOWN = 50  # file names in one line of problems
-
-# everything that can be wrong: one, several
-KINDS = {
-    "unreadable": ("unreadable file", "unreadable files"),
-    "orphan": ("mask without image", "masks without image"),
-    "no_mask": ("lesion image without mask", "lesion images without mask"),
-    "size": ("mask of another size than its image", "masks of another size than their image"),
-    "empty": ("lesion image with an empty mask", "lesion images with an empty mask"),
-    "not_empty": (
-        "image without lesion by its class with a mask that is not empty",
-        "images without lesion by their class with a mask that is not empty",
-    ),
-    "values": ("mask that is not two-valued", "masks that are not two-valued"),
-    "runs": (
-        "run length that fits no mask of this image",
-        "run lengths that fit no mask of their image",
-    ),
-    "class": ("unknown class", "unknown classes"),
-    "twice": ("id that occurs twice", "ids that occur twice"),
-    "no_image": ("row of the table without image", "rows of the table without image"),
-    "sample_only": (
-        "id of the sample submission without test image",
-        "ids of the sample submission without test image",
-    ),
-    "test_only": (
-        "test image that is not in the sample submission",
-        "test images that are not in the sample submission",
-    ),
-}
 
 
 @dataclass
@@ -66,31 +36,6 @@ class Item:
     image: Path
     masks: list[Path] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
-
-
-class Problems:
-    """Everything wrong with the data, by kind, with file names."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, list[str]] = {}
-
-    def add(self, kind: str, name: object) -> None:
-        self.found.setdefault(kind, []).append(printable(name, 300))
-
-    def __bool__(self) -> bool:
-        return bool(self.found)
-
-    @property
-    def code(self) -> str:
-        """As InputError's: of the only kind, or of several."""
-        return f"data_{next(iter(self.found))}" if len(self.found) == 1 else "data_several"
-
-    def lines(self) -> list[str]:
-        return [
-            f"{len(self.found[k])} {KINDS[k][len(self.found[k]) > 1]}: {listing(self.found[k], SHOWN)}"
-            for k in KINDS
-            if k in self.found
-        ]
 
 
 # test images, the ids of all of them, data folder, competition, problems -> the same in order

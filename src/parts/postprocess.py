@@ -165,7 +165,7 @@ def drop_parts(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
     if not decision.largest and not decision.min_area:
         return mask
     parts, areas = components(mask)
-    return stays(decision, areas, larger(areas), pixels)[parts]
+    return keep_mask(decision, areas, larger(areas), pixels)[parts]
 
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +183,7 @@ def larger(areas: np.ndarray) -> np.ndarray:
     return len(areas) - np.searchsorted(np.sort(areas), areas, side="right")
 
 
-def stays(
+def keep_mask(
     decision: Decision, areas: np.ndarray, ahead: np.ndarray, pixels: int | np.ndarray
 ) -> np.ndarray:
     """Which parts (n) stay: those of at least min_area of the image, and of these the `largest`, so many. ahead (n): how many parts are larger; areas that
@@ -236,7 +236,7 @@ def agree(
 RULES = {"empty_above": empty_above, "agree": agree}
 
 
-def judge(
+def apply_rules(
     decision: Decision,
     emptied: np.ndarray | None,
     probs: np.ndarray | None,
@@ -268,7 +268,7 @@ def apply(
     if prob is not None:
         mask = drop_parts(draw(stretch(prob, height, width), decision, pixels), decision, pixels)
     emptied = None if mask is None else np.array([not mask.any()])
-    emptied, label = judge(
+    emptied, label = apply_rules(
         decision, emptied, None if label_probs is None else label_probs[None], classes
     )
     if mask is not None and emptied[0]:

@@ -15,7 +15,7 @@ from src.data.files import data_files
 from src.data.tables import is_fold
 from src.pipeline.records import read_runs
 from src.submission.form import Form, infer
-from src.submission.glance import glance
+from src.submission.preview import preview_form
 from src.submission.sample import sample_file
 
 STAGES = [
@@ -82,7 +82,9 @@ def train_runs(paths: Paths) -> dict | None:
 
 
 def glance_of(config: Config, paths: Paths) -> Form | None:
-    return glance(sample_of(config, paths), config.competition, index_ids(paths.index, "test"))
+    return preview_form(
+        sample_of(config, paths), config.competition, index_ids(paths.index, "test")
+    )
 
 
 def unanswered(config: Config, paths: Paths) -> str:
@@ -128,7 +130,7 @@ def prepare_job(config: Config, paths: Paths) -> Job:
     ).is_file() and sample.suffix.lower() != ".csv":  # those are of the data
         inputs["the sample of the submission"] = sample
     counted = (
-        ("order", "first", "relative", "empty", "size")
+        ("order", "first_pixel", "relative_starts", "empty", "size")
         if (paths.data / config.competition.data.table).is_file()
         else ()
     )  # of run lengths in the table

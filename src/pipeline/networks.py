@@ -12,7 +12,7 @@ from src.config.load import Config
 from src.core.device import amp_dtype
 from src.data.predictions import Predictions
 from src.parts import models
-from src.parts.tta import VIEWS
+from src.parts.tta import TTA
 from src.training.checkpoint import load_weights
 from src.training.inference import explain_out_of_memory, predict_proba, to_predictions
 
@@ -38,7 +38,7 @@ def predict_images(
     ids: Sequence[str],
     sizes: Sequence[tuple[int, int]],
     device: torch.device,
-    views: Sequence[str],
+    tta: Sequence[str],
     advance: Callable[[int], None] = lambda n: None,
 ) -> Predictions:
     """images (N,S,S[,3]) uint8, of which `rows` are predicted; ids and sizes (height, width) are of
@@ -49,7 +49,7 @@ def predict_images(
             net,
             images,
             rows,
-            [VIEWS[view] for view in views],
+            [TTA[name] for name in tta],
             device,
             amp_dtype(e.train.amp, device),
             e.predict_batch_size,

@@ -23,12 +23,14 @@ def read_metrics(paths: Paths, name: str) -> dict:
         raise InputError("there is no CV score yet", short(file), todo, code="no_metrics")
 
     def form(found: Any) -> None:
-        honest = found["honest"]
-        low, high = honest["intervals"]["score"]
-        _numbers(honest["score"], low, high, *honest["metrics"].values())
-        _dicts(found["tuned"]["decision"], *honest.get("decisions", {}).values())
+        if "honest" in found:  # as it was called before "nested"
+            found["nested"] = found.pop("honest")
+        nested = found["nested"]
+        low, high = nested["intervals"]["score"]
+        _numbers(nested["score"], low, high, *nested["metrics"].values())
+        _dicts(found["tuned"]["decision"], *nested.get("decisions", {}).values())
         _numbers(*found.get("lecture", {}).values())
-        for by_fold in (honest.get("by_fold", {}), found.get("lecture_by_fold", {})):
+        for by_fold in (nested.get("by_fold", {}), found.get("lecture_by_fold", {})):
             for of_fold in by_fold.values():
                 _numbers(*of_fold.values())
 

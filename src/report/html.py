@@ -48,37 +48,37 @@ def report(
     typical: list[tuple[bytes, str]],
     worst: list[tuple[bytes, str]],
 ) -> str:
-    """about and results: as in metrics.json. drawn: pictures of the classes by their names. typical, worst: PNGs with captions. The honest score comes first."""
-    honest, weights = (
-        results["honest"],
+    """about and results: as in metrics.json. drawn: pictures of the classes by their names. typical, worst: PNGs with captions. The nested score comes first."""
+    nested, weights = (
+        results["nested"],
         " + ".join(f"{w:g} · {n}" for n, w in about["score"].items()),
     )
     names, (low, high) = (
-        ["score", *(n for n in honest["metrics"] if n not in about["in_pixels"])],
-        honest["intervals"]["score"],
+        ["score", *(n for n in nested["metrics"] if n not in about["in_pixels"])],
+        nested["intervals"]["score"],
     )
     one = "fold" if about["left_out"] == "folds" else "part"
     untuned, tuned = (results[way]["decision"] for way in ("untuned", "tuned"))
     decisions = {"untuned": untuned, "tuned, for submit": tuned} | {
-        f"without {one} {k}": d for k, d in honest["decisions"].items()
+        f"without {one} {k}": d for k, d in nested["decisions"].items()
     }
     lesion = {
-        n: v for n, v in honest.get("lesion_images", {}).items() if n not in ("precision", "recall")
+        n: v for n, v in nested.get("lesion_images", {}).items() if n not in ("precision", "recall")
     }  # those of pixels, where the columns are of labels
-    groups = honest["by_class"] | ({"with a lesion": lesion} if lesion else {})
+    groups = nested["by_class"] | ({"with a lesion": lesion} if lesion else {})
     parts = [
         f"<h1>{escape(about['name'])}</h1>",
-        f"<p class=soft>{about['images']} images in {about['groups']} duplicate groups, {len(honest['by_fold'])} validation folds, all at original size</p>",
-        f"<p class=big>{honest['score']:.4f}</p>",
-        f"<p class=soft>score = {escape(weights)}, honest; 95 % interval {low:.3f} to {high:.3f}{spread_text(honest)}</p>",
+        f"<p class=soft>{about['images']} images in {about['groups']} duplicate groups, {len(nested['by_fold'])} validation folds, all at original size</p>",
+        f"<p class=big>{nested['score']:.4f}</p>",
+        f"<p class=soft>score = {escape(weights)}, cross-validated (leave-one-fold-out); 95 % interval {low:.3f} to {high:.3f}{spread_text(nested)}</p>",
         "<h2>Three ways of deciding</h2>",
         table(
             ["", *results], [(n, *(cell(r, n) for r in results.values())) for n in names], strong=0
         ),
-        f"<p class=soft>Honest: each {one}{'' if one == 'fold' else ' of the one validation fold'} answered by the decision that is best on the others. ",
+        f"<p class=soft>Nested: each {one}{'' if one == 'fold' else ' of the one validation fold'} answered by the decision that is best on the others. ",
         "Below each value its 95 % bootstrap interval over duplicate groups.</p>",
         *distances(about["in_pixels"], results),
-        *beside_the_lecture(about["lecture"], honest["metrics"]),
+        *beside_the_lecture(about["lecture"], nested["metrics"]),
         "<h2>Decisions</h2>",
         table(["", *untuned], [(name, *map(str, d.values())) for name, d in decisions.items()]),
         "<h2>By class</h2>",
@@ -89,15 +89,15 @@ def report(
                 "dice",
                 "iou",
                 "hd95",
-                *(["precision", "recall", "f1"] if "confusion" in honest else []),
+                *(["precision", "recall", "f1"] if "confusion" in nested else []),
             ],
         ),
         "<p class=soft>Dice, IoU and hd95 (pixels) of the masks; precision, recall and F1 of the label.</p>"
-        if "confusion" in honest
+        if "confusion" in nested
         else "",
         "<h2>By fold</h2>",
         by_group(
-            {f"fold {k}": row for k, row in honest["by_fold"].items()}, ["images", *SHOWN, "hd95"]
+            {f"fold {k}": row for k, row in nested["by_fold"].items()}, ["images", *SHOWN, "hd95"]
         ),
     ]
     if drawn:
@@ -107,7 +107,7 @@ def report(
             "</div>",
         ]
         parts += [
-            "<p class=soft>First: the honest labels, a row for each true class. Second: of the images that are given a probability, the share that is of the class "
+            "<p class=soft>First: the cross-validated labels, a row for each true class. Second: of the images that are given a probability, the share that is of the class "
         ]
         parts += [f"(on the grey line: as promised); calibration error {error:.3f}.</p>"]
     for title, shown in (
@@ -119,7 +119,7 @@ def report(
                 f"<h2>{title}</h2><p class=soft>True outline blue, predicted orange.</p><div class=grid>"
             ]
             parts += [*(captioned(png, caption) for png, caption in shown), "</div>"]
-    return page(f"{about['name']}: {honest['score']:.4f}", parts)
+    return page(f"{about['name']}: {nested['score']:.4f}", parts)
 
 
 def distances(names: list[str], results: dict) -> list[str]:
@@ -129,7 +129,7 @@ def distances(names: list[str], results: dict) -> list[str]:
     }
     if not ways:
         return []
-    lesion = results["honest"].get("lesion_images", {})
+    lesion = results["nested"].get("lesion_images", {})
     rows = [
         (
             n,
@@ -141,7 +141,7 @@ def distances(names: list[str], results: dict) -> list[str]:
     return [
         "<h2>Distances between the outlines</h2>",
         table(
-            ["pixels", *reversed(ways), *(["honest, with a lesion"] if names[0] in lesion else [])],
+            ["pixels", *reversed(ways), *(["nested, with a lesion"] if names[0] in lesion else [])],
             rows,
         ),
         "<p class=soft>In pixels of the original image, 0 is best: the longest, the 95th percentile and the mean of an outline's distances from the other. ",
@@ -149,8 +149,8 @@ def distances(names: list[str], results: dict) -> list[str]:
     ]
 
 
-def beside_the_lecture(lecture: dict[str, float], honest: dict[str, float]) -> list[str]:
-    """The section that shows the lecture's numbers beside the honest ones, and says why they differ."""
+def beside_the_lecture(lecture: dict[str, float], nested: dict[str, float]) -> list[str]:
+    """The section that shows the lecture's numbers beside the nested ones, and says why they differ."""
     said = [
         "The same predictions: the lecture averages over batches of eight images in the order of the classes."
     ]
@@ -168,14 +168,14 @@ def beside_the_lecture(lecture: dict[str, float], honest: dict[str, float]) -> l
     return [
         "<h2>As the lecture counts</h2>",
         table(
-            ["", "lecture", "honest"],
+            ["", "lecture", "nested"],
             [
-                (text, f"{lecture[n]:.4f}", f"{honest[m]:.4f}")
+                (text, f"{lecture[n]:.4f}", f"{nested[m]:.4f}")
                 for n, (text, m) in LECTURE.items()
                 if n in lecture
             ],
         ),
-        f"<p class=soft>{' '.join(said)} Honest: each image by itself, by the decision of its fold, at original size, lesion alone; labels all together.</p>",
+        f"<p class=soft>{' '.join(said)} Nested: each image by itself, by the decision of its fold, at original size, lesion alone; labels all together.</p>",
     ]
 
 

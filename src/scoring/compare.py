@@ -13,7 +13,7 @@ from src.scoring.resample import bootstrap, interval
 
 @dataclass
 class Answers:
-    """What one experiment (or ensemble) answered honestly, image by image, in an order that all share.
+    """What one experiment (or ensemble) answered out of fold, image by image, in an order that all share.
 
     images: each mask metric (N), or None. decided (N) int and probabilities (N,C), or None. truth (N) int, groups (N): near-duplicates."""
 

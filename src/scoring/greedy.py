@@ -13,7 +13,7 @@ from src.data.rle import Truth
 from src.parts import metrics
 from src.parts.postprocess import stretch
 
-CUT = 1e-9  # a score must be more than this higher: sums of the same numbers in another order differ in the last digit
+MIN_GAIN = 1e-9  # a score must be more than this higher: sums of the same numbers in another order differ in the last digit
 
 
 class Masks:
@@ -157,7 +157,7 @@ def greedy(scored: Scored, rows: np.ndarray, rounds: int) -> tuple[int, ...]:
         mixture = max(longer, key=lambda m, base=mixture: scored.score(m, rows, base))
         way.append((scored.score(mixture, rows), mixture))
     top = max(s for s, _ in way)
-    return next(m for s, m in way if s >= top - CUT)
+    return next(m for s, m in way if s >= top - MIN_GAIN)
 
 
 def left_out(scored: Scored, parts: np.ndarray, choose) -> dict[int, tuple[int, ...]]:
@@ -168,7 +168,7 @@ def left_out(scored: Scored, parts: np.ndarray, choose) -> dict[int, tuple[int, 
     }
 
 
-def honest(scored: Scored, parts: np.ndarray, mixtures: dict[int, tuple[int, ...]]) -> float:
+def nested(scored: Scored, parts: np.ndarray, mixtures: dict[int, tuple[int, ...]]) -> float:
     """The score when every part is mixed without having had a say in its mixture."""
     return scored.pooled([(mixture, np.flatnonzero(parts == k)) for k, mixture in mixtures.items()])
 

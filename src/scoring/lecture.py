@@ -18,7 +18,7 @@ from src.parts import metrics
 BATCH = 8
 # sigmoid(0.5), the probability of a logit of 0.5. Predictions hold float16, which rounds: a pixel of a probability from 0.62231 to 0.62246 (a logit from
 # 0.4994 to 0.5) counts as lesion, where the lecture has background.
-CUT = np.float32(1 / (1 + np.exp(-0.5)))
+THRESHOLD = np.float32(1 / (1 + np.exp(-0.5)))
 
 
 def numbers(
@@ -54,7 +54,7 @@ def by_fold(
     found: dict[int, dict[str, float]] = {}
     pixel_counts = None
     if predictions.mask is not None:
-        said = (prob.astype(np.float32) > CUT for prob in predictions.mask)
+        said = (prob.astype(np.float32) > THRESHOLD for prob in predictions.mask)
         pixel_counts = np.concatenate(
             [metrics.counts([pred], [true > 0]) for pred, true in zip(said, truths, strict=True)],
             axis=1,

@@ -23,7 +23,7 @@ def cross_folds(folds: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[n
         raise InputError(
             "the validation images are all near-duplicates of one another",
             "folds.csv",
-            "Nothing honest can be said of one picture: validate on more",
+            "One picture cannot be cross-validated: validate on more",
             code="too_few_groups",
         )
     filled, part_of = np.zeros(min(PARTS, len(names)), dtype=int), {}

@@ -19,11 +19,20 @@ from src.core.settings import Competition, Evaluate
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.parts import metrics
-from src.parts.postprocess import STEPS, Decision, components, draw, judge, larger, stays, stretch
+from src.parts.postprocess import (
+    STEPS,
+    Decision,
+    apply_rules,
+    components,
+    draw,
+    keep_mask,
+    larger,
+    stretch,
+)
 
 # Scores closer than this are the same: a ninth of one standard error of 780 images. Among equals the decision nearest the untuned one is taken, so that
 # the grid does not pick up noise.
-HAIR = 0.001
+SCORE_TOLERANCE = 0.001
 RULED = ("empty_above", "agree")  # fields that need both answers and an empty class
 
 
@@ -76,7 +85,7 @@ class Table:
     def counts(self, decision: Decision) -> np.ndarray:
         """(4,N) tp, fp, fn, tn before the rules."""
         image, area, both, ahead = self.parts[drawn_by(decision)]
-        keep = stays(decision, area, ahead, self.pixels[image])
+        keep = keep_mask(decision, area, ahead, self.pixels[image])
         pred = np.bincount(image[keep], area[keep], len(self.pixels)).astype(np.int64)
         overlap = np.bincount(image[keep], both[keep], len(self.pixels)).astype(np.int64)
         return metrics.from_areas(overlap, pred, self.true, self.pixels)
@@ -162,7 +171,7 @@ def answer(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """What the decision makes of all images: pixel counts (4,N) and labels (N), None for an answer that is absent."""
     found = None if table is None else table.counts(decision)
-    emptied, label = judge(
+    emptied, label = apply_rules(
         decision,
         None if table is None else found[0] + found[1] == 0,
         probs,
@@ -226,8 +235,8 @@ def tune(
 
 
 def _nearest_of_best(scores: np.ndarray, far: np.ndarray) -> int:
-    """Among scores within a HAIR of the best: the least distance from untuned, then the higher score, then the earlier."""
-    near = np.flatnonzero(scores >= scores.max() - HAIR)
+    """Among scores within SCORE_TOLERANCE of the best: the least distance from untuned, then the higher score, then the earlier."""
+    near = np.flatnonzero(scores >= scores.max() - SCORE_TOLERANCE)
     return int(near[np.lexsort((-scores[near], far[near]))[0]])
 
 

@@ -5,7 +5,7 @@ WRITES  artifacts/predictions/<name>/oof.npz  test.npz  weights.json
 
 method mean: all members alike. greedy: weights chosen on the score, for mask and label apart. What either gains over the best single member is
 measured leave-one-fold-out: weights (and the best member) are chosen without the fold that they are measured on. oof.npz is mixed in this way too, each
-fold by weights that did not see it, so that what evaluate calls honest is; test.npz is mixed by the weights chosen on all folds.
+fold by weights that did not see it, so that what evaluate calls nested is; test.npz is mixed by the weights chosen on all folds.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         }
         write_json(paths.weights(config.name), about | weights)
         gains = [
-            f"{answer} {w['honest']['gain_over_best_single']:+.4f}"
+            f"{answer} {w['nested']['gain_over_best_single']:+.4f}"
             for answer, w in weights.items()
-            if w and w["honest"]
+            if w and w["nested"]
         ]
         facts["summary"] = f"{config.ensemble.method} of {len(names)}" + (
             f", over the best member {', '.join(gains)}" if gains else ""
         )
-    tell(weights, by_folds, paths.weights(config.name))
+    print_summary(weights, by_folds, paths.weights(config.name))
 
 
 def load(config: Config, paths: Paths, part: str) -> dict[str, Predictions]:
@@ -151,7 +151,7 @@ def weigh(
     config: Config,
     paths: Paths,
 ) -> dict | None:
-    """The members' weights for 'mask' or 'label', how each member does alone, and the honest scores; None where no member has that answer."""
+    """The members' weights for 'mask' or 'label', how each member does alone, and the nested scores; None where no member has that answer."""
     having = {n: m for n, m in members.items() if getattr(m, answer) is not None}
     if not having:
         return None
@@ -168,7 +168,7 @@ def weigh(
             "times_without": {},
             "measured": {},
             "alone": {},
-            "honest": {},
+            "nested": {},
         }
     scored = (
         greedy.Masks(
@@ -191,8 +191,8 @@ def weigh(
         {"greedy": choose} if config.ensemble.method == "greedy" else {}
     )
     without = {way: greedy.left_out(scored, parts, chooser) for way, chooser in ways.items()}
-    honest = {way: greedy.honest(scored, parts, mixtures) for way, mixtures in without.items()}
-    chosen = honest[config.ensemble.method]
+    nested = {way: greedy.nested(scored, parts, mixtures) for way, mixtures in without.items()}
+    chosen = nested[config.ensemble.method]
     return {
         "weights": {n: times / sum(mixture) for n, times in zip(having, mixture)},
         "times": dict(zip(having, mixture)),
@@ -201,10 +201,10 @@ def weigh(
         },  # for the images of each fold
         "measured": wanted,
         "alone": {n: scored.score(tuple(int(n == m) for m in having), validated) for n in having},
-        "honest": honest
+        "nested": nested
         | {
-            "gain_over_best_single": chosen - honest["best_single"],
-            "gain_over_mean": chosen - honest["mean"],
+            "gain_over_best_single": chosen - nested["best_single"],
+            "gain_over_mean": chosen - nested["mean"],
         },
     }
 
@@ -242,7 +242,7 @@ def combine(
     return Predictions(next(iter(members.values())).ids, answers["mask"], answers["label"], classes)
 
 
-def tell(weights: dict, by_folds: bool, file: Path) -> None:
+def print_summary(weights: dict, by_folds: bool, file: Path) -> None:
     """Each member alone and its weight, then what mixing them gains."""
     if not by_folds:
         say(
@@ -264,12 +264,12 @@ def tell(weights: dict, by_folds: bool, file: Path) -> None:
                 f"    {name:<28} weight {weight:.3f}"
                 + (f"   alone {found['alone'][name]:.4f}" if found["alone"] else "")
             )
-        if honest := found["honest"]:
+        if nested := found["nested"]:
             ways = [
                 f"{way.replace('_', ' ')} {value:.4f}"
-                for way, value in honest.items()
+                for way, value in nested.items()
                 if not way.startswith("gain")
             ]
-            gains = f"gain over the best single {honest['gain_over_best_single']:+.4f}, over the mean {honest['gain_over_mean']:+.4f}"
+            gains = f"gain over the best single {nested['gain_over_best_single']:+.4f}, over the mean {nested['gain_over_mean']:+.4f}"
             say(f"    leave-one-fold-out: {', '.join(ways)}; {gains}")
     say(f"  weights -> {short(file)}")

@@ -4,8 +4,8 @@ READS   artifacts/predictions/<name>/oof.npz, artifacts/folds.csv, artifacts/pre
 WRITES  artifacts/predictions/<name>/metrics.json  per_image.csv  decision.json  report.html  confusion.png  typical.png  worst.png  reliability.png
 
 Everything is measured per image at the image's original size. Three numbers: *untuned* (the first value of each list of `evaluate`), *tuned* (the
-best decision on all images, which has seen what it is scored on), and *honest*: each fold answered by the decision that is best on the other folds.
-The honest one is quoted everywhere; decision.json, which submit uses, is the tuned one. Distances between outlines are measured for untuned and honest
+best decision on all images, which has seen what it is scored on), and *nested*: each fold answered by the decision that is best on the other folds.
+The nested one is quoted everywhere; decision.json, which submit uses, is the tuned one. Distances between outlines are measured for untuned and nested
 only: their masks must be drawn. Beside all this stand the same predictions' numbers as the lecture computes them.
 """
 
@@ -29,11 +29,9 @@ from src.data.tables import read_folds, read_index, read_labels
 from src.parts import metrics
 from src.parts.postprocess import Decision, apply
 from src.pipeline.records import read_metrics
-from src.report import figures as pictures
-from src.report import html as page
-from src.scoring import images as scoring
-from src.scoring import lecture
-from src.scoring import tuning as search
+from src.report import figures, html
+from src.scoring import lecture, tuning
+from src.scoring.images import surfaces
 from src.scoring.resample import bootstrap, cross_folds, interval
 
 WORST = 24
@@ -67,25 +65,25 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     with job.running(facts):
         data = load(name, competition, paths)
         probs = data.predictions.label
-        decisions = search.grid(competition, data.predictions.mask is not None, probs is not None)
+        decisions = tuning.grid(competition, data.predictions.mask is not None, probs is not None)
         table = (
             None
             if data.predictions.mask is None
-            else search.build_table(data.predictions, data.truth, decisions)
+            else tuning.build_table(data.predictions, data.truth, decisions)
         )
         untuned = Decision.untuned(competition.evaluate)
-        tuned, without = search.tune(decisions, table, probs, data.labels, data.parts, competition)
-        counts, decided = search.apply_each(without, table, probs, data.parts, competition)
+        tuned, without = tuning.tune(decisions, table, probs, data.labels, data.parts, competition)
+        counts, decided = tuning.apply_each(without, table, probs, data.parts, competition)
         distances, plain_distances = (
             outlines(data, [without[k] for k in data.parts.tolist()]),
             outlines(data, [untuned] * len(data.labels)),
         )
         results = {
             "untuned": {"decision": asdict(untuned)}
-            | measure(data, *search.answer(untuned, table, probs, competition), plain_distances),
+            | measure(data, *tuning.answer(untuned, table, probs, competition), plain_distances),
             "tuned": {"decision": asdict(tuned)}
-            | measure(data, *search.answer(tuned, table, probs, competition)),
-            "honest": {"decisions": {k: asdict(d) for k, d in without.items()}}
+            | measure(data, *tuning.answer(tuned, table, probs, competition)),
+            "nested": {"decisions": {k: asdict(d) for k, d in without.items()}}
             | measure(data, counts, decided, distances),
         }
         images = per_image(data, counts, decided, distances)
@@ -110,11 +108,11 @@ def run(job: Job, config: Config, paths: Paths) -> None:
             images.to_csv(temporary, index=False)
         write_json(paths.metrics(name), about | results)
         tuned.save(paths.decision(name))
-        facts |= {"score": results["honest"]["score"], "summary": summary(results["honest"])}
-    tell(data, results, tuned, name, paths)
+        facts |= {"score": results["nested"]["score"], "summary": summary(results["nested"])}
+    print_summary(data, results, tuned, name, paths)
     for member in config.members:
         try:
-            found = read_metrics(paths, member.name)["honest"]
+            found = read_metrics(paths, member.name)["nested"]
         except InputError:  # not there, or damaged: then there is nothing to compare with
             continue
         whole = all(
@@ -122,7 +120,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         )  # of one answer alone it would be another score
         if (
             whole
-            and (alone := found["score"]) > results["honest"]["score"]
+            and (alone := found["score"]) > results["nested"]["score"]
             and len(config.members) > 1
         ):  # of one alone, only the decision differs: that is a cell of a study
             warn(
@@ -164,7 +162,7 @@ def outlines(data: Validated, decisions: list[Decision]) -> dict[str, np.ndarray
     return (
         None
         if data.predictions.mask is None
-        else scoring.surfaces(data.predictions, data.truth, decisions, data.competition.classes)
+        else surfaces(data.predictions, data.truth, decisions, data.competition.classes)
     )
 
 
@@ -254,7 +252,7 @@ def per_image(
     decided: np.ndarray | None,
     distances: dict[str, np.ndarray] | None,
 ) -> pd.DataFrame:
-    """One row an image, by the honest decision of its fold. Areas and distances in pixels of the original size."""
+    """One row an image, by the decision tuned without its fold. Areas and distances in pixels of the original size."""
     classes = data.competition.data.classes
     table = pd.DataFrame(
         {
@@ -289,12 +287,12 @@ def draw(
     name, classes, probs = about["name"], about["classes"], data.predictions.label
     drawn, error = {}, None
     if probs is not None:
-        pictures.save(
-            pictures.confusion_matrix(np.array(results["honest"]["confusion"]), classes),
+        figures.save(
+            figures.confusion_matrix(np.array(results["nested"]["confusion"]), classes),
             paths.picture(name, "confusion"),
         )
-        figure, error = pictures.reliability(data.labels, probs, classes)
-        pictures.save(figure, paths.picture(name, "reliability"))
+        figure, error = figures.reliability(data.labels, probs, classes)
+        figures.save(figure, paths.picture(name, "reliability"))
         drawn = {
             "Confusion matrix": paths.picture(name, "confusion"),
             "Reliability of the class probabilities": paths.picture(name, "reliability"),
@@ -302,22 +300,22 @@ def draw(
     order = from_worst(data, images)
     shown, captions = shown_with_outlines(order[:WORST], data, images, without, paths)
     if shown:
-        pictures.save(pictures.tiles(shown, captions), paths.picture(name, "worst"))
+        figures.save(figures.tiles(shown, captions), paths.picture(name, "worst"))
     ranks = np.linspace(0, len(order) - 1, 2 * TYPICAL + 1).astype(int)[
         1::2
     ]  # the middles of eight equal shares: good and bad as they come
     typical = shown_with_outlines(order[ranks], data, images, without, paths)
     if typical[0]:
-        pictures.save(pictures.tiles(*typical), paths.picture(name, "typical"))
+        figures.save(figures.tiles(*typical), paths.picture(name, "typical"))
     with replacing(paths.html(name)) as temporary:
         temporary.write_text(
-            page.report(
+            html.report(
                 about,
                 results,
                 drawn,
                 error,
                 *(
-                    [(pictures.png(p), c) for p, c in zip(*sheet)]
+                    [(figures.png(p), c) for p, c in zip(*sheet)]
                     for sheet in (typical, (shown, captions))
                 ),
             ),
@@ -363,7 +361,7 @@ def shown_with_outlines(
             *pixels.shape[:2],
             data.competition.classes,
         )
-        shown.append(pictures.tile(pixels, true, pred))
+        shown.append(figures.tile(pixels, true, pred))
         said = (
             ""
             if probs is None
@@ -375,22 +373,22 @@ def shown_with_outlines(
     return shown, captions
 
 
-def tell(data: Validated, results: dict, tuned: Decision, name: str, paths: Paths) -> None:
+def print_summary(data: Validated, results: dict, tuned: Decision, name: str, paths: Paths) -> None:
     """The console's table of the three numbers."""
-    honest = results["honest"]
-    columns = [c for c in page.SHOWN if c == "score" or c in honest["metrics"]]
+    nested = results["nested"]
+    columns = [c for c in html.SHOWN if c == "score" or c in nested["metrics"]]
     if not data.by_folds:
         say(
-            "  one validation fold only: the honest number is cross-fitted over 5 parts of its duplicate groups"
+            "  one validation fold only: the nested number is cross-fitted over 5 parts of its duplicate groups"
         )
     say("  " + " " * 9 + "".join(f"{c:>13}" for c in columns))
     for way, result in results.items():
-        say(f"  {way:9}" + "".join(f"{page.pick(result, c):13.4f}" for c in columns))
-    ranges = ["-".join(without_zero(end) for end in honest["intervals"][c]) for c in columns]
+        say(f"  {way:9}" + "".join(f"{html.pick(result, c):13.4f}" for c in columns))
+    ranges = ["-".join(without_zero(end) for end in nested["intervals"][c]) for c in columns]
     say(
         "  95 %     "
         + "".join(f"{text:>13}" for text in ranges)
-        + f"   (honest{page.spread_text(honest)})"
+        + f"   (nested{html.spread_text(nested)})"
     )
     say(
         f"  decision {', '.join(f'{k} {v}' for k, v in asdict(tuned).items())} -> {short(paths.decision(name))}"
@@ -404,9 +402,9 @@ def without_zero(value: float) -> str:
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
 
-def summary(honest: dict) -> str:
-    low, high = honest["intervals"]["score"]
-    others = [n for n in ("dice", "accuracy", "macro_f1") if n in honest["metrics"]]
-    return f"score {honest['score']:.4f} [{low:.3f}, {high:.3f}]" + "".join(
-        f" · {n} {honest['metrics'][n]:.4f}" for n in others
+def summary(nested: dict) -> str:
+    low, high = nested["intervals"]["score"]
+    others = [n for n in ("dice", "accuracy", "macro_f1") if n in nested["metrics"]]
+    return f"score {nested['score']:.4f} [{low:.3f}, {high:.3f}]" + "".join(
+        f" · {n} {nested['metrics'][n]:.4f}" for n in others
     )

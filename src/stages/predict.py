@@ -37,7 +37,7 @@ from src.parts import models
 from src.parts.postprocess import Decision
 from src.pipeline.jobs import folds as folds_to_use
 from src.pipeline.networks import load_network, predict_images
-from src.scoring import images as scoring
+from src.scoring.images import measure
 from src.training.checkpoint import round_weights
 from src.training.inference import mean_of_folds
 
@@ -50,9 +50,9 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     train, test = read_index(paths, "train"), read_index(paths, "test")
     folds, fold_of = folds_to_use(config, paths), read_folds(paths, train["id"])
     header("predict", name, [paths.fold(name, k) for k in folds], job.outputs)
-    views = ", ".join(e.predict.views)
+    tta = ", ".join(e.predict.tta)
     say(
-        f"  {e.predict.checkpoint} checkpoints of {len(folds)} folds; views {views}; "
+        f"  {e.predict.checkpoint} checkpoints of {len(folds)} folds; views {tta}; "
         f"{len(train)} train and {len(test)} test images"
     )
     if empty := [k for k in folds if k not in fold_of]:
@@ -79,7 +79,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         if len(test):
             parts = [paths.part(name, k, "test") for k in folds]
             mean_of_folds(parts, classes).save(paths.test(name))
-        facts["summary"] = f"{len(folds)} folds, views {views}"
+        facts["summary"] = f"{len(folds)} folds, views {tta}"
         facts["weights"] = {
             k: read_rounding(paths.rounding(name, k)) or e.predict.weights for k in folds
         }
@@ -131,11 +131,11 @@ def predict_fold(
         table = of.index.iloc[rows]
         ids, sizes = table["id"].to_numpy(), table[["height", "width"]].to_numpy()
         ask = partial(
-            predict_images, net, config, of.store, rows, ids, sizes, device, e.predict.views
+            predict_images, net, config, of.store, rows, ids, sizes, device, e.predict.tta
         )
         started = time.perf_counter()
         predictions = ask(advance)
-        count += len(e.predict.views) * len(rows)
+        count += len(e.predict.tta) * len(rows)
         seconds += time.perf_counter() - started
         if weights == "auto":
             weights, moved, predictions = try_rounding(net, predictions, ask, table, config, paths)
@@ -186,7 +186,7 @@ def try_rounding(
     truths = Truth.load(paths.truth).subset(held_out["id"])
     # the default decision has no rule between mask and class: it needs no empty class
     before, after = (
-        scoring.measure(predictions, labels, truths, Decision(), Classes(classes))
+        measure(predictions, labels, truths, Decision(), Classes(classes))
         for predictions in (exact, rounded)
     )
     finite = [s for s in SCORES if s in before and np.isfinite(before[s])]

@@ -4,7 +4,7 @@ READS   predictions/<cell>/ metrics.json per_image.csv oof.npz of every cell and
 WRITES  results/<study>/ table.md table.csv plot.png report.html
 
 All under artifacts/studies/<folds>/. The cells themselves are ordinary experiments: the driver has trained and evaluated them before this runs. Every number of a
-cell is its honest one (the untuned decision, or one tuned leave-one-fold-out where the study lists values), ± the standard deviation over folds; the differences
+cell is its nested one (the untuned decision, or one tuned leave-one-fold-out where the study lists values), ± the standard deviation over folds; the differences
 are paired with the base's answers to the same images.
 """
 
@@ -20,7 +20,7 @@ import pandas as pd
 
 from src.config.load import Config
 from src.core.console import header, say, warn
-from src.core.disk import read_json, replacing
+from src.core.disk import replacing
 from src.core.freshness import Job
 from src.core.paths import Paths
 from src.data.formulas import as_text
@@ -29,12 +29,12 @@ from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.data.tables import read_index
 from src.parts.postprocess import Decision, apply
-from src.report import figures as pictures
-from src.report import html as page
+from src.pipeline.records import read_metrics
+from src.report import figures, html
 from src.scoring.compare import Answers, Difference, paired
 from src.scoring.resample import cross_folds
 
-HONEST = [
+NESTED = [
     "score",
     "dice",
     "iou",
@@ -47,7 +47,7 @@ SHOWN = 6  # images under every cell
 
 
 def run(job: Job, config: Config, paths: Paths) -> None:
-    table, sheet, plot, html = job.outputs
+    table, sheet, plot, page = job.outputs
     header(
         "study", config.name, [paths.predictions("*") / "metrics.json"], [paths.study(config.name)]
     )
@@ -55,7 +55,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     with job.running(facts := {}):
         index = read_index(paths, "train")
         records = {
-            label: [read_json(paths.metrics(c.name)) for c in made]
+            label: [read_metrics(paths, c.name) for c in made]
             for label, made in config.cells.items()
         }
         answers = {
@@ -80,9 +80,9 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         text = markdown(config, rows, against)
         with replacing(table) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        pictures.save(forest(base, records[base], against), plot)
+        figures.save(forest(base, records[base], against), plot)
         images = same_images(config, index, paths)
-        with replacing(html) as temporary:
+        with replacing(page) as temporary:
             text = report(config, table_cells(rows, against), plot, images)
             temporary.write_text(text, encoding="utf-8")
         facts["summary"] = f"{len(config.cells)} cells against {base}: " + (
@@ -109,16 +109,16 @@ def read_per_image(cell: Config, paths: Paths) -> pd.DataFrame:
 
 
 def cell_row(label: str, records: list[dict], cells: list[Config], paths: Paths) -> dict:
-    """One row: the honest numbers ± their spread over folds, the lecture's, and the speed; each averaged over the seeds."""
+    """One row: the nested numbers ± their spread over folds, the lecture's, and the speed; each averaged over the seeds."""
     row: dict = {"cell": label, "experiment": " ".join(c.name for c in cells)}
-    for name in HONEST:
+    for name in NESTED:
         needed = (
             cells[0].competition.score if name == "score" else [name]
         )  # of one answer alone it would be another score
-        if all(n in r["honest"]["metrics"] for r in records for n in needed):
-            row[name] = np.mean([page.pick(r["honest"], name) for r in records])
+        if all(n in r["nested"]["metrics"] for r in records for n in needed):
+            row[name] = np.mean([html.pick(r["nested"], name) for r in records])
             folds = [
-                [f[name] for f in r["honest"]["by_fold"].values() if name in f] for r in records
+                [f[name] for f in r["nested"]["by_fold"].values() if name in f] for r in records
             ]
             row[f"{name}_sd"] = np.mean(
                 [np.std(f, ddof=1) if len(f) > 1 else np.nan for f in folds]
@@ -154,7 +154,7 @@ def difference_columns(found: dict[str, Difference]) -> dict:
 
 def table_cells(rows: list[dict], against: dict[str, dict[str, Difference]]) -> list[list[str]]:
     """Head and rows, as text: the table that is printed, written and shown."""
-    honest = [n for n in HONEST if any(n in r for r in rows)]
+    nested = [n for n in NESTED if any(n in r for r in rows)]
     lecture = [
         n
         for n in dict.fromkeys(k for r in rows for k in r)
@@ -169,14 +169,14 @@ def table_cells(rows: list[dict], against: dict[str, dict[str, Difference]]) -> 
         [
             "cell",
             *(f"Δ {n}" for n in compared),
-            *honest,
+            *nested,
             *(n.replace("lecture_", "lecture ") for n in lecture),
             *("s/epoch" for _ in speed),
         ]
     ]
     for row in rows:
         found = against.get(row["cell"], {})
-        values = [spread(row, n) for n in honest]
+        values = [spread(row, n) for n in nested]
         deltas = [
             difference(found[n]) if n in found else "base" if row["cell"] not in against else ""
             for n in compared
@@ -233,13 +233,13 @@ def report(config: Config, lines: list[list[str]], plot: Path, images: str) -> s
     All else is escaped here.
     """
     head, *body = lines
-    return page.page(
+    return html.page(
         f"study {config.name}",
         [
             f"<h1>{escape(config.name)}</h1><p>{escape(config.study.question)}</p>",
-            page.table(head, body, strong=0),
+            html.table(head, body, strong=0),
             f"<p class=soft>{escape(legend(next(iter(config.cells)), config.competition.score))}</p>",
-            page.picture(plot, "differences from the base"),
+            html.picture(plot, "differences from the base"),
             images,
         ],
     )
@@ -265,27 +265,27 @@ def forest(base: str, records: list[dict], against: dict[str, dict[str, Differen
     """Differences from the base with their intervals, one panel a metric."""
     names = list(dict.fromkeys(n for found in against.values() for n in found))
     labels = list(against)
-    figure = pictures.canvas(1.6 + 3.4 * max(1, len(names)), 0.9 + 0.36 * len(labels))
+    figure = figures.canvas(1.6 + 3.4 * max(1, len(names)), 0.9 + 0.36 * len(labels))
     for i, (axes, name) in enumerate(
         zip(np.ravel(figure.subplots(1, max(1, len(names)), sharey=True)), names)
     ):
         axes.axvline(0, color="#999999", linewidth=1)
         for y, label in enumerate(labels):
             if d := against[label].get(name):
-                colour = {"better": pictures.LINES[0], "worse": pictures.LINES[1]}.get(
+                colour = {"better": figures.LINES[0], "worse": figures.LINES[1]}.get(
                     d.verdict, "#888888"
                 )
                 axes.plot([100 * d.low, 100 * d.high], [y, y], color=colour, linewidth=1.6)
                 axes.plot(100 * d.value, y, "o", color=colour, markersize=5)
         own = [
-            page.pick(r["honest"], name)
+            html.pick(r["nested"], name)
             for r in records
-            if name == "score" or name in r["honest"]["metrics"]
+            if name == "score" or name in r["nested"]["metrics"]
         ]
-        of_base = f"\n{pictures.plain(base)}: {np.mean(own):.3f}" if own else ""
+        of_base = f"\n{figures.plain(base)}: {np.mean(own):.3f}" if own else ""
         axes.set_title(name.replace("_", " ") + of_base, fontsize=9)
         axes.set_xlabel("points against the base", fontsize=8)
-        axes.set_yticks(range(len(labels)), [pictures.plain(label) for label in labels], fontsize=9)
+        axes.set_yticks(range(len(labels)), [figures.plain(label) for label in labels], fontsize=9)
         axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         if not i:
@@ -315,8 +315,7 @@ def same_images(config: Config, index: pd.DataFrame, paths: Paths) -> str:
         for label in masked
     }
     decisions = {
-        label: read_json(paths.metrics(firsts[label].name))["honest"]["decisions"]
-        for label in masked
+        label: read_metrics(paths, firsts[label].name)["nested"]["decisions"] for label in masked
     }
     images, some = index.set_index("id"), tables[masked[0]]
     left_out = dict(
@@ -344,8 +343,8 @@ def same_images(config: Config, index: pd.DataFrame, paths: Paths) -> str:
                 firsts[label].competition.classes,
             )
             shown.append(
-                page.captioned(
-                    pictures.png(pictures.tile(pixels, truth.mask(name), pred, 240)),
+                html.captioned(
+                    figures.png(figures.tile(pixels, truth.mask(name), pred, 240)),
                     f"{label}\nDice {row.dice:.3f}"
                     + (f", {row.predicted}" if "predicted" in row else ""),
                 )

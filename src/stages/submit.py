@@ -1,7 +1,7 @@
 """submit: the answers for the test images, in the form of sample_submission.csv. A pure writer: nothing is chosen here.
 
 READS   artifacts/predictions/<name>/test.npz, decision.json and metrics.json, artifacts/prepared/index.csv and report.json, sample_submission.csv
-WRITES  submissions/<name>.csv (or .zip, where masks are handed in as PNG files), and <name>.json: what made it, its honest CV score
+WRITES  submissions/<name>.csv (or .zip, where masks are handed in as PNG files), and <name>.json: what made it, its cross-validated score
 
 What the sample does not leave open is inferred from it (submission/form.py); the file is read back (submission/verify.py) before it takes its name.
 """
@@ -21,7 +21,7 @@ from src.data.tables import read_index
 from src.parts.postprocess import Decision
 from src.pipeline.jobs import form_of, sample_of
 from src.pipeline.records import read_metrics, read_weights
-from src.submission import writer as answers
+from src.submission import writer
 
 
 def run(job: Job, config: Config, paths: Paths) -> None:
@@ -50,7 +50,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
                     "data.on_error=skip",
                     code="no_test_image",
                 )
-            warn(answers.unanswered(form, data))
+            warn(writer.describe_missing_images(form, data))
         asked = set(form.images)
         if left_out := [i for i in index.id if i not in asked]:
             warn(
@@ -69,7 +69,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         predictions = Predictions.load(paths.test(name), data.classes)
         sizes = dict(zip(index.id, index[["height", "width"]].to_numpy().tolist()))
         target = job.outputs[0]
-        facts |= answers.write(
+        facts |= writer.write(
             target, form, predictions, sizes, decision, config.competition.classes
         )
         facts |= {"file": target.name, "sha256": hashlib.sha256(target.read_bytes()).hexdigest()}
@@ -91,11 +91,11 @@ def run(job: Job, config: Config, paths: Paths) -> None:
 def made_by(config: Config, paths: Paths, decision: Decision) -> dict:
     """For the record beside the submission: config, members, folds, decision, and the CV score with its interval."""
     found = read_metrics(paths, config.name)
-    honest = found["honest"]
+    nested = found["nested"]
     facts = {
-        "score": float(honest["score"]),
-        "interval": [float(v) for v in honest["intervals"]["score"]],
-        "metrics": honest["metrics"],
+        "score": float(nested["score"]),
+        "interval": [float(v) for v in nested["intervals"]["score"]],
+        "metrics": nested["metrics"],
     }
     edited = found["tuned"]["decision"] != asdict(decision)
     of_members = config.ensemble and paths.weights(config.name).is_file()
@@ -114,7 +114,7 @@ def made_by(config: Config, paths: Paths, decision: Decision) -> dict:
         if members
         else None,
         "decision": asdict(decision),
-        "folds": sorted(honest.get("by_fold", {})),
+        "folds": sorted(nested.get("by_fold", {})),
     }
 
 

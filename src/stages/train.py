@@ -25,8 +25,8 @@ from src.core.paths import CONFIGS, Paths
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
 from src.parts import augment, losses, models, sampling
-from src.parts.tta import VIEWS
-from src.scoring import images as scoring
+from src.parts.tta import TTA
+from src.scoring.images import score_predictions
 from src.training.batches import EpochSampler, ImageDataset, make_loader, to_tensor
 from src.training.checkpoint import (
     is_intact,
@@ -81,7 +81,7 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     net = models.build(e, len(config.competition.data.classes), pretrained=saved is None)
     net = net.to(device, memory_format=torch.channels_last)
     if saved is None:
-        models.try_views(net, {v: VIEWS[v].do for v in e.predict.views if v != "identity"}, e.model)
+        models.try_views(net, {v: TTA[v].do for v in e.predict.tta if v != "identity"}, e.model)
     if hasattr(net.body, "fit"):  # it learns without gradients, or not at all
         return fit(net, data, config, paths, fold, device, dtype), False
     loop = make_loop(net, data, config, fold, device, dtype)
@@ -226,14 +226,14 @@ def validate(
         net,
         np.load(data.images, mmap_mode="r"),
         data.held_out,
-        [VIEWS["identity"]],
+        [TTA["identity"]],
         device,
         dtype,
         2 * e.train.batch_size,
     )
     sizes, classes = rows[["height", "width"]].to_numpy(), config.competition.data.classes
     predictions = to_predictions(mask, label, rows["id"].to_numpy(), sizes, e.resize, classes)
-    scores = scoring.score_predictions(
+    scores = score_predictions(
         predictions, data.labels[data.held_out], data.truths, config.competition
     )
     return {name: float(value) for name, value in scores.items() if name != "per_image"}

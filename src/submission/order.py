@@ -7,13 +7,14 @@ from pathlib import Path
 from src.core.console import InputError, short, warn
 from src.core.settings import Competition
 from src.data.cells import names_of
-from src.data.dataset import Item, Problems
+from src.data.dataset import Item
 from src.data.files import unread_files
+from src.data.problems import Problems
 from src.submission.form import infer
-from src.submission.sample import image_of, no_sample, sample_file
+from src.submission.sample import image_of, missing_sample_error, sample_file
 
 
-def by_sample(
+def sample_order(
     items: list[Item], known: set[str], data: Path, competition: Competition, problems: Problems
 ) -> list[Item]:
     """The `arrange` of `dataset.find`: ordered as the sample has them.
@@ -25,7 +26,9 @@ def by_sample(
     sample = sample_file(competition, data)
     if not sample.is_file():
         if items:
-            warn(f"{no_sample(competition, data)}. Without it, everything but the submission works")
+            warn(
+                f"{missing_sample_error(competition, data)}. Without it, everything but the submission works"
+            )
         return items
     form = infer(sample, competition, known)
     images = (image_of(row, form.sample, form.id, form.name) for row in form.rows)

@@ -89,7 +89,7 @@ def alike_samples(data: Path) -> list[Path]:
     ]
 
 
-def no_sample(competition: Competition, data: Path) -> InputError:
+def missing_sample_error(competition: Competition, data: Path) -> InputError:
     """For a sample that is not there."""
     if alike := alike_samples(data):
         return InputError(

@@ -22,7 +22,7 @@ from src.parts.postprocess import Decision, apply, components, stretch
 from src.submission.answer import Answer
 from src.submission.form import Form
 from src.submission.sample import Row
-from src.submission.verify import Fault, check, table_name
+from src.submission.verify import Fault, table_name, verify_submission
 
 
 def write(
@@ -42,7 +42,7 @@ def write(
     missing = _unknown(form, classes)
     at = form.sample.columns.index(form.id)
     rows = (
-        {row.cells[at]: row for row in reversed(form.rows)} if form.several else {}
+        {row.cells[at]: row for row in reversed(form.rows)} if form.row_per_component else {}
     )  # an image's parts stand together, at its first row
     cells = [
         line
@@ -59,7 +59,7 @@ def write(
         else:
             temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
         try:
-            check(temporary, form, sizes, answers)
+            verify_submission(temporary, form, sizes, answers)
         except Fault as fault:
             raise StageError(
                 f"what was written to {short(target)} does not read back as it was "
@@ -120,7 +120,7 @@ def _answer(
     return found
 
 
-def unanswered(form: Form, data: Data) -> str:
+def describe_missing_images(form: Form, data: Data) -> str:
     """In words, what becomes of rows whose image is not on disk, or not readable."""
     mask = "no mask in the zip, since their size is not known" if form.masks else "an empty mask"
     return f"{len(form.unknown)} rows have no readable test image and are answered with {data.empty_class or data.classes[0]} and {mask}: {listing(form.unknown)}"
@@ -164,7 +164,7 @@ def _lines(row: Row, form: Form, answer: Answer, classes: list[str]) -> list[lis
     of = {
         c: row.cells[i]
         for i, c in enumerate(form.sample.columns)
-        if c in (form.id, form.key, *form.copied)
+        if c in (form.id, form.key, *form.passthrough)
     }
     if form.label:
         of[form.label] = form.labels[answer.label]
@@ -178,13 +178,15 @@ def _lines(row: Row, form: Form, answer: Answer, classes: list[str]) -> list[lis
         if form.keys and row.key != _carrier(form, answer, classes):
             mask = np.zeros_like(mask)
         masks = [mask]
-        if form.several and mask.any():
+        if form.row_per_component and mask.any():
             parts, areas = components(mask)
             masks = [parts == k for k in range(1, len(areas))]
     lines = []
     for mask in masks:
         if mask is not None:
-            of[form.rle] = encode(mask, form.order, form.first, form.empty, form.relative)
+            of[form.rle] = encode(
+                mask, form.order, form.first_pixel, form.empty, form.relative_starts
+            )
         lines.append([of[c] for c in form.sample.columns])
     return lines
 
@@ -212,7 +214,7 @@ def _zip(target: Path, form: Form, table: str, answers: dict[str, Answer]) -> No
         for image in form.images:
             add(
                 form.masks.replace("{id}", image),
-                cv2.imencode(".png", answers[image].mask.astype(np.uint8) * form.lesion)[
+                cv2.imencode(".png", answers[image].mask.astype(np.uint8) * form.mask_value)[
                     1
                 ].tobytes(),
             )
@@ -230,9 +232,9 @@ def recheck(form: Form, config: Config, paths: Paths) -> None:
         )
     index, data = read_index(paths, "test"), config.competition.data
     sizes = dict(zip(index.id, index[["height", "width"]].to_numpy().tolist()))
-    check(file, form, sizes)
+    verify_submission(file, form, sizes)
     predictions = Predictions.load(paths.test(config.name), data.classes)
-    check(
+    verify_submission(
         file,
         form,
         sizes,

@@ -260,7 +260,7 @@ def manifest(
     config: Config, used: list[Config], folds: dict[str, list[int]], paths: Paths, inner: Paths
 ) -> dict:
     """bundle.json: what infer goes by, and what people may want to know."""
-    honest = read_metrics(paths, config.name)["honest"]
+    nested = read_metrics(paths, config.name)["nested"]
     mask = Predictions.load(paths.oof(config.name), config.competition.data.classes).mask
     mask_size = 0 if mask is None else mask.shape[1]
     networks = {}
@@ -268,7 +268,7 @@ def manifest(
         record = predict_job(one, paths).record()
         networks[one.name] = {
             "folds": folds[one.name],
-            "views": one.experiment.predict.views,
+            "views": one.experiment.predict.tta,
             "image_size": one.experiment.image_size,
             "weights": {k: weights_used(one, paths, k) for k in folds[one.name]},
             "pace": record.get("pace"),
@@ -282,8 +282,8 @@ def manifest(
         "version": 1,
         "finished": evaluate_job(config, paths).record()["ended"],
         "classes": config.competition.data.classes,
-        "score": honest["score"],
-        "metrics": honest["metrics"],
+        "score": nested["score"],
+        "metrics": nested["metrics"],
         "mask_size": mask_size,
         "networks": networks,
         "files": {f.relative_to(inner.work).as_posix(): fingerprint(f, inner) for f in files},

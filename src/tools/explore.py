@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from src.core.console import InputError, listing, short
-from src.core.disk import read_json
 from src.core.paths import Paths
 from src.data.images import scaled
 from src.parts import filters
+from src.pipeline.records import read_metrics
 from src.report.facts import Facts, light_of, load  # noqa: F401  load: a notebook begins with it
 from src.report.figures import LINES, canvas, plain, plain_lines
 from src.report.html import SHOWN
@@ -404,14 +404,14 @@ def results(work: Path | str, config: Path | str) -> list:
     paths, name = Paths(Path(work).expanduser().resolve(), Path(work)), Path(config).stem
     if not paths.metrics(name).is_file():
         return []
-    found = read_json(paths.metrics(name))
-    ways = {way: found[way] for way in ("untuned", "tuned", "honest")}
+    found = read_metrics(paths, name)
+    ways = {way: found[way] for way in ("untuned", "tuned", "nested")}
     cells = {
         n: {
             way: f"{r['score'] if n == 'score' else r['metrics'][n]:.4f}  ({r['intervals'][n][0]:.3f} – {r['intervals'][n][1]:.3f})"
             for way, r in ways.items()
         }
-        for n in ("score", *(m for m in ways["honest"]["metrics"] if m in SHOWN))
+        for n in ("score", *(m for m in ways["nested"]["metrics"] if m in SHOWN))
     }
     pictures = [
         file
@@ -419,7 +419,7 @@ def results(work: Path | str, config: Path | str) -> list:
         if (file := paths.picture(name, p)).is_file()
     ]
     return [
-        pd.DataFrame(cells).T.rename_axis(f"{name}: honest is what to believe"),
+        pd.DataFrame(cells).T.rename_axis(f"{name}: nested is what to believe"),
         *(Image(filename=str(file)) for file in pictures),
     ]
 

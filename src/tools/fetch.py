@@ -36,7 +36,9 @@ from src.core.console import (
 from src.core.disk import make_folder, read_json, remove, remove_folder, write_json
 from src.core.locks import Lock
 from src.core.paths import Paths, contest_folder
-from src.kaggle_io.client import Arriving, Kaggle, Lost, plain_dataset, slug_of, url
+from src.kaggle_io.client import Download, Kaggle
+from src.kaggle_io.errors import ConnectionLost, url
+from src.kaggle_io.slugs import plain_dataset, slug_of
 from src.kaggle_io.unzip import MOST, Damaged, Unpacked, crc_of, own, unpack
 
 BREAKS = 5  # of the connection, one after another without a new byte in between
@@ -69,7 +71,7 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
         say(f"  {'; '.join(f for f in facts if f)}")
     try:
         with Lock.of(paths.data.with_name(f".{paths.data.name}.lock"), f"fetch {of}").held():
-            files = bring(kaggle, of, paths, given.force)
+            files = fetch_files(kaggle, of, paths, given.force)
     except OSError as error:
         if error.errno == 28:
             todo = "What has arrived is kept: free some space, then run the same command again, or name another folder with --data"
@@ -86,9 +88,13 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     return 0
 
 
-def bring(kaggle: Kaggle, of: str, paths: Paths, force: bool) -> dict[str, dict]:
+def fetch_files(kaggle: Kaggle, of: str, paths: Paths, force: bool) -> dict[str, dict]:
     """Download, verify and unpack what is not there yet. Returns name -> bytes and crc of all files, as in fetched.json."""
-    folder, part, before = paths.data, Part(paths.data, of), earlier(paths.fetched, of)
+    folder, part, before = (
+        paths.data,
+        PartialDownload(paths.data, of),
+        previous_download(paths.fetched, of),
+    )
     offered = kaggle.files(of)
     if force:
         part.drop()
@@ -109,12 +115,12 @@ def bring(kaggle: Kaggle, of: str, paths: Paths, force: bool) -> dict[str, dict]
     make_folder(folder)
     if offered:
         say(
-            f"  {len(offered)} files, {size(sum(f.bytes or 0 for f in offered))}; the download is {size(arriving.mark['bytes'])}"
+            f"  {len(offered)} files, {size(sum(filter(None, offered.values())))}; the download is {size(arriving.mark['bytes'])}"
         )
     needed = (
         (arriving.mark["bytes"] or 0)
         - part.size
-        + sum(f.bytes or 0 for f in offered if not (folder / f.name).is_file())
+        + sum(n or 0 for name, n in offered.items() if not (folder / name).is_file())
     )
     if needed > (free := shutil.disk_usage(folder).free):
         raise InputError(
@@ -131,9 +137,7 @@ def bring(kaggle: Kaggle, of: str, paths: Paths, force: bool) -> dict[str, dict]
     done = settle(part, arriving.name, folder)
     if gone := [n for n in before["files"] if n not in done.files and (folder / n).is_file()]:
         warn(f"{len(gone)} files are no longer part of it, and stay: {listing(gone)}")
-    if lacking := [
-        f.name for f in offered if f.name not in done.files and f.name not in done.opened
-    ]:
+    if lacking := [name for name in offered if name not in done.files and name not in done.opened]:
         warn(f"{len(lacking)} files that Kaggle lists were not in the download: {listing(lacking)}")
     whose = {"competition": None if "/" in of else of, "dataset": of if "/" in of else None}
     write_json(
@@ -157,7 +161,7 @@ def bring(kaggle: Kaggle, of: str, paths: Paths, force: bool) -> dict[str, dict]
     return done.files
 
 
-def earlier(file: Path, of: str) -> dict:
+def previous_download(file: Path, of: str) -> dict:
     """fetched.json of an earlier run for the same contest or data set."""
     try:
         found = read_json(file)
@@ -176,7 +180,7 @@ def earlier(file: Path, of: str) -> dict:
         return {"files": {}}
 
 
-class Part:
+class PartialDownload:
     """What has arrived of a download so far (.fetch/ in the folder), and the `mark` of the file at Kaggle that it belongs to."""
 
     def __init__(self, folder: Path, of: str) -> None:
@@ -227,7 +231,7 @@ class Part:
             remove_folder(self.home)
 
 
-def transfer(kaggle: Kaggle, of: str, part: Part, arriving: Arriving) -> None:
+def transfer(kaggle: Kaggle, of: str, part: PartialDownload, arriving: Download) -> None:
     """Write what arrives to `part`, and ask for the rest where the connection breaks off. Raises StageError where it breaks again and again."""
     fails, most = 0, part.size
     with Meter("download", arriving.mark["bytes"], arriving.start) as meter:
@@ -243,8 +247,8 @@ def transfer(kaggle: Kaggle, of: str, part: Part, arriving: Arriving) -> None:
                 if part.mark["bytes"] is None or part.whole:
                     return
                 # older versions of urllib3 call that an end
-                raise Lost("the connection to Kaggle broke off", code="connection_lost")
-            except Lost as lost:
+                raise ConnectionLost("the connection to Kaggle broke", code="connection_lost")
+            except ConnectionLost as lost:
                 if part.whole:
                     return
                 fails, most = (fails + 1, most) if part.size <= most else (0, part.size)
@@ -260,7 +264,7 @@ def transfer(kaggle: Kaggle, of: str, part: Part, arriving: Arriving) -> None:
             arriving = kaggle.download(of, part.size, part.mark)
 
 
-def verify(part: Part, md5: str) -> None:
+def verify(part: PartialDownload, md5: str) -> None:
     """Raises StageError, and drops what has arrived, unless it has the size and the MD5 (base64; '': not said) that Kaggle says."""
     if part.mark["bytes"] is not None and not part.whole:
         raise thrown_away(part, f"{part.size} bytes arrived and Kaggle says {part.mark['bytes']}")
@@ -273,7 +277,7 @@ def verify(part: Part, md5: str) -> None:
             raise thrown_away(part, "its MD5 is not the one that Kaggle says")
 
 
-def settle(part: Part, name: str, folder: Path) -> Unpacked:
+def settle(part: PartialDownload, name: str, folder: Path) -> Unpacked:
     """Unpack what has arrived; what is no zip is a file as it is."""
     if not zipfile.is_zipfile(part.file):
         name = re.sub(r"[^\w. -]", "_", name).lstrip(".") or "file"
@@ -296,7 +300,7 @@ def settle(part: Part, name: str, folder: Path) -> Unpacked:
         raise thrown_away(part, str(damaged)) from None
 
 
-def thrown_away(part: Part, why: str) -> StageError:
+def thrown_away(part: PartialDownload, why: str) -> StageError:
     part.drop()
     return StageError(
         f"the download is damaged: {why}. It was thrown away: run the same command again",
@@ -343,7 +347,7 @@ class Meter:
 def report(files: dict[str, dict], config: Config, paths: Paths) -> None:
     """What is there, whether the pipeline understands it, and the next command."""
     from src.data import dataset
-    from src.submission.order import by_sample
+    from src.submission.order import sample_order
     from src.submission.sample import sample_file
 
     sample = sample_file(config.competition, paths.data)
@@ -368,7 +372,7 @@ def report(files: dict[str, dict], config: Config, paths: Paths) -> None:
     settled = False
     try:
         items = dataset.find(
-            paths.data, config.competition, problems := dataset.Problems(), by_sample
+            paths.data, config.competition, problems := dataset.Problems(), sample_order
         )
         train = sum(i.part == "train" for i in items)
         say(

@@ -1,6 +1,6 @@
 """send: hand the submission to Kaggle and wait for its score. Proof is the new entry in Kaggle's own list, not that the upload returned.
 
-READS   submissions/<name>.csv (or .zip), <name>.json: its sha256 and honest CV score, sample_submission.csv, submissions/log.csv
+READS   submissions/<name>.csv (or .zip), <name>.json: its sha256 and cross-validated score, sample_submission.csv, submissions/log.csv
 WRITES  submissions/log.csv: one row more, and log.png
 """
 
@@ -20,10 +20,11 @@ from src.config.load import Config
 from src.core.console import InputError, StageError, command, duration, header, say, short
 from src.core.disk import read_json
 from src.core.paths import Paths
-from src.kaggle_io import log as sentlog
-from src.kaggle_io import plot as sentplot
-from src.kaggle_io.client import Contest, Kaggle, NotSent, Sent, slug_of
+from src.kaggle_io import log, plot
+from src.kaggle_io.client import Contest, Kaggle, RemoteSubmission
+from src.kaggle_io.errors import NotSubmitted, url
 from src.kaggle_io.log import Row
+from src.kaggle_io.slugs import slug_of
 
 PAUSES = (
     2,
@@ -43,7 +44,7 @@ SCORED_WITHIN = 15 * 60
 LAST = 5  # of the earlier submissions are shown
 
 
-class Unclear(StageError):
+class Unconfirmed(StageError):
     """Handed over, and it is not known whether Kaggle took it."""
 
     def __init__(self, what: str):
@@ -72,8 +73,8 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     entry = load(config, paths)
     recheck(config, paths)
     slug = slug_of(given, config, paths)
-    sentlog.read(
-        paths.sent
+    log.read(
+        paths.submission_log
     )  # what is wrong with it must be known before something is sent, not after
     if not given.yes and not (sys.stdin and sys.stdin.isatty()):
         raise InputError(
@@ -93,13 +94,13 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
         "send",
         config.name,
         [entry.file, paths.record("submit", config.name)],
-        [paths.sent, paths.sent_plot],
+        [paths.submission_log, paths.submission_plot],
     )
     kaggle = Kaggle()
     contest = kaggle.contest(slug)
     check_open(contest)
     before = kaggle.submissions(slug)
-    rows = sentlog.refresh(paths.sent, slug, before)
+    rows = log.refresh(paths.submission_log, slug, before)
     check_new(entry, [r for r in rows if r.competition == slug], given.force)
     left = kaggle.remaining(slug)
     if left is not None and left <= 0:
@@ -109,7 +110,7 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
             f"The count begins anew at midnight UTC, in {duration(to_midnight())}",
             code="none_left_today",
         )
-    show(contest, entry, message, left, sentlog.joined(rows, slug, before))
+    show(contest, entry, message, left, log.joined(rows, slug, before))
     try:
         if not given.yes and input("Send? [y/N] ").strip().lower() not in ("y", "yes"):
             say("not sent")
@@ -120,7 +121,7 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
 
     look = command("submissions")
     row = Row(
-        sentlog.now(),
+        log.now(),
         slug,
         entry.file.name,
         entry.sha256,
@@ -134,17 +135,17 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     say(f"  sending {short(entry.file)} ({entry.file.stat().st_size / 1e3:,.0f} kB)")
     begin(paths, entry, row, given.force)
     try:
-        sent = hand_over(kaggle, contest, entry.file, message, {s.ref for s in before})
-    except (NotSent, InputError):
+        sent = upload(kaggle, contest, entry.file, message, {s.ref for s in before})
+    except (NotSubmitted, InputError):
         settle(paths, row, None)
         raise
-    except (KeyboardInterrupt, Unclear) as stopped:  # it may be there, so that the row stays
+    except (KeyboardInterrupt, Unconfirmed) as stopped:  # it may be there, so that the row stays
         later = f"Whether Kaggle has it, {look} finds out; the log calls it unconfirmed until then"
-        if isinstance(stopped, Unclear):
+        if isinstance(stopped, Unconfirmed):
             raise StageError(f"{stopped}. {later}", code=stopped.code) from None
         say(f"\nstopped while it was being sent. {later}")
         return 130
-    row = sentlog.result(row, sent)
+    row = log.result(row, sent)
     settle(paths, row, row)
     say(f"  Kaggle has it, as {sent.ref}")
     try:
@@ -154,23 +155,23 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
             f"\nstopped waiting for the score. It was sent, and the log calls it pending; {look} will fill the score in"
         )
         return 130
-    rows = sentlog.refresh(paths.sent, slug, [sent, *before])
+    rows = log.refresh(paths.submission_log, slug, [sent, *before])
     if sent.status == "pending":
         say(
-            f"no score yet{trouble}. It was sent, and the log ({short(paths.sent)}) calls it pending; {look} will fill the score in"
+            f"no score yet{trouble}. It was sent, and the log ({short(paths.submission_log)}) calls it pending; {look} will fill the score in"
         )
         return 0
     if sent.status == "error":
         raise StageError(
             f"Kaggle took {short(entry.file)} and rejected it: "
-            f"{sent.error or 'without saying why'} ({short(paths.sent)}, {sent.ref})",
+            f"{sent.error or 'without saying why'} ({short(paths.submission_log)}, {sent.ref})",
             code="rejected",
         )
-    drawn = sentplot.draw(sentlog.joined(rows, slug, [sent, *before]), slug, paths.sent_plot)
+    drawn = plot.draw(log.joined(rows, slug, [sent, *before]), slug, paths.submission_plot)
     say("  " + verdict(entry, sent))
     say(
-        f"log: {short(paths.sent)}"
-        + (f"   picture: {short(paths.sent_plot)}" if drawn else "")
+        f"log: {short(paths.submission_log)}"
+        + (f"   picture: {short(paths.submission_plot)}" if drawn else "")
         + f"   next: {look}"
     )
     return 0
@@ -216,9 +217,9 @@ def load(config: Config, paths: Paths) -> Entry:
 def recheck(config: Config, paths: Paths) -> None:
     """The file against the sample, which may be another one by now. Raises InputError."""
     from src.pipeline.jobs import form_of
-    from src.submission import writer as answers
+    from src.submission import writer
 
-    answers.recheck(form_of(config, paths), config, paths)
+    writer.recheck(form_of(config, paths), config, paths)
 
 
 def check_open(contest: Contest) -> None:
@@ -227,7 +228,7 @@ def check_open(contest: Contest) -> None:
         raise InputError(
             "you have not entered this contest",
             contest.slug,
-            f"Accept its rules at {contest.url}/rules, then run the same command again",
+            f"Accept its rules at {url(contest.slug)}/rules, then run the same command again",
             code="rules_not_accepted",
         )
 
@@ -266,7 +267,7 @@ def show(
         + (", so this is a late submission" if late else "")
     )
     say(
-        f"  to {contest.title} ({contest.url}){f', scored by {contest.metric}' if contest.metric else ''}{closes}"
+        f"  to {contest.title} ({url(contest.slug)}){f', scored by {contest.metric}' if contest.metric else ''}{closes}"
     )
     say(f"  {short(entry.file)}   {entry.cv}")
     say(f"  message: {message}")
@@ -280,7 +281,7 @@ def show(
         say(
             f"  sent before{f', the last {LAST} of {len(earlier)}' if len(earlier) > LAST else ''}:"
         )
-        sentlog.show(earlier, LAST)
+        log.show(earlier, LAST)
 
 
 def begin(paths: Paths, entry: Entry, row: Row, force: bool) -> None:
@@ -290,7 +291,7 @@ def begin(paths: Paths, entry: Entry, row: Row, force: bool) -> None:
         check_new(entry, [r for r in rows if r.competition == row.competition], force)
         rows.append(row)
 
-    sentlog.edit(paths.sent, change)
+    log.edit(paths.submission_log, change)
 
 
 def settle(paths: Paths, row: Row, known: Row | None) -> None:
@@ -303,16 +304,18 @@ def settle(paths: Paths, row: Row, known: Row | None) -> None:
         at = mine[-1] if mine else len(rows)
         rows[at : at + len(mine[-1:])] = [known] if known else []
 
-    sentlog.edit(paths.sent, change)
+    log.edit(paths.submission_log, change)
 
 
-def hand_over(kaggle: Kaggle, contest: Contest, file: Path, message: str, known: set[str]) -> Sent:
-    """Upload, and find the entry in Kaggle's list that was not `known` and has this file and message. Raises Unclear where the list does not show it
+def upload(
+    kaggle: Kaggle, contest: Contest, file: Path, message: str, known: set[str]
+) -> RemoteSubmission:
+    """Upload, and find the entry in Kaggle's list that was not `known` and has this file and message. Raises Unconfirmed where the list does not show it
     (yet) or cannot be had, and what the client raises where nothing was handed over."""
     broken: StageError | None = None
     try:
         kaggle.submit(contest.slug, file, message)
-    except NotSent:
+    except NotSubmitted:
         raise
     except StageError as error:  # it is not known how far it came
         broken = error
@@ -322,10 +325,10 @@ def hand_over(kaggle: Kaggle, contest: Contest, file: Path, message: str, known:
             new = [s for s in kaggle.submissions(contest.slug) if s.ref not in known]
         except (StageError, InputError) as error:
             unheard = error
-        if mine := next((s for s in new if sentlog.is_same(s, file.name, message)), None):
+        if mine := next((s for s in new if log.is_same(s, file.name, message)), None):
             return mine
     if unheard:
-        raise Unclear(
+        raise Unconfirmed(
             f"{what(broken) if broken else f'{short(file)} was uploaded'}; then Kaggle's list could not be had: {what(unheard)}"
         )
     others = (
@@ -334,12 +337,12 @@ def hand_over(kaggle: Kaggle, contest: Contest, file: Path, message: str, known:
         else ""
     )
     came = f"{what(broken)}, and" if broken else "the upload came to an end without an error, but"
-    raise Unclear(
-        f"{came} Kaggle's list of submissions does not show it{others}; where that stays so, it was not accepted, and the contest's page takes files too: {contest.url}"
+    raise Unconfirmed(
+        f"{came} Kaggle's list of submissions does not show it{others}; where that stays so, it was not accepted, and the contest's page takes files too: {url(contest.slug)}"
     )
 
 
-def wait(kaggle: Kaggle, slug: str, sent: Sent) -> tuple[Sent, str]:
+def wait(kaggle: Kaggle, slug: str, sent: RemoteSubmission) -> tuple[RemoteSubmission, str]:
     """Until it is scored or rejected, or time is up: then what is known, and in words what else went wrong ('' for nothing)."""
     trouble, told = "", False
     for seconds in looks(SCORED_WITHIN):
@@ -382,7 +385,7 @@ def tell(text: str) -> bool:
     return terminal
 
 
-def verdict(entry: Entry, sent: Sent) -> str:
+def verdict(entry: Entry, sent: RemoteSubmission) -> str:
     private = f", private {sent.private:.4f}" if sent.private is not None else ""
     if sent.public is None:
         return f"accepted; Kaggle shows no public score{private}, {entry.cv}"

@@ -23,15 +23,15 @@ def predict_proba(
     net: nn.Module,
     images: np.ndarray,
     rows: Sequence[int],
-    views: Sequence,
+    tta: Sequence,
     device: torch.device,
     dtype: torch.dtype,
     batch_size: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """images (N,S,S[,3]) uint8, memory-mapped -> mask probabilities (len(rows),S,S) float16 and
-    class probabilities (len(rows),C) float32, averaged over the test-time views; None for an answer
-    that the network does not give. `advance` is called with the number of images just finished."""
+    class probabilities (len(rows),C) float32, averaged over `tta`, a list of parts.tta.View; None for
+    an answer that the network does not give. `advance` gets the number of images just finished."""
     was_training = net.training
     net.eval()
     gpu = device.type == "cuda"
@@ -48,7 +48,7 @@ def predict_proba(
     for start in range(0, len(rows), batch_size):
         inputs = to_tensor(np.stack([images[r] for r in rows[start : start + batch_size]]))
         inputs = (inputs.pin_memory() if gpu else inputs).to(device, non_blocking=True)
-        means = mean_over_views(net, inputs, views, dtype)
+        means = mean_over_tta(net, inputs, tta, dtype)
         means = {name: mean.to("cpu", non_blocking=gpu) for name, mean in means.items()}
         copied = torch.cuda.Event() if gpu else None
         if gpu:
@@ -63,12 +63,12 @@ def predict_proba(
     return mask, label
 
 
-def mean_over_views(
-    net: nn.Module, images: torch.Tensor, views: Sequence, dtype: torch.dtype
+def mean_over_tta(
+    net: nn.Module, images: torch.Tensor, tta: Sequence, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
     """images (B,C,S,S) -> probabilities, "mask" (B,S,S) float16 and "label" (B,C) float32."""
     sums: dict[str, torch.Tensor] = {}
-    for view in views:
+    for view in tta:
         with autocast(images.device, dtype):
             output = net(view.do(images))
         if "mask" in output:
@@ -77,7 +77,7 @@ def mean_over_views(
         if "label" in output:
             sums["label"] = sums.get("label", 0) + torch.softmax(output["label"].float(), 1)
     formats = {"mask": torch.float16, "label": torch.float32}
-    return {name: (total / len(views)).to(formats[name]) for name, total in sums.items()}
+    return {name: (total / len(tta)).to(formats[name]) for name, total in sums.items()}
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from src.core.settings import Competition
 from src.submission.form import Form, infer
 
 
-def glance(file: Path, competition: Competition, known: Iterable[str]) -> Form | None:
+def preview_form(file: Path, competition: Competition, known: Iterable[str]) -> Form | None:
     """The form before prepare has seen the train table; None where the sample is not there or not understood (submit says why)."""
     if not file.is_file():
         return None
     stat = file.stat()
-    return _glance(
+    return _preview(
         file,
         stat.st_size,
         stat.st_mtime_ns,
@@ -26,7 +26,7 @@ def glance(file: Path, competition: Competition, known: Iterable[str]) -> Form |
 
 
 @functools.lru_cache(maxsize=8)
-def _glance(
+def _preview(
     file: Path, size: int, changed: int, settings: str, known: tuple[str, ...]
 ) -> Form | None:
     try:
