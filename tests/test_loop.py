@@ -207,7 +207,9 @@ def test_a_good_step_is_taken_in_every_number_format(dtype):
 
 def test_float16_tries_a_smaller_scale_where_gradients_overflow():
     """That is how a scale is found, and not a fault of the loss: it does not count as skipped."""
-    loop = make_loop(torch.float16, lambda output, _: {"loss": 1e36 * output["mask"].mean().float()})
+    loop = make_loop(
+        torch.float16, lambda output, _: {"loss": 1e36 * output["mask"].mean().float()}
+    )
     before, scale = copy.deepcopy(dict(loop.net.named_parameters())), loop.scaler.get_scale()
     assert all(loop.steps(0))
     assert loop.sums["skipped"].item() == 0
@@ -286,7 +288,9 @@ def test_a_frozen_encoder_stays_as_it_was_until_it_is_unfrozen(freeze, monkeypat
     assert equal(before, after)
     assert not equal(head, snapshot(loop.net.body.mask))
     assert all(loop.steps(1))
-    changed = {k for k, v in snapshot(loop.net.body.encoder).items() if not torch.equal(v, after[k])}
+    changed = {
+        k for k, v in snapshot(loop.net.body.encoder).items() if not torch.equal(v, after[k])
+    }
     assert changed == set(after), "all is trained from epoch unfreeze_at on"
 
 
@@ -415,7 +419,7 @@ def test_momentum_begins_at_zero_though_the_first_step_is_left_out_and_some_are_
 def test_the_clock_tells_fold_and_plan_once_and_gives_the_hint(hint, monkeypatch, capsys):
     now = iter(range(0, 10**6, 600))
     monkeypatch.setattr(runlog.time, "time", lambda: next(now))
-    job = SimpleNamespace(details={"left": 3}, name="large")
+    job = SimpleNamespace(folds_left=3)
     clock = runlog.Clock(job, steps=30, epochs=4, epochs_done=1, hint=hint)
     for _ in range(30):
         clock.tick()

@@ -84,7 +84,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
             k: read_rounding(paths.rounding(name, k)) or e.predict.weights for k in folds
         }
         facts["pace"] = seconds / count if count else None  # infer plans by it
-        for file in job.details["extras"]:
+        for file in job.extras:
             remove(file)
 
 

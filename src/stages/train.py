@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +18,16 @@ import torch
 
 from src.config.load import Config
 from src.core.console import InputError, Interrupts, StageError, Stopped, header, say, short, warn
-from src.core.device import amp_dtype, memory_advice, out_of_memory, pick_device, worker_count
+from src.core.device import amp_dtype, memory_advice, out_of_memory, pick_device
 from src.core.freshness import Job
 from src.core.paths import CONFIGS, Paths
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
-from src.parts import augment, losses, models, sampling
+from src.parts import models
 from src.parts.tta import TTA
+from src.pipeline.networks import make_loop
 from src.scoring.images import score_predictions
-from src.training.batches import EpochSampler, ImageDataset, make_loader, to_tensor
+from src.training.batches import to_tensor
 from src.training.checkpoint import (
     is_intact,
     load_checkpoint,
@@ -36,7 +36,7 @@ from src.training.checkpoint import (
     save_weights,
 )
 from src.training.inference import predict_proba, to_predictions
-from src.training.loop import Loop, lr_factor
+from src.training.loop import lr_factor
 from src.training.runlog import Clock, RunLog, epoch_line, write_log
 
 BAD_IN_A_ROW = 10  # steps whose loss or gradients are not finite, before training gives up
@@ -48,7 +48,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     header(
         "train",
         f"{config.name} fold {job.fold}",
-        [p for p in job.inputs.values() if isinstance(p, Path)],
+        list(dict.fromkeys(i.file for i in job.inputs)),
         [paths.fold(config.name, job.fold)],
     )
     facts: dict = {}
@@ -84,7 +84,8 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
         models.try_views(net, {v: TTA[v].do for v in e.predict.tta if v != "identity"}, e.model)
     if hasattr(net.body, "fit"):  # it learns without gradients, or not at all
         return fit(net, data, config, paths, fold, device, dtype), False
-    loop = make_loop(net, data, config, fold, device, dtype)
+    labels = data.labels[data.seen]
+    loop = make_loop(net, config, data.images, data.masks, data.seen, labels, fold, device)
     say(
         f"  {len(data.seen)} images to train on, {len(data.held_out)} to validate on; "
         f"{models.title(e.model)}, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M "
@@ -187,34 +188,6 @@ class FoldData:
             open_store(file, len(index), config.experiment.image_size)
         truths = Truth.load(paths.truth).subset(index["id"].iloc[held_out])
         return cls(index, labels, seen, held_out, images, masks, truths)
-
-
-def make_loop(
-    net: models.Network,
-    data: FoldData,
-    config: Config,
-    fold: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Loop:
-    """The network with its images, augmentation, loss and optimiser."""
-    e, t, labels = config.experiment, config.experiment.train, data.labels[data.seen]
-    classes = len(config.competition.data.classes)
-    dataset = ImageDataset(
-        data.images,
-        data.masks,
-        data.seen,
-        np.eye(classes, dtype=np.float32)[labels],
-        augment.build(t.augment) if t.augment != "none" else None,
-        losses.maps(e),
-        augment.mix(t),
-    )
-    draw = sampling.draw(t, labels, config.competition.data)
-    sampler = EpochSampler(len(labels), t.batch_size, t.accumulate, t.seed, fold, draw)
-    loader = make_loader(dataset, sampler, worker_count(t.workers, device), device)
-    frequencies = losses.Frequencies.of(torch.from_numpy(labels), classes, e.loss, device)
-    loss = partial(losses.total, classes=frequencies, settings=e.loss)
-    return Loop(net, loss, sampler, loader, t, device, dtype)
 
 
 def validate(

@@ -42,7 +42,7 @@ from src.core.console import (
 )
 from src.core.device import pick_device
 from src.core.disk import read_json, remove_folder, write_json
-from src.core.freshness import LIBRARIES, fingerprint, folder_fingerprint, versions
+from src.core.freshness import LIBRARIES, fingerprint, versions
 from src.core.locks import Lock
 from src.core.paths import Paths
 from src.data.dataset import Item
@@ -51,6 +51,7 @@ from src.data.predictions import Predictions
 from src.data.problems import Problems
 from src.parts import models
 from src.parts.postprocess import Decision, apply
+from src.pipeline.inputs import folder_fingerprint
 from src.pipeline.jobs import train_runs
 from src.pipeline.networks import load_network, predict_images
 from src.pipeline.records import read_manifest, read_weights

@@ -56,7 +56,7 @@ class Clock:
 
     def _say(self, seconds_per_step: float) -> None:
         epoch = seconds_per_step * self.steps * 1.1  # validation is about a tenth of it
-        fold, folds = epoch * self.epochs_left, self.job.details.get("left", 1)
+        fold, folds = epoch * self.epochs_left, self.job.folds_left
         everything = fold + epoch * self.epochs * (folds - 1)
         line = f"  about {duration(epoch)} an epoch, {duration(fold)} for this fold"
         if folds > 1:
