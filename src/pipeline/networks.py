@@ -1,53 +1,24 @@
-"""Networks at work: the loop that trains one, and what predict and infer do with its checkpoint."""
+"""Trained networks at work: what predict and infer do with a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from src.config.load import Config
-from src.core.device import amp_dtype, worker_count
+from src.core.device import amp_dtype
+from src.core.paths import Paths
 from src.data.predictions import Predictions
-from src.parts import augment, losses, models, sampling
+from src.parts import models
 from src.parts.tta import TTA
-from src.training.batches import EpochSampler, ImageDataset, make_loader
+from src.pipeline.records import read_weights
 from src.training.checkpoint import load_weights
 from src.training.inference import explain_out_of_memory, predict_proba, to_predictions
-from src.training.loop import Loop
 
-
-def make_loop(
-    net: models.Network,
-    config: Config,
-    images: Path,
-    masks: Path,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    fold: int,
-    device: torch.device,
-) -> Loop:
-    """A network with its images, augmentation, loss and optimiser. images, masks: pixel stores, of
-    which `rows` are trained on; labels: of these rows, int."""
-    e, t, classes = config.experiment, config.experiment.train, len(config.competition.data.classes)
-    dataset = ImageDataset(
-        images,
-        masks,
-        rows,
-        np.eye(classes, dtype=np.float32)[labels],
-        augment.build(t.augment) if t.augment != "none" else None,
-        losses.maps(e),
-        augment.mix(t),
-    )
-    draw = sampling.draw(t, labels, config.competition.data)
-    sampler = EpochSampler(len(rows), t.batch_size, t.accumulate, t.seed, fold, draw)
-    loader = make_loader(dataset, sampler, worker_count(t.workers, device), device)
-    frequencies = losses.Frequencies.of(torch.from_numpy(labels), classes, e.loss, device)
-    loss = partial(losses.total, classes=frequencies, settings=e.loss)
-    return Loop(net, loss, sampler, loader, t, device, amp_dtype(t.amp, device))
+ANSWERS = {"both": ("mask", "label"), "mask": ("mask",), "class": ("label",)}  # of a task
 
 
 def load_network(
@@ -89,3 +60,16 @@ def predict_images(
             advance,
         )
     return to_predictions(mask, label, ids, sizes, e.resize, config.competition.data.classes)
+
+
+def member_times(config: Config, paths: Paths) -> dict[str, dict[str, int]]:
+    """'mask' and 'label' -> how often each member of an ensemble is counted, in the order of their
+    addition; an experiment alone counts once."""
+    if config.experiment:
+        return {answer: {config.name: 1} for answer in ANSWERS[config.experiment.task]}
+    weights = read_weights(paths, config.name, config.ensemble.members)
+    return {
+        answer: {member: n for member, n in weights[answer]["times"].items() if n}
+        for answer in ("mask", "label")
+        if weights[answer]
+    }

@@ -25,7 +25,7 @@ from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
 from src.parts import models
 from src.parts.tta import TTA
-from src.pipeline.networks import make_loop
+from src.pipeline.training import make_loop
 from src.scoring.images import score_predictions
 from src.training.batches import to_tensor
 from src.training.checkpoint import (

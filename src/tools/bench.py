@@ -1,9 +1,9 @@
 """bench: how fast are training, prediction and the stages? Alternating repeats, medians.
 
 ./run.sh bench train predict --config configs/cpu.yaml --set model.encoder_weights=none
-    the training loop (loader, augmentation, averaging, sums) ÷ a bare loop of the same network, loss
-    and optimiser on one resident batch; predict's loop ÷ a bare forward pass. On generated images;
-    on the GPU where there is one.
+    the training loop (loader, augmentation, averaging, sums) ÷ a bare loop of the same network,
+    loss and optimiser on one resident batch; predict's loop ÷ a bare forward pass. On generated
+    images; on the GPU where there is one.
 ./run.sh bench stages --config configs/cpu.yaml --data DIR [--work DIR]
     seconds of prepare (all of the data, in a temporary folder), and of evaluate, ensemble and
     submit, of the command line's answers and of an up-to-date run, on what a finished run left in
@@ -38,7 +38,7 @@ from src.core.paths import COMPETITION, ROOT, Paths
 from src.data.predictions import Predictions
 from src.parts import models
 from src.parts.tta import TTA
-from src.pipeline.networks import make_loop
+from src.pipeline.training import make_loop
 from src.training.batches import to_tensor
 from src.training.inference import predict_proba
 

@@ -53,8 +53,8 @@ from src.parts import models
 from src.parts.postprocess import Decision, apply
 from src.pipeline.inputs import folder_fingerprint
 from src.pipeline.jobs import train_runs
-from src.pipeline.networks import load_network, predict_images
-from src.pipeline.records import read_manifest, read_weights
+from src.pipeline.networks import load_network, member_times, predict_images
+from src.pipeline.records import read_manifest
 from src.pipeline.store import find_test_images, write_test_stores
 from src.report import figures
 from src.scoring import greedy
@@ -68,7 +68,6 @@ SHOWN = 8  # answers in the picture
 PROBED = 8  # images that the first network is timed with, on a CPU
 # time reserved for what follows the networks: averaging, masks at full size, writing
 LAST_SECONDS, PER_IMAGE, BYTES_PER_SECOND = 15.0, 0.05, 150e6
-ANSWERS = {"both": ("mask", "label"), "mask": ("mask",), "class": ("label",)}  # of a task
 REMAKE = "Make it again with ./run.sh bundle, and upload all of it"
 
 
@@ -188,18 +187,6 @@ def other_versions(manifest: dict) -> str:
         for name in LIBRARIES
         if name in packages and packages[name] != here.get(name)
     )
-
-
-def member_times(config: Config, home: Paths) -> dict[str, dict[str, int]]:
-    """'mask' and 'label' -> how often each member is counted, in the order of their addition."""
-    if config.experiment:
-        return {answer: {config.name: 1} for answer in ANSWERS[config.experiment.task]}
-    weights = read_weights(home, config.name, config.ensemble.members)
-    return {
-        answer: {member: n for member, n in weights[answer]["times"].items() if n}
-        for answer in ("mask", "label")
-        if weights[answer]
-    }
 
 
 def list_runs(
