@@ -108,19 +108,19 @@ def test_stopped_at_any_moment(server, home, run, tmp_path):  # noqa: F811
 def test_stopped_while_it_unpacks(server, home, run, monkeypatch):  # noqa: F811
     files = {f"{i}.bin": noise(1000, i) for i in range(9)}
     server.add("a-contest", files)
-    original, left = archives._write, iter(range(4))
+    original, left = archives.Unpacked._write, iter(range(4))
 
     def stopping(*given) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
         original(*given)
 
-    monkeypatch.setattr(archives, "_write", stopping)
+    monkeypatch.setattr(archives.Unpacked, "_write", stopping)
     assert run("--competition", "a-contest")[0] == 130
     assert (
         len(below(home / "a-contest")) == 4 and not (home / "a-contest" / "fetched.json").exists()
     )
-    monkeypatch.setattr(archives, "_write", original)
+    monkeypatch.setattr(archives.Unpacked, "_write", original)
     server.fault("Storage", cut=0)  # not a byte of it is needed again
     code, out, err = run("--competition", "a-contest")
     assert (

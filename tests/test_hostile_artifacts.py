@@ -746,11 +746,11 @@ def test_names_that_differ_only_in_case_are_refused_where_the_disk_takes_them_fo
     tmp_path, monkeypatch
 ):
     file = zipped(tmp_path / "a.zip", "x/A.png", "x/a.png")
-    monkeypatch.setattr(archives, "tells_case", lambda folder: False)
+    monkeypatch.setattr(archives, "is_case_sensitive", lambda folder: False)
     with refused("archive_twice"):
         archives.unpack(file, tmp_path / "out", 10**6)
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(archives, "tells_case", lambda folder: True)
+    monkeypatch.setattr(archives, "is_case_sensitive", lambda folder: True)
     assert archives.unpack(file, tmp_path / "out", 10**6).new == 2
 
 

@@ -39,7 +39,7 @@ from src.core.paths import Paths, contest_folder
 from src.kaggle_io.client import Download, Kaggle
 from src.kaggle_io.errors import ConnectionLost, url
 from src.kaggle_io.slugs import plain_dataset, slug_of
-from src.kaggle_io.unzip import MOST, Damaged, Unpacked, crc_of, own, unpack
+from src.kaggle_io.unzip import MOST, Damaged, Unpacked, crc_of, create, unpack
 
 BREAKS = 5  # of the connection, one after another without a new byte in between
 PAUSE = 2.0  # seconds after the first of them, doubled after each further one
@@ -218,7 +218,7 @@ class PartialDownload:
     def begin(self, mark: dict[str, Any]) -> None:
         self.drop()
         make_folder(self.home)
-        with own(self.file):
+        with create(self.file):
             pass
         write_json(self.note, {"of": self.of, "mark": mark})
         self.mark = mark
@@ -283,7 +283,8 @@ def settle(part: PartialDownload, name: str, folder: Path) -> Unpacked:
         name = re.sub(r"[^\w. -]", "_", name).lstrip(".") or "file"
         if name.lower().endswith(".zip"):
             raise thrown_away(part, f"{name} is no zip")
-        done = Unpacked(0, {name: {"bytes": part.size, "crc": f"{crc_of(part.file):08x}"}}, new=1)
+        done = Unpacked(folder, 0, new=1)
+        done.files[name] = {"bytes": part.size, "crc": f"{crc_of(part.file):08x}"}
         part.file.replace(folder / name)
         return done
     there = sum(
