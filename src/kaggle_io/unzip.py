@@ -20,6 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from zipfile import BadZipFile, ZipFile, ZipInfo, is_zipfile
 
+from pydantic import BaseModel, Field
+
 from src.core.console import InputError, StageError, short
 from src.core.disk import point
 
@@ -28,6 +30,17 @@ MOST_FILES = 10**6
 PIECE = 1 << 20
 TABLES = (".csv", ".tsv", ".txt", ".json")
 Members = dict[PurePosixPath, ZipInfo]
+
+
+class FileRecord(BaseModel):
+    """bytes, and crc: 8 hexadecimal digits."""
+
+    bytes: int
+    crc: str = Field(pattern="^[0-9a-f]{8}$")
+
+    @classmethod
+    def of(cls, file: Path) -> FileRecord:
+        return cls(bytes=file.stat().st_size, crc=f"{crc_of(file):08x}")
 
 
 class Damaged(StageError):
@@ -52,15 +65,14 @@ def unpack(
 class Unpacked:
     """What was unpacked below `folder` so far.
 
-    left: bytes that may still be written; files: name -> bytes and crc (8 hexadecimal digits);
-    opened: the zips among the members that were unpacked too; new: how many files were not there
-    before.
+    left: bytes that may still be written; opened: the zips among the members that were unpacked
+    too; new: how many files were not there before.
     """
 
     folder: Path
     left: int
     tick: Callable[[int], None] = lambda size: None
-    files: dict[str, dict] = field(default_factory=dict)
+    files: dict[str, FileRecord] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
     new: int = 0
 
@@ -100,7 +112,7 @@ class Unpacked:
         target.parent.mkdir(parents=True, exist_ok=True)
 
     def _unpack_file(self, source: ZipFile, info: ZipInfo, name: str) -> None:
-        record = {"bytes": info.file_size, "crc": f"{info.CRC:08x}"}
+        record = _record(info)
         if self.files.setdefault(name, record) != record:
             what = f"the archive holds {name} twice, and each is different"
             todo = "Unpack it by hand, and look which one is right"
@@ -127,7 +139,7 @@ class Unpacked:
                     return
                 os.replace(parked, target)
                 self.new += 1
-            self.files[str(path)] = {"bytes": info.file_size, "crc": f"{info.CRC:08x}"}
+            self.files[str(path)] = _record(info)
         finally:
             parked.unlink(missing_ok=True)
 
@@ -176,6 +188,10 @@ def create(file: Path) -> BinaryIO:
     file.unlink(missing_ok=True)
     point("make", file)
     return open(file, "xb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
+
+
+def _record(info: ZipInfo) -> FileRecord:
+    return FileRecord(bytes=info.file_size, crc=f"{info.CRC:08x}")
 
 
 def _is_there(target: Path, info: ZipInfo) -> bool:
