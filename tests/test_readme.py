@@ -12,7 +12,8 @@ from conftest import ROOT
 
 from src.__main__ import parse
 from src.cli import TOOLS
-from src.config.load import leaves, load
+from src.config.load import load
+from src.config.overrides import leaves
 from src.core.paths import Paths
 from src.core.settings import Competition, Ensemble, Experiment
 from src.pipeline.jobs import STAGES, plan
