@@ -168,7 +168,9 @@ def of_data() -> list[tuple[str, int, str, str]]:
     todo = "Correct them, or go on without them: --set data.on_error=skip"
     rows = {f"data_{k}": "{count} " + several + ": {names}" for k, (_, several) in kinds.items()}
     rows["data_several"] = "{count} problems of {count} kinds in the data, listed above"
-    return [(c, 2, f"{what} ({{data}}). {todo}", "src/data/problems.py") for c, what in rows.items()]
+    return [
+        (c, 2, f"{what} ({{data}}). {todo}", "src/data/problems.py") for c, what in rows.items()
+    ]
 
 
 def makers(tree: ast.Module) -> dict[str, Kind]:

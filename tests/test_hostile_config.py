@@ -72,7 +72,7 @@ def one_line(capfd, words: list[str]) -> str:
         ),
         ("train.lr=inf", "train.lr: ", "invalid_value"),
         ("train.encoder_lr=-.inf", "train.encoder_lr: ", "invalid_value"),
-        ("loss.balance=nan", "'uncertainty'", "invalid_value"),
+        ("loss.mask_weight=nan", "'uncertainty'", "invalid_value"),
         (
             "loss.class_weights=[1, .nan]",
             "loss.class_weights.1: ",
@@ -126,8 +126,8 @@ def one_line(capfd, words: list[str]) -> str:
         ("data.classes=[a, '', normal]", "a name that is empty", "invalid_value"),
         ("train=3", "train: ", "invalid_value"),
         (
-            "predict.views=hflip",
-            "predict.views: ",
+            "predict.tta=hflip",
+            "predict.tta: ",
             "invalid_value",
         ),
         ("train.amp=no", "put the word in quotes", "invalid_value"),
@@ -367,7 +367,7 @@ def test_members_that_cannot_be(text, said, code, tmp_path):
 
 def test_a_study_of_a_hundred_million_cells_is_refused_at_once(tmp_path, capfd):
     values = "[" + ", ".join(str(i / 100) for i in range(100)) + "]"
-    keys = ("loss.balance", "loss.label_smoothing", "train.warmup", "model.dropout")
+    keys = ("loss.mask_weight", "loss.label_smoothing", "train.warmup", "model.dropout")
     grid = ", ".join(f"{key}: {values}" for key in keys)
     file = folder(tmp_path, f"question: Q\nbase: mine\ngrid: {{{grid}}}\n", "s.yaml")
     folder(tmp_path)

@@ -112,7 +112,7 @@ def test_table_with_run_lengths(tmp_path, make_config, dialect):
     paths = prepared(
         data,
         tmp_path,
-        make_config(columns, f"submission.order={order}", f"submission.first={first}"),
+        make_config(columns, f"submission.order={order}", f"submission.first_pixel={first}"),
     )
     truth = rle.Truth.load(paths.truth)
     assert (

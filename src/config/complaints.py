@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from src.config.renames import current_name
 from src.core.console import InputError, nearest
 
 MEANT = {  # pydantic's short name of an error -> what the value should be
@@ -153,7 +154,7 @@ def _branches(annotation: Any) -> list[Any]:
 
 def _source(where: str, file: Path | str, overrides: Sequence[str]) -> Path | str:
     """The --set that it came from, else the file."""
-    keys = [(text, text.partition("=")[0].strip()) for text in overrides]
+    keys = [(text, current_name(text.partition("=")[0].strip())) for text in overrides]
     typed = [
         text
         for text, key in keys

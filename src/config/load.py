@@ -18,6 +18,7 @@ from src.config import plain_yaml
 from src.config.complaints import complaint, shortened
 from src.config.names import check_name
 from src.config.overrides import leaves, parse_override, set_in
+from src.config.renames import refuse_both_names, with_current_names
 from src.core.console import InputError, nearest
 from src.core.disk import what_is
 from src.core.paths import COMPETITION, CONFIGS
@@ -89,6 +90,7 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
         )
     tree = read_yaml(file)
     check_name(file.stem, file)
+    refuse_both_names([text.partition("=")[0].strip() for text in overrides], "--set")
     if "base" in tree or "question" in tree:
         return _load_study(file, tree, list(overrides), tiny)
     if tiny:
@@ -103,7 +105,9 @@ def load(file: Path, overrides: list[str] = (), tiny: bool = False) -> Config:
             "It describes data, classes, score and submission: copy one from configs/",
             code="no_competition",
         )
+    tree = {k: with_current_names(k, v, file) for k, v in tree.items()}
     contest = read_yaml(home / COMPETITION)
+    contest = {k: with_current_names(k, v, home / COMPETITION) for k, v in contest.items()}
     kind: type[Strict] = Ensemble if "members" in tree else Experiment
     for key in [k for k in tree if k in Competition.model_fields]:
         raise InputError(

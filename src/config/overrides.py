@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from src.config import plain_yaml
+from src.config.renames import current_name, with_current_names
 from src.core.console import InputError
 
 EXPONENT = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+"
@@ -59,7 +60,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     # YAML reads 1e-3 as a string
     if isinstance(value, str) and not quoted and re.fullmatch(EXPONENT, value):
         value = float(value)
-    return key.strip(), value
+    key = current_name(key.strip())
+    return key, with_current_names(key, value, f"--set {shown}")
 
 
 def set_in(tree: dict, model: type[BaseModel], key: str, value: Any) -> None:
