@@ -367,7 +367,7 @@ def test_a_zip_of_masks_needs_nothing_said_before_prepare(tmp_path):
                 f"masks/{stem}.png", cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes()
             )
     table.unlink()
-    from src.__main__ import _sample_wrong
+    from src.pipeline.driver import _sample_wrong
     from src.stages import prepare
 
     assert _sample_wrong(w.config, w.paths) == ""

@@ -157,7 +157,7 @@ def watched(config):
         del Strict.__getattribute__
 
 
-DECLARING = {("load.py", "keys"), ("jobs.py", "plan"), ("jobs.py", "untuned")}
+DECLARING = {("config.py", "keys"), ("jobs.py", "plan"), ("jobs.py", "untuned")}
 STORE = {
     "image_size",
     "resize",

@@ -126,7 +126,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         facts["pace"] = (
             spent / seen if seen else None
         )  # seconds per image and view: infer plans by it
-        for part in job.details["extras"]:
+        for part in job.extras:
             remove(part)
 
 

@@ -105,7 +105,7 @@ def _make(index_job: Job, store_jobs: list[Job], config: Config, paths: Paths) -
     if not new_index and not stale:
         return False
     for job in stale:
-        filters.check(job.details["experiment"])
+        filters.check(job.experiment)
     started = time.time()
     header("prepare", "data" if new_index else "pixels", [paths.data], [paths.prepared])
     problems = Problems()
@@ -194,7 +194,7 @@ def _rows(items: list[Item]) -> list[int]:
 def _open_stores(job: Job, items: list[Item], config: Config, files: ExitStack) -> list[PixelStore]:
     """Those of one experiment. They take their names when `files` is closed, and vanish if an
     exception passes through it."""
-    experiment, channels = job.details["experiment"], config.competition.data.channels
+    experiment, channels = job.experiment, config.competition.data.channels
     parts = [item.part for item in items]
     wanted = [
         (job.paths.images(experiment), "train", False),

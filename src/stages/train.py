@@ -47,7 +47,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     header(
         "train",
         f"{config.name} fold {job.fold}",
-        [p for p in job.inputs.values() if isinstance(p, Path)],
+        list(dict.fromkeys(i.file for i in job.inputs)),
         [paths.fold(config.name, job.fold)],
     )
     facts: dict = {}

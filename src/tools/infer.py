@@ -38,7 +38,7 @@ from src.core.console import (
 )
 from src.core.device import amp_dtype, pick_device
 from src.core.disk import remove_folder, write_json
-from src.core.freshness import LIBRARIES, fingerprint, folder_fingerprint
+from src.core.freshness import LIBRARIES, fingerprint
 from src.core.locks import Lock
 from src.core.paths import Paths
 from src.data.dataset import Item
@@ -49,6 +49,7 @@ from src.parts import models
 from src.parts.postprocess import Decision, apply
 from src.parts.tta import TTA
 from src.pipeline import store as unlabelled
+from src.pipeline.inputs import folder_fingerprint
 from src.pipeline.jobs import train_runs
 from src.pipeline.records import read_manifest, read_weights
 from src.report import figures as pictures
