@@ -1,4 +1,4 @@
-"""The words of the command line and what goes with which. Imports nothing heavy."""
+"""The words of the command line, and which options go with which. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,51 +8,69 @@ from pathlib import Path
 from src.core.console import FORCED, InputError, listing, nearest
 from src.pipeline.jobs import STAGES
 
-TOOLS = [
-    "fetch",
-    "submissions",
-    "bundle",
-    "infer",
-    "export",
-]  # what is no stage: each src/<word>.py has run(given, config, paths) -> exit code
-USAGE = (
-    """  ./run.sh                                 everything not yet done, for configs/ensemble.yaml
+# each src/tools/<word>.py has run(given, config, paths) -> exit code
+TOOLS = ["fetch", "submissions", "bundle", "infer", "export", "bench"]
+WORDS = [*STAGES, *TOOLS, "all", "study", "demo", "status", "test"]
+BENCHMARKS = ["train", "predict", "stages", "greedy"]
+USAGE = f"""\
+  ./run.sh                                 everything not yet done, for configs/ensemble.yaml
   ./run.sh --config configs/cpu.yaml       the same for one experiment
   ./run.sh demo                            the same on generated images, on a CPU, in minutes, under artifacts/demo
-  ./run.sh STAGE --config F [--fold K]     one stage: """
-    + ", ".join(STAGES)
-    + """
+  ./run.sh STAGE --config F [--fold K]     one stage: {", ".join(STAGES)}
   ./run.sh study --config F [--tiny]       every cell of a study and the table that compares them: configs/studies/
   ./run.sh status                          what is done, stale (and why) or missing, and the next command
   ./run.sh fetch --competition SLUG        the contest's files from Kaggle into input/SLUG/; --dataset OWNER/NAME: a data set's
-  ./run.sh submit --config F --send -m TEXT  hand the submission in and wait for its score
-  ./run.sh submissions                     what was handed in, CV score beside leaderboard
+  ./run.sh submit --config F --send -m TEXT  upload the submission and wait for its score
+  ./run.sh submissions                     what was submitted, CV score beside leaderboard
   ./run.sh bundle --config F               code and weights in one folder, for a notebook without network
   ./run.sh infer --bundle DIR --data DIR --work DIR [--minutes M]   the submission from such a bundle
   ./run.sh export --config F [--fold K]    a fold's network as ONNX
-  ./run.sh test [pytest arguments]         the test suite"""
-)
+  ./run.sh bench WHAT … [--config F]       how fast this machine is: {", ".join(BENCHMARKS)}
+  ./run.sh test [pytest arguments]         the test suite"""  # noqa: E501 - as the terminal shows it
 DEMO_SETTINGS = ["split.folds=3"]  # the demo's time goes with the number of folds
 MOST_PARALLEL = 1000  # as many as there can be folds
 MOST_MINUTES = 525_600  # a year
-GOES_WITH = {  # option -> the words it has a meaning for; "all" is no word at all
-    "fold": ("train", "export"),
-    "competition": ("fetch", "submit", "submissions"),
-    "dataset": ("fetch",),
-    "send": ("submit",),
-    "message": ("submit",),
-    "yes": ("submit",),
-    "parallel": ("all", "train", "study", "demo"),
-    "bundle": ("infer",),
-    "minutes": ("infer",),
-}
 
 
 class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise InputError(
-            message[:200], "command line", "./run.sh --help shows the usage", code="usage"
+    """`word`: what is asked for, if anything; the help then leaves out what does not go with it."""
+
+    def __init__(self, word: str | None):
+        shown = [line for line in USAGE.splitlines() if f"./run.sh {word} " in line]
+        if word in STAGES and not shown:
+            shown = [line for line in USAGE.splitlines() if " STAGE " in line]
+        super().__init__(
+            "./run.sh",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            usage="\n" + ("\n".join(shown) or USAGE),
+            allow_abbrev=False,
+            description="From a folder of medical images to the best submission that this machine "
+            "can train.",
         )
+        self.word = word
+        self.goes_with: dict[str, list[str]] = {}  # option -> the only words it has a meaning for
+
+    def option(self, name: str, help: str, kind=str, only: str = "", **settings) -> None:
+        """`name`: such as '--fold K'; without a value it is a switch. `kind`: of the value.
+        `only`: the words that it goes with; 'all' is to give none."""
+        names = [n for n in name.split() if n.startswith("-")]
+        value = name.split()[len(names) :]
+        words = only.split()
+        if words and self.word is None:
+            help = f"with {listing(w for w in words if w != 'all')}: {help}"
+        elif words and self.word not in words:
+            help = argparse.SUPPRESS
+        if value:
+            settings |= {"metavar": value[0], "type": kind}
+        else:
+            settings["action"] = "store_true"
+        option = self.add_argument(*names, help=help, **settings).dest
+        if words:
+            self.goes_with[option] = words
+
+    def error(self, message: str):
+        todo = "./run.sh --help shows the usage"
+        raise InputError(message[:200], "command line", todo, code="usage")
 
     def _print_message(self, message: str, file=None) -> None:
         """The help. argparse itself does not mind whether it can be written."""
@@ -61,138 +79,107 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    """Raises InputError for unknown words and options, and for options that mean nothing with this word."""
-    parser = Parser(
-        "./run.sh",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="\n" + USAGE,
-        add_help=True,
-        allow_abbrev=False,
-        description="From a folder of medical images to the best submission that this machine can train.",
-    )
+    """Raises InputError for unknown words and options, and for options that mean nothing with
+    this word."""
+    parser = Parser(next((w for w in words if w in WORDS), None))
     add = parser.add_argument
+    add("stage", nargs="?", default="all", metavar="STAGE", help="a word; none: all stages")
+    add("what", nargs="*", metavar="WHAT", help="with bench: what to measure")
+    add = parser.option
     add(
-        "stage",
-        nargs="?",
-        default="all",
-        metavar="STAGE",
-        help="one of the words above; none: all stages",
+        "--config F", "an experiment, an ensemble or a study (default: configs/ensemble.yaml)", Path
     )
+    add("--fold K", "only this fold", int, "train export")
     add(
-        "--config",
-        type=Path,
-        metavar="F",
-        help="an experiment, an ensemble or a study (default: configs/ensemble.yaml)",
-    )
-    add("--fold", type=int, metavar="K", help="with train and export: only this fold")
-    add(
-        "--set",
+        "--set KEY=VALUE",
+        "override a setting, e.g. train.epochs=30; repeatable",
         dest="sets",
         action="append",
         default=[],
-        metavar="KEY=VALUE",
-        help="override a setting, e.g. train.epochs=30; repeatable",
     )
-    add(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="the images (default: input/, or the contest's folder in it)",
-    )
-    add(
-        "--work",
-        type=Path,
-        metavar="DIR",
-        help="where artifacts/ and submissions/ go (default: the project's folder)",
-    )
-    add(
-        "--parallel",
-        type=int,
-        metavar="N",
-        help="folds trained side by side (default: one for each GPU)",
-    )
-    add("--tiny", action="store_true", help="with study: the size that two cores can train")
-    add(
-        "--force",
-        action="store_true",
-        help="redo although up to date; the old result moves to artifacts/old/",
-    )
-    add(
-        "--competition",
-        metavar="SLUG",
-        help="with fetch, submit and submissions: the contest at Kaggle (default: slug in competition.yaml)",
-    )
-    add("--dataset", metavar="OWNER/NAME", help="with fetch: a data set at Kaggle")
-    add("--send", action="store_true", help="with submit: hand it in")
-    add(
-        "-m",
-        "--message",
-        metavar="TEXT",
-        help="with submit --send: what stands beside it at Kaggle",
-    )
-    add("--yes", action="store_true", help="with submit --send: do not ask")
-    add("--bundle", type=Path, metavar="DIR", help="with infer: what `bundle` made")
-    add("--minutes", type=float, metavar="M", help="with infer: how long it may take")
-    add("--traceback", action="store_true", help="show where in the code an error came up")
-    given = parser.parse_args(words)
-    known = [*STAGES, *TOOLS, "all", "study", "demo", "status", "test"]
-    if given.stage not in known:
-        stage = given.stage[:60]
-        raise InputError(
-            f"unknown stage '{stage}'", "command line", nearest(stage, known), code="unknown_stage"
-        )
-    for option, good in GOES_WITH.items():
-        if (
-            (value := getattr(given, option)) is not None
-            and value is not False
-            and given.stage not in good
-        ):
-            word = listing([w for w in good if w != "all"])
-            todo = f"./run.sh {good[0]} --{option} …" if good[0] != "all" else ""
+    add("--data DIR", "the images (default: input/, or the contest's folder in it)", Path)
+    add("--work DIR", "where artifacts/ and submissions/ go (default: the project's folder)", Path)
+    parallel = "all train study demo"
+    add("--parallel N", "folds trained side by side (default: one for each GPU)", int, parallel)
+    add("--tiny", "with study: the size that two cores can train")
+    add("--force", "redo although up to date; the old result moves to artifacts/old/")
+    contest = "the contest at Kaggle (default: slug in competition.yaml)"
+    add("--competition SLUG", contest, only="fetch submit submissions")
+    add("--dataset OWNER/NAME", "a data set at Kaggle", only="fetch")
+    add("--send", "upload it to Kaggle", only="submit")
+    add("-m --message TEXT", "with --send: its description at Kaggle", only="submit")
+    add("--yes", "with --send: do not ask", only="submit")
+    add("--bundle DIR", "what `bundle` made", Path, "infer")
+    add("--minutes M", "how long it may take", float, "infer")
+    add("--steps N", "batches of one repeat (default: 12)", int, "bench")
+    add("--repeats N", "of each measurement (default: 5)", int, "bench")
+    add("--traceback", "show where in the code an error was raised")
+    given = parser.parse_intermixed_args(words)
+    _check(given, parser)
+    return given
+
+
+def _check(given: argparse.Namespace, parser: Parser) -> None:
+    """Do word and options go together? Raises InputError."""
+    word = given.stage
+    if word not in WORDS:
+        what = f"unknown stage '{word[:60]}'"
+        raise InputError(what, "command line", nearest(word[:60], WORDS), code="unknown_stage")
+    if given.what and word != "bench":
+        parser.error(f"unrecognized arguments: {' '.join(given.what)}")
+    if word == "bench" and not (given.what and set(given.what) <= set(BENCHMARKS)):
+        parser.error(f"bench measures one or more of {', '.join(BENCHMARKS)}")
+    for option, words in parser.goes_with.items():
+        value = getattr(given, option)
+        if value is not None and value is not False and word not in words:
             raise InputError(
-                f"--{option} goes with {word}", "command line", todo, code="option_elsewhere"
+                f"--{option} goes with {listing(w for w in words if w != 'all')}",
+                "command line",
+                f"./run.sh {words[0]} --{option} …" if words[0] != "all" else "",
+                code="option_elsewhere",
             )
     for option in ("message", "yes"):
         if getattr(given, option) and not given.send:
             raise InputError(
                 f"--{option} goes with --send",
                 "command line",
-                "./run.sh submit --send -m TEXT hands the submission in",
+                "./run.sh submit --send -m TEXT uploads the submission",
                 code="option_elsewhere",
             )
+    for option in ("steps", "repeats"):
+        if getattr(given, option) is not None and getattr(given, option) < 1:
+            parser.error(f"--{option} is at least 1")
     if given.parallel is not None and not 1 <= given.parallel <= MOST_PARALLEL:
         count = str(given.parallel)[:20]
         raise InputError(
-            f"--parallel {count} is no number of folds",
+            f"--parallel {count} is not a number of folds",
             "command line",
             f"1 trains one after another, and {MOST_PARALLEL} is the most",
             code="usage",
         )
     if given.minutes is not None and not 0 < given.minutes <= MOST_MINUTES:
         raise InputError(
-            f"--minutes {given.minutes:g} is no time",
+            f"--minutes {given.minutes:g} is not a time limit",
             "command line",
             "For example --minutes 60",
             code="usage",
         )
-    if given.stage == "infer" and not (given.bundle and given.data and given.work):
+    if word == "infer" and not (given.bundle and given.data and given.work):
         what = "infer needs a bundle, images, and a folder for the answer"
-        raise InputError(
-            what, "command line", "./run.sh infer --bundle DIR --data DIR --work DIR", code="usage"
-        )
-    return given
+        todo = "./run.sh infer --bundle DIR --data DIR --work DIR"
+        raise InputError(what, "command line", todo, code="usage")
 
 
 def bare(words: list[str]) -> list[str]:
-    """The command line less what `console.command` repeats by itself; and less --force as soon as
-    what is to be done anew stands in the records: with it, the next run would begin again."""
-    kept, skip = [], False
+    """The command line without what `console.command` repeats by itself; and without --force as
+    soon as the records say what to redo: with it, the next run would begin again."""
+    kept, is_value = [], False
     left_out = {"--tiny", "--force"} if FORCED and "--send" not in words else {"--tiny"}
     for word in words:
-        if word in left_out:
-            continue
-        if skip or word.split("=")[0] in ("--set", "--data", "--work", "--config"):
-            skip = not skip and "=" not in word
-            continue
-        kept.append(word)
+        if is_value:
+            is_value = False
+        elif word.split("=")[0] in ("--set", "--data", "--work", "--config"):
+            is_value = "=" not in word
+        elif word not in left_out:
+            kept.append(word)
     return kept

@@ -8,14 +8,16 @@ from conftest import box, folder_data, leftovers, picture, prepared, refused, sa
 
 from src.core.paths import Paths
 from src.core.settings import Experiment
-from src.data import dataset
+from src.data import problems
 from src.data.images import read_image, resize
 from src.data.tables import read_index
 from src.stages import prepare
 
+SMALL = Experiment(image_size=64)
+
 
 def spoil(kind: str, data):
-    """Make one mistake; returns (its kind among dataset.KINDS, the file or id that it must name, the train ids that `skip` leaves out)."""
+    """Make one mistake; returns (its kind among problems.KINDS, the file or id that it must name, the train ids that `skip` leaves out)."""
     benign, normal = data / "train" / "benign", data / "train" / "normal"
     if kind == "unreadable image":
         file = benign / "benign (2).png"
@@ -97,14 +99,14 @@ def test_each_mistake_is_one_error_that_names_the_file_and_skip_goes_on(
     config = make_config("data.on_error=skip")
     prepare.run(None, config, paths)
     said = capsys.readouterr().err
-    assert dataset.KINDS[found][0] in said and name in said
+    assert problems.KINDS[found][0] in said and name in said
     train = read_index(paths, "train")
     assert set(train["id"]) == {
         f"{c} ({i})" for c in ("benign", "malignant", "normal") for i in (1, 2, 3)
     } - set(gone)
     images, masks = (
-        np.load(paths.images(Experiment(image_size=64, resize="stretch"))),
-        np.load(paths.masks(Experiment(image_size=64, resize="stretch"))),
+        np.load(paths.images(SMALL)),
+        np.load(paths.masks(SMALL)),
     )
     assert len(images) == len(masks) == len(train)
     for row in train.itertuples():  # the rows of the store are the rows of the index
@@ -112,11 +114,7 @@ def test_each_mistake_is_one_error_that_names_the_file_and_skip_goes_on(
             images[row.Index], resize(read_image(data / row.image), 64)
         ) and masks[row.Index].any() == (row.label != "normal")
     test = read_index(paths, "test")
-    assert (
-        len(np.load(paths.images(Experiment(image_size=64, resize="stretch"), "test")))
-        == len(test)
-        == (1 if "t0" in name else 2)
-    )
+    assert len(np.load(paths.images(SMALL, "test"))) == len(test) == (1 if "t0" in name else 2)
     assert prepare.run(None, config, paths) is False
     assert prepare.run(
         None, make_config("data.on_error=skip", yaml="image_size: 32\n"), paths
@@ -138,7 +136,7 @@ def test_all_mistakes_are_told_at_once(tmp_path, make_config, capsys):
         prepared(data, tmp_path, make_config())
     said = capsys.readouterr().err.splitlines()
     for found, name in told:
-        line = next(line for line in said if dataset.KINDS[found][0] in line)
+        line = next(line for line in said if problems.KINDS[found][0] in line)
         assert name in line, (found, line)
 
 

@@ -27,7 +27,7 @@ from src.core.settings import Experiment
 from src.data.predictions import Predictions
 from src.data.tables import read_folds, read_index
 from src.parts import models
-from src.parts.tta import VIEWS
+from src.parts.tta import TTA
 from src.pipeline.jobs import evaluate_job, weights_used
 from src.stages import evaluate, predict
 from src.tools import bundle, infer
@@ -535,7 +535,7 @@ def test_weights_are_rounded_where_that_moves_no_score(copy, monkeypatch, steady
         net,
         np.load(paths.images(Experiment(image_size=96, resize="letterbox")), mmap_mode="r"),
         rows,
-        [VIEWS["identity"]],
+        [TTA["identity"]],
         torch.device("cpu"),
         NUMBERS[numbers],
         32,

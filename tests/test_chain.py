@@ -110,7 +110,7 @@ def test_out_of_fold_means_out_of_fold(home):
     import torch
 
     from src.parts import models
-    from src.parts.tta import VIEWS
+    from src.parts.tta import TTA
     from src.training.checkpoint import load_weights
     from src.training.inference import infer
 
@@ -125,7 +125,7 @@ def test_out_of_fold_means_out_of_fold(home):
         load_weights(
             paths.checkpoint("small", fold, "last"), net, stages.weights_used(config, paths, fold)
         )
-        views = [VIEWS[v] for v in config.experiment.predict.views]
+        views = [TTA[v] for v in config.experiment.predict.tta]
         _, label = infer(
             net,
             np.load(paths.images(Experiment(image_size=64, resize="stretch")), mmap_mode="r"),
@@ -159,9 +159,9 @@ def test_a_second_run_does_nothing(home, capfd):
         ("split.folds=3", {"split", "train", "predict"}),
         ("image_size=96", {"prepare", "train", "predict"}),
         ("train.lr=0.1", {"train"}),
-        ("loss.balance=0.1", {"train"}),
+        ("loss.mask_weight=0.1", {"train"}),
         ("train.workers=2", set()),
-        ("predict.views=[identity]", {"predict"}),
+        ("predict.tta=[identity]", {"predict"}),
         ("predict.checkpoint=best", {"predict"}),
         ("evaluate.bootstrap=200", {"evaluate"}),
         ("score={dice: 1}", {"evaluate"}),  # and no training: predict uses the last checkpoint
@@ -250,7 +250,7 @@ def test_a_changed_image_is_noticed_and_a_touched_one_is_not(copy):
 @pytest.mark.parametrize(
     "artifact, stage",
     [
-        (lambda p: p.images(64, "stretch"), "prepare"),
+        (lambda p: p.images(Experiment(image_size=64, resize="stretch")), "prepare"),
         (lambda p: p.oof("small"), "predict"),
         (lambda p: p.checkpoint("small", 1, "last"), "train"),
         (lambda p: p.submission("small"), "submit"),
@@ -297,7 +297,7 @@ def test_parts_of_an_unfinished_predict_are_used_again_only_under_the_same_setti
         return real(*arguments)
 
     monkeypatch.setattr(predict, "infer", stopped)
-    views = ("--set", "predict.views=[identity]")
+    views = ("--set", "predict.tta=[identity]")
     assert main(line(copy, "predict", config="small") + list(views)) == 130
     assert len(list(paths.predictions("small").glob("part_*"))) == 2
     assert main(line(copy, "predict", config="small") + list(views)) == 0

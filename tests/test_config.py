@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +12,12 @@ import pytest
 from conftest import ROOT, refused
 
 from src.__main__ import main
-from src.config.load import leaves, load
-from src.core.settings import NEUTRAL, Experiment
+from src.config import renames
+from src.config.load import load
+from src.config.overrides import leaves
+from src.core.freshness import Job
+from src.core.paths import Paths
+from src.core.settings import NEUTRAL, RENAMED, Competition, Experiment
 
 CPU = str(ROOT / "configs" / "cpu.yaml")
 
@@ -87,7 +92,7 @@ def test_one_line_and_exit_code_2(words, code, said, capfd, monkeypatch):
         ("image_size: [1\n", "invalid_yaml", ("line 2",)),
         ("- a\n", "config_unreadable", ()),
         ("split: {folds: 3}\n", "shared_setting", ("'split'",)),
-        ("loss: {balance: 1.5}\n", "invalid_value", ("loss.balance",)),
+        ("loss: {mask_weight: 1.5}\n", "invalid_value", ("loss.mask_weight",)),
         ("members: []\n", "invalid_value", ("members",)),
         ("image_size: 100\n", "invalid_value", ("multiple of 32",)),
         ("members: [a]\nimage_size: 3\n", "unknown_key", ("image_size",)),
@@ -107,7 +112,7 @@ def test_a_bad_config_names_the_key_and_the_file(text, code, said, tmp_path):
         ("loss.label.focl", "1", "unknown_part", "Did you mean focal?"),
         ("loss.mask", "{}", "invalid_value", "loss.mask"),
         ("train.augment", "medum", "unknown_part", "Did you mean medium?"),
-        ("predict.views", "[hflp]", "unknown_part", "Did you mean hflip?"),
+        ("predict.tta", "[hflp]", "unknown_part", "Did you mean hflip?"),
         ("score", "{dise: 1}", "unknown_part", "Did you mean dice?"),
     ],
 )
@@ -190,7 +195,7 @@ def test_set_reads_numbers_lists_and_single_entries():
         Path(CPU),
         [
             "train.lr=1e-4",
-            "predict.views=[identity]",
+            "predict.tta=[identity]",
             "loss.mask.focal=2",
             "split.folds=3",
             "model.encoder_lr=1",
@@ -199,11 +204,85 @@ def test_set_reads_numbers_lists_and_single_entries():
     e = config.experiment
     assert (
         e.train.lr == 1e-4
-        and e.predict.views == ["identity"]
+        and e.predict.tta == ["identity"]
         and e.loss.mask["focal"] == 2
         and "dice" in e.loss.mask
         and config.competition.split.folds == 3
     )
+
+
+@pytest.fixture
+def warned_anew():
+    """As in a run of its own: no old name was used before."""
+    renames._warn.cache_clear()
+
+
+OLD_NAMES = [
+    ("loss", "balance: 0.2", ("mask_weight", 0.2)),
+    ("predict", "views: [vflip]", ("tta", ["vflip"])),
+    ("submission", "first: 0", ("first_pixel", 0)),
+    ("submission", "several: true", ("row_per_component", True)),
+    ("submission", "relative: true", ("relative_starts", True)),
+    ("submission", "lesion: 7", ("mask_value", 7)),
+    ("submission", "copied: [height]", ("passthrough", ["height"])),
+]
+
+
+@pytest.mark.parametrize("section, written, meant", OLD_NAMES)
+@pytest.mark.parametrize("typed", ["yaml", "key", "section"])
+def test_a_setting_can_be_given_under_its_old_name(
+    section, written, meant, typed, tmp_path, warned_anew, capfd
+):
+    file, overrides = config_with("image_size: 64\n", tmp_path), []
+    key, value = written.split(": ")
+    if typed == "yaml":
+        into = tmp_path / "competition.yaml" if section == "submission" else file
+        into.write_text(f"{section}: {{{written}}}\n")
+    else:
+        overrides = [f"{section}.{key}={value}" if typed == "key" else f"{section}={{{written}}}"]
+    for _ in range(2):
+        config = load(file, overrides)
+        holder = config.competition if section == "submission" else config.experiment
+        assert getattr(getattr(holder, section), meant[0]) == meant[1]
+    name = f"{section}.{key}"
+    assert capfd.readouterr().err == f"warning: {name} is now called {section}.{meant[0]}\n"
+
+
+def test_every_old_name_is_held_and_leads_to_a_setting():
+    assert [f"{s}.{w.split(':')[0]}" for s, w, _ in OLD_NAMES] == list(RENAMED)
+    known = {*leaves(Experiment), *leaves(Competition)}
+    assert set(RENAMED.values()) <= known and not RENAMED.keys() & known
+
+
+@pytest.mark.parametrize("overrides", [[], ["loss.balance=0.1", "loss.mask_weight=0.2"]])
+def test_an_old_and_a_new_name_at_once_are_refused(overrides, tmp_path):
+    text = "image_size: 64\n" if overrides else "loss: {balance: 0.1, mask_weight: 0.2}\n"
+    with refused("renamed_twice", "loss.balance", "Keep loss.mask_weight"):
+        load(config_with(text, tmp_path), overrides)
+
+
+def test_a_new_name_overrides_what_the_file_gives_under_the_old_one(tmp_path, warned_anew):
+    file = config_with("loss: {balance: 0.1}\n", tmp_path)
+    assert load(file, ["loss.mask_weight=0.3"]).experiment.loss.mask_weight == 0.3
+    assert load(file, ["loss.balance=0.4"]).experiment.loss.mask_weight == 0.4
+    with refused("invalid_value", "loss.mask_weight", "--set loss.balance=2"):
+        load(file, ["loss.balance=2"])
+
+
+def test_what_was_made_under_old_names_is_not_made_again(tmp_path):
+    keys = load(Path(CPU)).keys("loss", "predict", "submission")
+    old = {new: old for old, new in RENAMED.items()}
+    record = {"keys": {old.get(k, k): v for k, v in keys.items()}, "inputs": {}}
+    assert record["keys"].keys() >= RENAMED.keys()
+    file = tmp_path / "stage.json"
+    file.write_text(json.dumps(record | {"ended": "2026-01-01T00:00:00", "outputs": {}}))
+
+    def job(keys: dict) -> Job:
+        return Job("train", "cpu", Paths(tmp_path, tmp_path), file, keys, {}, [])
+
+    assert job(keys).state().done
+    changed = job(keys | {"loss.mask_weight": 0.35}).state()
+    assert changed.why == "loss.mask_weight changed from 0.9 to 0.35"
 
 
 @pytest.mark.parametrize("text, empty", [("-1", "-1"), ('"0"', "0"), ("", ""), ("-", "-")])

@@ -247,7 +247,7 @@ def test_what_the_yaml_says_is_not_inferred(tmp_path, way, capsys):
         "id,rle\n{id},-1\n",
         SALT,
         "none",
-        **dict(zip(("order", "first", "relative"), way)),
+        **dict(zip(("order", "first_pixel", "relative_starts"), way)),
         empty="nothing",
     )
     check(
@@ -260,5 +260,5 @@ def test_what_the_yaml_says_is_not_inferred(tmp_path, way, capsys):
     )
     said = capsys.readouterr().out
     assert "inferred rle" in said and not any(
-        f"inferred {word}" in said for word in ("order", "first", "relative", "empty")
+        f"inferred {word}" in said for word in ("order", "first_pixel", "relative_starts", "empty")
     )

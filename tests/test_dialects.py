@@ -233,7 +233,7 @@ def test_airbus_ships_have_a_row_each(tmp_path, told):
         }
     )
     stems = [f"{k}0002bd58" for k in "903a5f712"]
-    submission = {"several": True} if told else {}
+    submission = {"row_per_component": True} if told else {}
     w = world(
         tmp_path,
         "ImageId,EncodedPixels\n{id}.jpg,1 2\n",
@@ -280,7 +280,7 @@ def test_google_contrails(tmp_path, more):
         "none",
         stems,
         one_size(64, 64),
-        **({"copied": ["height", "width"]} if more else {}),
+        **({"passthrough": ["height", "width"]} if more else {}),
     )
     found = w.table()
     check(w, found, "record_id", "encoded_pixels", kaggle, empty="-")
@@ -425,7 +425,7 @@ def test_png_masks_in_a_zip_beside_the_csv(tmp_path, lesion):
         tmp_path,
         "id,label\n{id},normal\n",
         masks="masks/{id}.png",
-        **({"lesion": 1} if lesion == 1 else {}),
+        **({"mask_value": 1} if lesion == 1 else {}),
     )
     w.run()
     with zipfile.ZipFile(w.paths.archive("exp")) as archive:

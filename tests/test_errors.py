@@ -97,7 +97,7 @@ def classes() -> dict[str, Kind]:
     """The errors of src/: InputError, StageError and what is made of them."""
     kinds = {name: Kind(name, ["what", "where", "todo"], {}, n) for name, n in ERRORS.items()}
     kinds["StageError"].parameters = ["what"]
-    kinds["Unreadable"] = Kind("Unreadable", ["what"], {}, 2)  # src/config/load.py passes it on
+    kinds["Unreadable"] = Kind("Unreadable", ["what"], {}, 2)  # src/config/plain_yaml.py passes it on
     defined = [n for f in files() for n in ast.walk(parsed(f)) if isinstance(n, ast.ClassDef)]
     while True:
         new = [c for c in defined if c.name not in kinds and base(c) in kinds]
@@ -158,8 +158,8 @@ def shell_word(variable: re.Match) -> str:
 
 
 def of_data() -> list[tuple[str, int, str, str]]:
-    """What prepare finds wrong with the data: Problems of src/data/dataset.py."""
-    file = ROOT / "src" / "data" / "dataset.py"
+    """What prepare finds wrong with the data: src/data/problems.py."""
+    file = ROOT / "src" / "data" / "problems.py"
     kinds = next(
         ast.literal_eval(node.value)
         for node in parsed(file).body
@@ -168,7 +168,9 @@ def of_data() -> list[tuple[str, int, str, str]]:
     todo = "Correct them, or go on without them: --set data.on_error=skip"
     rows = {f"data_{k}": "{count} " + several + ": {names}" for k, (_, several) in kinds.items()}
     rows["data_several"] = "{count} problems of {count} kinds in the data, listed above"
-    return [(c, 2, f"{what} ({{data}}). {todo}", "src/data/dataset.py") for c, what in rows.items()]
+    return [
+        (c, 2, f"{what} ({{data}}). {todo}", "src/data/problems.py") for c, what in rows.items()
+    ]
 
 
 def makers(tree: ast.Module) -> dict[str, Kind]:

@@ -27,13 +27,12 @@ from conftest import ROOT
 from failpoints import KINDS
 from zygote import Answer, Zygote
 
+from src.pipeline.jobs import STAGES
 from src.tools import demo_data
 
 IMPORTS = ("torch", "segmentation_models_pytorch", "timm", "albumentations", "pandas", "sklearn")
 IMPORTS += ("matplotlib.figure", "iterstrat.ml_stratifiers", "scipy.ndimage", "cv2", "pydantic")
-STAGES = ("prepare", "split", "train", "predict", "ensemble", "evaluate", "submit", "study")
-STAGES += ("bundle",)
-IMPORTS += tuple(f"src.stages.{stage}" for stage in STAGES)
+IMPORTS += tuple(f"src.stages.{stage}" for stage in (*STAGES, "study")) + ("src.tools.bundle",)
 CONFIGS = {
     "one": "image_size: 32\npredict: {views: [identity]}\nmodel: {arch: unet, "
     "encoder: tu-lcnet_035, encoder_weights: none, "

@@ -192,7 +192,7 @@ def test_a_single_file_that_is_no_zip(server, home, run):
 def test_refusals(server, home, run, monkeypatch, endpoint, fault, code, name, word):
     server.add("a-contest", {"a.csv": b"1"})
     server.fault(endpoint, **fault)
-    monkeypatch.setattr(errors, "SILENCE", (0.2, 0.2))
+    monkeypatch.setattr(errors, "TIMEOUT", (0.2, 0.2))
     ended, out, err = run("--competition", "a-contest")
     last = err.splitlines()[-1]
     assert (

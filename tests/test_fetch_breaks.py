@@ -131,7 +131,7 @@ def test_stopped_while_it_unpacks(server, home, run, monkeypatch):  # noqa: F811
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"longer": 500}, "broke off at .* of .*, 5 times in a row"),
+        ({"longer": 500}, "broke at .* of .*, 5 times in a row"),
         (
             {"damage": True},
             "the download is damaged: its MD5 is not the one that Kaggle says. It was thrown away: run the same command again",

@@ -287,7 +287,7 @@ def test_an_svms_fold_has_not_seen_what_it_answers_for(home):
     """Fitted again on the other fold's images alone, it says the same."""
     paths, config = (
         Paths(home, home / "data"),
-        load(home / "configs" / "svm.yaml", SETTINGS + ["predict.views=[identity]"]),
+        load(home / "configs" / "svm.yaml", SETTINGS + ["predict.tta=[identity]"]),
     )
     index = read_index(paths, "train")
     folds, labels = (

@@ -51,7 +51,7 @@ def test_masks_of_one_size_that_is_smaller_than_the_images(tmp_path, order, firs
     assert found["first"] == first or "first" in found["assumed"]
 
 
-@pytest.mark.parametrize("setting", ["order: row", "first: 0", "relative: true"])
+@pytest.mark.parametrize("setting", ["order: row", "first_pixel: 0", "relative_starts: true"])
 def test_a_setting_against_the_train_table_is_refused(tmp_path, setting):
     name, value = setting.split(": ")
     with refused("invalid_value", f"submission.{name}"):
@@ -88,7 +88,7 @@ def test_the_train_tables_token_for_nothing_serves_a_sample_of_placeholders(tmp_
 def test_more_rows_than_the_sample_are_said(tmp_path, capsys):
     w = world(tmp_path, "id,rle\n{id},-1\n", SALT, "none", table={"several": True})
     assert len(w.table()) > len(STEMS) and "more rows than the sample" in capsys.readouterr().out
-    w.config = with_settings(w, "{several: false}")
+    w.config = with_settings(w, "{row_per_component: false}")
     assert [r["id"] for r in w.table()] == STEMS
 
 
@@ -177,9 +177,9 @@ def test_a_box_cannot_hold_a_label_of_two_words(tmp_path):
 )
 def test_an_id_twice_in_the_sample(tmp_path, lines, alike):
     if alike:
-        with refused("id_twice", "submission.several: true"):
+        with refused("id_twice", "submission.row_per_component: true"):
             world(tmp_path, f"id,rle\n{lines}", SALT, "none")
-    w = world(tmp_path / "told", f"id,rle\n{lines}", SALT, "none", several=True)
+    w = world(tmp_path / "told", f"id,rle\n{lines}", SALT, "none", row_per_component=True)
     assert list(dict.fromkeys(r["id"] for r in w.table())) == STEMS
 
 
@@ -367,7 +367,7 @@ def test_a_zip_of_masks_needs_nothing_said_before_prepare(tmp_path):
                 f"masks/{stem}.png", cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes()
             )
     table.unlink()
-    from src.__main__ import _sample_wrong
+    from src.pipeline.driver import _sample_wrong
     from src.stages import prepare
 
     assert _sample_wrong(w.config, w.paths) == ""

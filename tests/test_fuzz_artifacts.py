@@ -18,6 +18,7 @@ from zygote import Zygote
 
 from src.core.console import InputError
 from src.core.paths import Paths
+from src.core.settings import Experiment
 from src.data import tables
 from src.data.predictions import Predictions
 from src.data.rle import Truth
@@ -187,7 +188,7 @@ READERS = {
     "artifacts/predictions/both/oof.npz": lambda p: Predictions.load(p.oof("both"), CLASSES),
     "artifacts/prepared/truth.npz": lambda p: Truth.load(p.truth),
     "artifacts/prepared/images_64.npy": lambda p: tables.open_store(
-        p.images(64, "stretch"), 24, 64
+        p.images(Experiment(image_size=64, resize="stretch")), 24, 64
     ),
     "artifacts/prepared/index.csv": lambda p: tables.read_index(p),
     "artifacts/folds.csv": lambda p: tables.read_folds(p, tables.read_index(p, "train")["id"]),

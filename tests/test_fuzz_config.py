@@ -39,7 +39,7 @@ GOOD = {
     "experiment": "image_size: 64\nmodel: {encoder: resnet18, encoder_weights: none}\n",
     "ensemble": "members: [experiment, other]\nmethod: mean\n",
     "study": "question: Q\nbase: experiment\ntiny: {seeds: [1]}\n"
-    "grid: {loss.balance: [0.2, 0.7]}\n",
+    "grid: {loss.mask_weight: [0.2, 0.7]}\n",
 }
 
 BOMB = (

@@ -30,8 +30,8 @@ from zygote import Zygote
 from src.core.console import InputError
 from src.core.settings import Competition, Submission
 from src.data import dataset, rle
-from src.data.dataset import Problems
 from src.data.images import read_image, read_mask
+from src.data.problems import Problems
 from src.submission.sample import read_sample
 
 MANY = "FUZZ" in os.environ

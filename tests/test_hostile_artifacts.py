@@ -30,7 +30,7 @@ from src.data import tables
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.kaggle_io import client as kaggle
-from src.kaggle_io import log
+from src.kaggle_io import log, slugs
 from src.kaggle_io import unzip as archives
 from src.parts import contours, metrics
 from src.parts.postprocess import Decision
@@ -131,7 +131,7 @@ def watched(config):
         frame = sys._getframe(2)
         while frame:
             where, what = os.path.basename(frame.f_code.co_filename), frame.f_code.co_name
-            if (where, what) in DECLARING or where == "stages.py" and what.endswith("_job"):
+            if (where, what) in DECLARING or where == "jobs.py" and what.endswith("_job"):
                 return
             frame = frame.f_back
         read.add(key)
@@ -157,7 +157,7 @@ def watched(config):
         del Strict.__getattribute__
 
 
-DECLARING = {("config.py", "keys"), ("stages.py", "plan"), ("stages.py", "untuned")}
+DECLARING = {("config.py", "keys"), ("jobs.py", "plan"), ("jobs.py", "untuned")}
 STORE = {
     "image_size",
     "resize",
@@ -181,7 +181,7 @@ EXCUSED = {
     "train": {
         **dict.fromkeys(STORE, "the pixels are an input, and have it in their name"),
         "predict.checkpoint": "in words, and for the score that status shows",
-        "predict.views": "tried out before the first epoch, an error where the network cannot do them",
+        "predict.tta": "tried out before the first epoch, an error where the network cannot do them",
         "predict.weights": "in words",
     },
     "predict": {
@@ -192,7 +192,7 @@ EXCUSED = {
                 "train.amp",
                 "train.batch_size",
                 "data.classes",
-                "loss.balance",
+                "loss.mask_weight",
                 *(f"model.{k}" for k in Model.model_fields),
             ],
             "declared by train, whose checkpoints are inputs",
@@ -650,7 +650,7 @@ def test_a_damaged_note_of_what_was_fetched_is_as_good_as_none(tmp_path, content
     given = argparse.Namespace(competition=None)
     config = load(ROOT / "configs" / "cpu.yaml", ["slug=null"])
     with refused("no_contest_named"):
-        kaggle.slug_of(given, config, paths)
+        slugs.slug_of(given, config, paths)
     assert fetch.previous_download(paths.fetched, "a") == {"files": {}}
     home = tmp_path / ".fetch"
     home.mkdir()
@@ -712,15 +712,11 @@ def test_a_damaged_log_of_submissions_is_named(tmp_path, spoil):
 
 
 def test_a_package_that_lacks_a_request_is_named_with_the_version_needed(monkeypatch):
+    older = types.SimpleNamespace(KaggleApi=type("KaggleApi", (), {}))
     client = object.__new__(kaggle.Kaggle)
-    client.secrets, client.api = [], object()
-    for ask in (
-        lambda: client.download("a-contest"),
-        lambda: client.submissions("a-contest"),
-        lambda: client.files("a/b"),
-        lambda: client.submit("a", Path("x"), "m"),
-    ):
-        monkeypatch.setattr(kaggle.Kaggle, "_request", lambda *_, **__: None)
+    monkeypatch.setitem(sys.modules, "kaggle.api.kaggle_api_extended", older)
+    monkeypatch.setattr(client, "_request", lambda *_, **__: None, raising=False)
+    for ask in (kaggle.Kaggle, lambda: client.download("a-contest")):
         with refused("kaggle_too_old", kaggle.NEEDED) as raised:
             ask()
         assert "\n" not in str(raised.value)
@@ -731,9 +727,9 @@ def test_a_client_without_the_part_that_is_asked_for_is_no_fault(monkeypatch):
     client = object.__new__(kaggle.Kaggle)
     client.secrets = []
     client.api = types.SimpleNamespace(build_kaggle_client=lambda: contextlib.nullcontext(object()))
-    known = types.SimpleNamespace(Ask=type("Ask", (), {}))
+    known = types.SimpleNamespace(ApiAskRequest=type("Ask", (), {}))
     monkeypatch.setitem(sys.modules, "kagglesdk.competitions.types.competition_api_service", known)
-    assert client._request("a", "competitions", "competition", "get", "Ask") is None
+    assert client._request("a", "competition", "ask") is None
 
 
 # ------------------------------------------------------------------------------ archives, links

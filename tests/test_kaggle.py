@@ -20,16 +20,9 @@ from src.core.paths import Paths
 from src.core.settings import Competition
 from src.kaggle_io import client as kaggle
 from src.kaggle_io import errors
-from src.kaggle_io.client import (
-    ConnectionLost,
-    Contest,
-    Kaggle,
-    RemoteFile,
-    ServerBusy,
-    plain_dataset,
-    plain_slug,
-    slug_of,
-)
+from src.kaggle_io.client import Contest, Kaggle
+from src.kaggle_io.errors import ConnectionLost, ServerBusy
+from src.kaggle_io.slugs import plain_dataset, plain_slug, slug_of
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +54,6 @@ def test_what_it_says_of_a_contest(server, monkeypatch, tmp_path, how, capfd):
     assert client.contest("a-contest") == Contest(
         "a-contest",
         "A contest",
-        "https://www.kaggle.com/competitions/a-contest",
         datetime(2031, 5, 1, 23, 59, tzinfo=timezone.utc),
         True,
         3,
@@ -70,13 +62,13 @@ def test_what_it_says_of_a_contest(server, monkeypatch, tmp_path, how, capfd):
     files = client.files("a-contest")  # two pages
     assert (
         len(files) == 250
-        and files[7] == RemoteFile("train/7.png", 7)
-        and client.files("some-one/data") == [RemoteFile("a.csv", 3)]
+        and files["train/7.png"] == 7
+        and client.files("some-one/data") == {"a.csv": 3}
     )
     assert client.remaining("a-contest") == 2 and client.submissions("a-contest") == []
-    assert {
-        s.headers.get("Authorization") for s in server.seen if s.endpoint != "IntrospectToken"
-    } == {"***"}
+    # CONNECT: another library's thread in this process, led here by the same variables
+    asked = [s for s in server.seen if s.endpoint not in ("IntrospectToken", "CONNECT")]
+    assert {s.headers.get("Authorization") for s in asked} == {"***"}
     assert capfd.readouterr() == ("", "")
 
 
@@ -94,8 +86,8 @@ def test_submitting_and_the_list(server, tmp_path, capfd):
         first.status,
         first.public,
         first.private,
-        first.team,
-    ) == ("41000000", "best.csv", "the first one", "pending", None, None, "The team")
+        first.user,
+    ) == ("41000000", "best.csv", "the first one", "pending", None, None, USER)
     assert (
         abs(
             datetime.fromisoformat(first.when.replace("Z", "+00:00")) - datetime.now(timezone.utc)
@@ -209,7 +201,7 @@ def test_refusals(server, endpoint, status, kind, code, words, capfd):
 def test_what_passes_is_tried_again(server, monkeypatch):
     server.add("a-contest")
     client, waited = Kaggle(), []
-    monkeypatch.setattr(kaggle.time, "sleep", waited.append)
+    monkeypatch.setattr(errors.time, "sleep", waited.append)
     server.fault("GetCompetition", 429, headers={"Retry-After": "7"}, times=1)
     server.fault("GetCompetition", 503, times=1)
     server.fault("GetCompetition", cut=10, times=1)
@@ -228,7 +220,7 @@ def test_what_passes_is_tried_again(server, monkeypatch):
 def test_no_network(server, monkeypatch):
     server.add("a-contest")
     client = Kaggle()
-    monkeypatch.setattr(errors, "SILENCE", (0.2, 0.2))
+    monkeypatch.setattr(errors, "TIMEOUT", (0.2, 0.2))
     server.fault("GetCompetition", hang=0.6)
     words = ("0.2 s", "https://www.kaggle.com/competitions/a-contest", "input/README.md")
     refuses(ConnectionLost, "kaggle_silent", words, lambda: client.contest("a-contest"))
@@ -383,7 +375,7 @@ def test_a_download_goes_on_only_with_the_same_file(server):
             ("Upload", {"status": 400}),
             StageError,
             "upload_failed",
-            ("best.csv", "Nothing was handed in"),
+            ("best.csv", "Nothing was submitted"),
             0,
         ),
         (
@@ -391,7 +383,7 @@ def test_a_download_goes_on_only_with_the_same_file(server):
             ("Upload", {"cut": 1000}),
             StageError,
             "upload_failed",
-            ("best.csv", "Nothing was handed in"),
+            ("best.csv", "Nothing was submitted"),
             0,
         ),
         ({}, ("Upload", {"cut": 1000, "times": 1}), None, "", (), 1),

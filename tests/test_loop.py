@@ -251,7 +251,7 @@ def test_the_clock_tells_fold_and_plan_and_names_the_small_config_on_a_cpu(monke
 
     now = iter(range(0, 10**6, 600))
     monkeypatch.setattr(runlog.time, "time", lambda: next(now))
-    job = SimpleNamespace(details={"left": 3}, name="large")
+    job = SimpleNamespace(folds_left=3, name="large")
     clock = runlog.Clock(job, steps=30, epochs=4, epochs_done=1, device=CPU)
     for _ in range(30):
         clock.tick()

@@ -369,18 +369,18 @@ MASK_LOSS, LABEL_LOSS = math.log(2) + math.log(4), 3 * math.log(2)
 
 
 def test_the_balance_weighs_mask_and_label():
-    parts = losses.total(OUTPUT, TRUTH, ALIKE, Loss(balance=0.25, **SETTINGS))
+    parts = losses.total(OUTPUT, TRUTH, ALIKE, Loss(mask_weight=0.25, **SETTINGS))
     assert parts["mask_loss"].item() == pytest.approx(MASK_LOSS) and parts[
         "label_loss"
     ].item() == pytest.approx(LABEL_LOSS)
     assert parts["loss"].item() == pytest.approx(0.25 * MASK_LOSS + 0.75 * LABEL_LOSS)
 
 
-@pytest.mark.parametrize("balance", [0.25, "uncertainty"])
-def test_one_answer_alone_is_not_weighed(balance):
+@pytest.mark.parametrize("mask_weight", [0.25, "uncertainty"])
+def test_one_answer_alone_is_not_weighed(mask_weight):
     for answer, expected in (("mask", MASK_LOSS), ("label", LABEL_LOSS)):
         parts = losses.total(
-            {answer: OUTPUT[answer]}, TRUTH, ALIKE, Loss(balance=balance, **SETTINGS)
+            {answer: OUTPUT[answer]}, TRUTH, ALIKE, Loss(mask_weight=mask_weight, **SETTINGS)
         )
         assert parts["loss"].item() == pytest.approx(expected) and set(parts) == {
             "loss",
@@ -394,7 +394,7 @@ def test_learned_balance_by_hand():
         OUTPUT | {"log_variance": s, "extra_loss": torch.tensor(0.5)},
         TRUTH,
         ALIKE,
-        Loss(balance="uncertainty", **SETTINGS),
+        Loss(mask_weight="uncertainty", **SETTINGS),
     )["loss"]
     assert loss.item() == pytest.approx(MASK_LOSS / 2 + LABEL_LOSS / 4 + 0.5 * math.log(8) + 0.5)
     loss.backward()
@@ -403,7 +403,7 @@ def test_learned_balance_by_hand():
 
 def test_a_network_learns_its_balance():
     experiment = Experiment(
-        loss={"balance": "uncertainty"},
+        loss={"mask_weight": "uncertainty"},
         model=Model(arch="unet", encoder="mobilenet_v2", encoder_weights="none"),
     )
     net = models.build(experiment, 3, pretrained=False).train()

@@ -399,11 +399,11 @@ def test_freezing_what_is_not_there():
 
 
 def test_a_view_that_the_network_cannot_take_is_refused_before_the_training():
-    from src.parts.tta import VIEWS
+    from src.parts.tta import TTA
 
     pytest.importorskip("einops")
     experiment = Experiment(image_size=64, model={"arch": "unetr", "encoder_weights": "none"})
     net = models.build(experiment, 3, pretrained=True)
-    models.try_views(net, {"hflip": VIEWS["hflip"].do}, experiment.model)
+    models.try_views(net, {"hflip": TTA["hflip"].do}, experiment.model)
     with refused("bad_network", "unetr", "scale_1.3"):
-        models.try_views(net, {"scale_1.3": VIEWS["scale_1.3"].do}, experiment.model)
+        models.try_views(net, {"scale_1.3": TTA["scale_1.3"].do}, experiment.model)

@@ -28,7 +28,7 @@ from src.tools import demo_data
 from src.training import checkpoint
 
 SMALL = """image_size: 32
-predict: {views: [identity]}
+predict: {tta: [identity]}
 model: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none,
         options: {decoder_channels: [32, 16, 16, 8, 8]}}
 """
@@ -138,7 +138,7 @@ def test_a_disk_that_fills_up_inside_of_torch_is_one_line(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     code = (
         "import resource, torch\nfrom pathlib import Path\n"
-        "from src.core import checkpoint\n"
+        "from src.training import checkpoint\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n    checkpoint.save(Path('last.pt'), {'a': torch.zeros(1_000_000)})\n"
         "except Exception as error:\n    print(type(error).__name__, error.code, error)\n"
@@ -191,7 +191,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_not_used(home, at, capfd):
 
 
 def test_a_flipped_bit_in_the_pixels_is_not_trained_on(home, capfd):
-    images = paths_of(home).images(32, "stretch")
+    images = paths_of(home).images(Experiment(image_size=32, resize="stretch"))
     flip(images)
     forget()
     assert main(line(home, "train", "--fold", "0", "--force")) == 2
@@ -200,11 +200,11 @@ def test_a_flipped_bit_in_the_pixels_is_not_trained_on(home, capfd):
 
 
 def test_a_flipped_bit_is_mended_by_the_run_that_meets_it(home):
-    good = paths_of(home).images(32, "stretch").read_bytes()
-    flip(paths_of(home).images(32, "stretch"))
+    good = paths_of(home).images(Experiment(image_size=32, resize="stretch")).read_bytes()
+    flip(paths_of(home).images(Experiment(image_size=32, resize="stretch")))
     forget()
     assert main(line(home, "--force")) == 0
-    assert paths_of(home).images(32, "stretch").read_bytes() == good
+    assert paths_of(home).images(Experiment(image_size=32, resize="stretch")).read_bytes() == good
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_found_or_harmless(tmp_path):

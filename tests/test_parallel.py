@@ -239,7 +239,7 @@ def test_no_child_outlives_a_parent_that_was_killed(tmp_path):
     code = f"""
 import argparse, sys
 from pathlib import Path
-from src import parallel
+from src.pipeline import parallel
 from src.config.load import load
 from src.core.paths import Paths
 from src.pipeline.jobs import train_job

@@ -17,7 +17,7 @@ from conftest import ROOT, refused
 from src.core.pretrained import load_encoder
 from src.core.settings import Experiment, Model
 from src.parts import models
-from src.parts.tta import VIEWS
+from src.parts.tta import TTA
 
 SMALL = Experiment(model=Model(arch="unet", encoder="mobilenet_v2", encoder_weights="none"))
 
@@ -29,23 +29,23 @@ def with_model(**settings) -> Experiment:
 # ------------------------------------------------------------------------------------------------------------------------ views
 
 
-@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("name", TTA)
 def test_undoing_a_view_gives_the_image_back(name):
     x = torch.linspace(0, 1, 96).view(1, 1, 1, 96) * torch.linspace(0, 1, 96).view(1, 1, 96, 1)
-    back = VIEWS[name].undo(VIEWS[name].do(x), 96)
+    back = TTA[name].undo(TTA[name].do(x), 96)
     assert back.shape == x.shape
     if "scale" in name:
         assert (back - x).abs().max() < 0.02
         assert (
-            VIEWS[name].do(x).shape[-1] % 32 == 0
-            and VIEWS[name].do(torch.zeros(1, 1, 224, 224)).shape[-1] != 224
+            TTA[name].do(x).shape[-1] % 32 == 0
+            and TTA[name].do(torch.zeros(1, 1, 224, 224)).shape[-1] != 224
         ), "at the usual size it is another one"
     else:
         assert torch.equal(back, x)
     assert (
         name == "identity"
-        or VIEWS[name].do(x).shape != x.shape
-        or not torch.equal(VIEWS[name].do(x), x)
+        or TTA[name].do(x).shape != x.shape
+        or not torch.equal(TTA[name].do(x), x)
     ), "a view that changes nothing is none"
 
 

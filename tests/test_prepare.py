@@ -22,6 +22,8 @@ from src.data.tables import read_index
 from src.pipeline import jobs as stages
 from src.stages import prepare
 
+SMALL = Experiment(image_size=64)
+
 
 def test_demo_data_with_all_its_traps(demo, demo_prepared):
     index = read_index(demo_prepared)
@@ -43,11 +45,11 @@ def test_demo_data_with_all_its_traps(demo, demo_prepared):
     )
     truth = rle.Truth.load(demo_prepared.truth)
     images, masks = (
-        np.load(demo_prepared.images(64, "stretch"), mmap_mode="r"),
-        np.load(demo_prepared.masks(64, "stretch"), mmap_mode="r"),
+        np.load(demo_prepared.images(SMALL), mmap_mode="r"),
+        np.load(demo_prepared.masks(SMALL), mmap_mode="r"),
     )
     assert images.shape == masks.shape == (24, 64, 64) and images.dtype == masks.dtype == np.uint8
-    shown = np.load(demo_prepared.images(64, "stretch", "test"), mmap_mode="r")
+    shown = np.load(demo_prepared.images(SMALL, "test"), mmap_mode="r")
     assert shown.shape == (6, 64, 64)
     for row in test.itertuples():
         assert np.array_equal(shown[row.Index], resize(read_image(demo / row.image), 64))
@@ -78,10 +80,7 @@ def test_busi_as_downloaded_without_test_set(tmp_path, make_config):
         paths = Paths(tmp_path / f"work{number}", data)
         config = make_config()
         prepare.run(None, config, paths)
-        assert (
-            len(read_index(paths)) == 9
-            and not paths.images(Experiment(image_size=64, resize="stretch"), "test").exists()
-        )
+        assert len(read_index(paths)) == 9 and not paths.images(SMALL, "test").exists()
         assert not stages.has_test(paths) and not prepare.run(None, config, paths)
 
 
@@ -113,7 +112,7 @@ def test_table_with_run_lengths(tmp_path, make_config, dialect):
     paths = prepared(
         data,
         tmp_path,
-        make_config(columns, f"submission.order={order}", f"submission.first={first}"),
+        make_config(columns, f"submission.order={order}", f"submission.first_pixel={first}"),
     )
     truth = rle.Truth.load(paths.truth)
     assert (
@@ -132,12 +131,12 @@ def test_letterbox_and_three_channels_are_stores_of_their_own(tmp_path, make_con
     assert paths.index.stat().st_mtime_ns == before, "only the new pixels are made"
     assert (
         np.load(paths.images(Experiment(image_size=32, resize="letterbox"))).shape == (9, 32, 32)
-        and paths.images(Experiment(image_size=64, resize="stretch")).is_file()
+        and paths.images(SMALL).is_file()
     )
     colour = Paths(tmp_path / "colour", data)
     prepare.run(None, make_config("data.channels=3"), colour)
-    assert np.load(colour.images(64, "stretch")).shape == (9, 64, 64, 3) and np.load(
-        colour.masks(64, "stretch")
+    assert np.load(colour.images(SMALL)).shape == (9, 64, 64, 3) and np.load(
+        colour.masks(SMALL)
     ).shape == (9, 64, 64)
 
 
@@ -236,9 +235,11 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored, and hands that down
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from src import prepare
-from src.core import config, console, dataset
+from src.config import load as config
+from src.core import console
 from src.core.paths import Paths
+from src.data import dataset
+from src.stages import prepare
 load = dataset.load
 def load_slowly(*a):
     time.sleep(0.3)
@@ -266,10 +267,7 @@ except console.Stopped as stopped:
     out, err = process.communicate(timeout=20)
     if kill == signal.SIGINT:
         assert "stopped:" in out and err == "" and not leftovers(paths)
-    assert (
-        not paths.index.exists()
-        and not paths.images(Experiment(image_size=64, resize="stretch")).exists()
-    )
+    assert not paths.index.exists() and not paths.images(SMALL).exists()
     assert prepare.run(None, config, paths) and not leftovers(paths)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from src.__main__ import parse
-from src.cli import TOOLS
-from src.config.load import leaves, load
+from src.cli import TOOLS, parse
+from src.config.load import load
+from src.config.overrides import leaves
 from src.core.paths import Paths
 from src.core.settings import Competition, Ensemble, Experiment
 from src.pipeline.jobs import STAGES, plan
@@ -127,7 +127,7 @@ def test_every_file_and_setting_that_is_named_exists():
             assert (ROOT / file).is_file() or file in (
                 "configs/new.yaml",
                 "configs/studies/new.yaml",
-                "src/verb.py",
+                "src/stages/verb.py",
             ), file
         for key in re.findall(r"--set ([a-z_.]+)=", page):
             assert key in KNOWN or key == "key", key

@@ -419,7 +419,7 @@ def test_an_upload_cut_off(paths, contest, server):
         "upload_failed",
         "--force",
         kind=StageError,
-        names=("Nothing was handed in",),
+        names=("Nothing was submitted",),
     )
 
 

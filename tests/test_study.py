@@ -17,7 +17,7 @@ from src.core.paths import Paths
 from src.scoring.compare import Answers, paired
 
 SMALL = "image_size: 64\nmodel: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none, options: {decoder_channels: [32, 16, 16, 8, 8]}}\ntrain: {epochs: 1, lr: 2.0e-3, workers: 0}\n"
-BALANCE = "question: Which balance?\nbase: small\nset: {split.folds: 2}\ngrid: {loss.balance: [0.7, 0.2]}\n"
+BALANCE = "question: Which balance?\nbase: small\nset: {split.folds: 2}\ngrid: {loss.mask_weight: [0.7, 0.2]}\n"
 DECIDE = "question: Which threshold?\nbase: small\nset: {split.folds: 2, evaluate.threshold: [0.5], evaluate.min_area: [0.0]}\ncells: {low: {evaluate.threshold: [0.1]}, mask only: {task: mask}}\n"
 
 
@@ -41,40 +41,44 @@ def names(config) -> dict[str, list[str]]:
 
 def test_a_cell_that_changes_nothing_is_the_base_and_comes_first(configs):
     assert names(
-        study(configs, "question: Q\nbase: small\ngrid: {loss.balance: [0.2, 0.7]}\n")
-    ) == {"balance 0.7": ["small"], "balance 0.2": ["small-s-balance_0.2"]}
+        study(configs, "question: Q\nbase: small\ngrid: {loss.mask_weight: [0.2, 0.7]}\n")
+    ) == {"mask_weight 0.7": ["small"], "mask_weight 0.2": ["small-s-mask_weight_0.2"]}
 
 
 def test_all_combinations_and_all_seeds(configs):
     made = names(
         study(
             configs,
-            "question: Q\nbase: small\nseeds: [0, 7]\ngrid: {task: {both: both, masks: mask}, loss.balance: [0.7, 0.2]}\n",
+            "question: Q\nbase: small\nseeds: [0, 7]\ngrid: {task: {both: both, masks: mask}, loss.mask_weight: [0.7, 0.2]}\n",
         )
     )
     assert list(made) == [
-        "both, balance 0.7",
-        "both, balance 0.2",
-        "masks, balance 0.7",
-        "masks, balance 0.2",
+        "both, mask_weight 0.7",
+        "both, mask_weight 0.2",
+        "masks, mask_weight 0.7",
+        "masks, mask_weight 0.2",
     ]
-    assert made["both, balance 0.7"] == ["small", "small-seed7"] and made["masks, balance 0.2"] == [
-        "small-s-masks_balance_0.2",
-        "small-s-masks_balance_0.2-seed7",
+    assert made["both, mask_weight 0.7"] == ["small", "small-seed7"] and made[
+        "masks, mask_weight 0.2"
+    ] == [
+        "small-s-masks_mask_weight_0.2",
+        "small-s-masks_mask_weight_0.2-seed7",
     ]
 
 
 def test_what_is_set_for_all_cells_gives_the_base_a_name_of_its_own(configs):
     config = study(
-        configs, "question: Q\nbase: small\nset: {image_size: 96}\ngrid: {loss.balance: [0.2]}\n"
+        configs,
+        "question: Q\nbase: small\nset: {image_size: 96}\ngrid: {loss.mask_weight: [0.2]}\n",
     )
-    assert names(config) == {"small": ["small-s"], "balance 0.2": ["small-s-balance_0.2"]} and {
-        e.experiment.image_size for e in config.experiments
-    } == {96}
+    assert names(config) == {
+        "small": ["small-s"],
+        "mask_weight 0.2": ["small-s-mask_weight_0.2"],
+    } and {e.experiment.image_size for e in config.experiments} == {96}
 
 
 def test_what_is_typed_wins_over_what_the_study_sets(configs):
-    text = "question: Q\nbase: small\nset: {split.folds: 3, train.epochs: 6, evaluate.bootstrap: 100}\ngrid: {loss.balance: [0.2]}\n"
+    text = "question: Q\nbase: small\nset: {split.folds: 3, train.epochs: 6, evaluate.bootstrap: 100}\ngrid: {loss.mask_weight: [0.2]}\n"
     config = study(configs, text, overrides=["split.folds=2", "train.epochs=4"])
     assert config.competition.split.folds == 2 and {
         e.experiment.train.epochs for e in config.experiments
@@ -86,14 +90,14 @@ def test_what_is_typed_wins_over_what_the_study_sets(configs):
 
 
 def test_seeds_have_names_of_their_own_whatever_their_order(configs):
-    text = "question: Q\nbase: small\nseeds: [3, 0]\ngrid: {loss.balance: [0.2]}\n"
+    text = "question: Q\nbase: small\nseeds: [3, 0]\ngrid: {loss.mask_weight: [0.2]}\n"
     assert names(study(configs, text))["small"] == ["small-seed3", "small"]
     with refused("shared_setting", "seeds: "):
         study(configs, text, overrides=["train.seed=1"])
 
 
 def test_the_two_sizes_of_a_study_do_not_take_each_others_places(configs):
-    text = "question: Q\nbase: small\ngrid: {loss.balance: [0.2]}\ntiny: {set: {train.epochs: 1}}\n"
+    text = "question: Q\nbase: small\ngrid: {loss.mask_weight: [0.2]}\ntiny: {set: {train.epochs: 1}}\n"
     assert not {n for made in names(study(configs, text)).values() for n in made} & {
         n for made in names(study(configs, text, tiny=True)).values() for n in made
     }
@@ -126,9 +130,9 @@ def test_a_section_changes_only_what_it_names(configs):
 
 
 def test_tiny_replaces_what_it_names(configs):
-    text = "question: Q\nbase: small\ngrid: {loss.balance: [0.1, 0.2]}\ntiny: {grid: {loss.balance: [0.4]}}\n"
+    text = "question: Q\nbase: small\ngrid: {loss.mask_weight: [0.1, 0.2]}\ntiny: {grid: {loss.mask_weight: [0.4]}}\n"
     assert (
-        list(study(configs, text, tiny=True).cells) == ["small", "balance 0.4"]
+        list(study(configs, text, tiny=True).cells) == ["small", "mask_weight 0.4"]
         and study(configs, text, tiny=True).name == "s_tiny"
     )
 
@@ -136,7 +140,11 @@ def test_tiny_replaces_what_it_names(configs):
 @pytest.mark.parametrize(
     "text, code, word",
     [
-        ("question: Q\nbase: absent\ngrid: {loss.balance: [0.1]}\n", "no_such_config", "'absent'"),
+        (
+            "question: Q\nbase: absent\ngrid: {loss.mask_weight: [0.1]}\n",
+            "no_such_config",
+            "'absent'",
+        ),
         ("question: Q\nbase: small\n", "no_cells", ""),
         (
             "question: Q\nbase: small\ngrid: {loss.mask: [{dice: 1}]}\n",
@@ -144,12 +152,12 @@ def test_tiny_replaces_what_it_names(configs):
             "grid.loss.mask",
         ),
         (
-            "question: Q\nbase: small\ngrid: {loss.balanse: [0.1]}\n",
+            "question: Q\nbase: small\ngrid: {loss.mask_wieght: [0.1]}\n",
             "unknown_key",
-            "Did you mean loss.balance",
+            "Did you mean loss.mask_weight",
         ),
         (
-            "question: Q\nbase: small\ncells: {a b: {loss.balance: 0.1}, a-b: {loss.balance: 0.2}}\n",
+            "question: Q\nbase: small\ncells: {a b: {loss.mask_weight: 0.1}, a-b: {loss.mask_weight: 0.2}}\n",
             "cell_twice",
             "two cells",
         ),
@@ -164,7 +172,7 @@ def test_tiny_replaces_what_it_names(configs):
             "'bass'",
         ),
         ("base: small\n", "invalid_value", "question"),
-        ("question: Q\ngrid: {loss.balance: [0.1]}\n", "invalid_value", "base"),
+        ("question: Q\ngrid: {loss.mask_weight: [0.1]}\n", "invalid_value", "base"),
         (
             "question: Q\nbase: small\ncells: {other: {score.dice: 1.0}}\n",
             "shared_setting",
@@ -178,7 +186,7 @@ def test_tiny_replaces_what_it_names(configs):
         ("question: Q\nbase: s\ncells: {a: {task: mask}}\n", "no_such_config", "'s'"),
         ("question: Q\nbase: small\ncells: {small: {task: mask}}\n", "cell_twice", "'small'"),
         (
-            "question: Q\nbase: small\ngrid: {loss.balance: {a: 0.1}}\ncells: {a: {task: mask}}\n",
+            "question: Q\nbase: small\ngrid: {loss.mask_weight: {a: 0.1}}\ncells: {a: {task: mask}}\n",
             "cell_twice",
             "'a'",
         ),
@@ -254,12 +262,12 @@ def test_a_study_from_images_to_the_table(configs, demo, capfd):
     paths = Paths(home, demo).studies(load(configs / "studies" / "balance.yaml").competition.split)
     table = pd.read_csv(paths.study("balance", "table.csv"))
     assert (
-        list(table.cell) == ["balance 0.7", "balance 0.2"]
+        list(table.cell) == ["mask_weight 0.7", "mask_weight 0.2"]
         and table.dice_verdict.isin(["better", "worse", "no evidence"])[1]
     )
     assert (
-        "  balance 0.2  " in said
-        and "| balance 0.2 |" in paths.study("balance", "table.md").read_text()
+        "  mask_weight 0.2  " in said
+        and "| mask_weight 0.2 |" in paths.study("balance", "table.md").read_text()
     )
     assert (
         paths.study("balance", "plot.png").read_bytes()[:4] == b"\x89PNG"

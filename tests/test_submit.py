@@ -53,7 +53,7 @@ def run(paths, **competition) -> list[dict]:
     return list(csv.DictReader(open(paths.submission("exp"), newline="")))
 
 
-@pytest.mark.parametrize("dialect", [{}, {"order": "row", "first": 0, "empty": "none"}])
+@pytest.mark.parametrize("dialect", [{}, {"order": "row", "first_pixel": 0, "empty": "none"}])
 def test_rows_decode_to_the_decided_masks(ready, dialect, capsys):
     Decision(min_area=0.05, agree="mask").save(ready.decision("exp"))
     rows = run(ready, submission=dialect)
@@ -64,6 +64,7 @@ def test_rows_decode_to_the_decided_masks(ready, dialect, capsys):
     sizes = {
         r["id"]: (int(r["height"]), int(r["width"])) for r in csv.DictReader(open(ready.index))
     }
+    counted = {"first" if k == "first_pixel" else k: v for k, v in dialect.items()}
     for row in rows:
         one = predictions.select([row["id"]])
         mask, label = apply(
@@ -74,7 +75,7 @@ def test_rows_decode_to_the_decided_masks(ready, dialect, capsys):
             Classes(CLASSES, "normal"),
         )
         assert (
-            np.array_equal(decode(row["rle"], *sizes[row["id"]], **dialect), mask)
+            np.array_equal(decode(row["rle"], *sizes[row["id"]], **counted), mask)
             and row["label"] == CLASSES[label]
         )
     out = capsys.readouterr().out

@@ -18,10 +18,11 @@ from conftest import ROOT
 from zygote import Answer, Zygote
 
 from src.core.paths import Paths
+from src.core.settings import Experiment
 from src.tools import demo_data
 
 SMALL = """image_size: 32
-predict: {views: [identity]}
+predict: {tta: [identity]}
 model: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none,
         options: {decoder_channels: [32, 16, 16, 8, 8]}}
 """
@@ -86,7 +87,7 @@ def both(pair, home: Path, words: list[str], apart: float) -> list[Answer]:
 def test_two_prepares_leave_one_whole_store(pair, home, apart):
     first, second = both(pair, home, line(home, "prepare"), apart)
     assert first.code == second.code == 0, first.err + second.err
-    images = np.load(Paths(home, home / "data").images(32, "stretch"))
+    images = np.load(Paths(home, home / "data").images(Experiment(image_size=32, resize="stretch")))
     assert len(images) == 60 and images.reshape(60, -1).max(axis=1).min() > 0, "no image is black"
     made = [a for a in (first, second) if "train images:" in a.out]
     assert len(made) == 1, "the other one waited, and found it done"

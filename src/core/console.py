@@ -20,6 +20,8 @@ class InputError(Exception):
     no_credentials: the line ends with it, and tests match it, so that wording can change freely.
     """
 
+    exit_code = 2
+
     def __init__(self, what: str, where: object = "", todo: str = "", *, code: str = ""):
         where = f" ({where})" if str(where) else ""
         super().__init__(f"{what}{where}. {todo}".strip() if todo else f"{what}{where}.")
@@ -28,6 +30,8 @@ class InputError(Exception):
 
 class StageError(Exception):
     """A stage could not do its work although its input was right: exit code 1."""
+
+    exit_code = 1
 
     def __init__(self, what: str, *, code: str = ""):
         super().__init__(what)

@@ -296,6 +296,16 @@ def explained(error: OSError, path: Path | None = None) -> InputError | StageErr
     return StageError(text, code="system_error")
 
 
+def recognised(error: Exception) -> InputError | StageError | None:
+    """Any error as the one line that it ends with; None where it is a fault of the program."""
+    if isinstance(error, (InputError, StageError)):
+        return error
+    lacking = shortage(error)
+    if lacking is None and isinstance(error, OSError) and error.errno is not None:
+        return explained(error)
+    return lacking
+
+
 def system_error(error: BaseException | None) -> OSError | None:
     """The OSError in an exception or in what led to it; a library's own words count for nothing."""
     seen = 0

@@ -1,11 +1,12 @@
-"""Is an artifact up to date? A finished stage leaves a record: the keys and inputs that it read, what it wrote, when, with which versions.
+"""Is an artifact up to date? A finished stage leaves a record: the settings and inputs that it
+read, what it wrote, when, and with which versions of the libraries.
 
-Up to date = the record's keys and input fingerprints are today's, and every output is there as it was written. Decided without importing torch.
+Up to date means: settings and inputs are still those of the record, and every output is there as
+it was written. This is decided without importing torch.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import json
@@ -20,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from src.core.console import InputError, StageError, Stopped, command, listing, short
+from src.core.console import InputError, StageError, Stopped, command, say, short
 from src.core.disk import (
     OF_THE_SYSTEM,
     move,
@@ -32,7 +33,7 @@ from src.core.disk import (
 )
 from src.core.locks import Lock
 from src.core.paths import ROOT, Paths
-from src.core.settings import Competition, Ensemble, Experiment
+from src.core.settings import RENAMED, Competition, Ensemble, Experiment
 
 LIBRARIES = [
     "torch",
@@ -43,13 +44,31 @@ LIBRARIES = [
     "opencv-python-headless",
     "scikit-learn",
 ]
-FORCED = "--force asked for it to be done anew"
+FORCED = "--force asked for it to be redone"
+
+
+@dataclass(frozen=True)
+class Input:
+    """Something that a job reads.
+
+    `name`: its key in the job's record. It never changes, or finished work would go stale.
+    `made_by`: the words of the command that makes it; '' where the user provides it.
+    `digest`: of what matters in `file`, '' where that is not there yet; None: all of it matters.
+    """
+
+    name: str
+    file: Path
+    made_by: str = ""
+    digest: str | None = None
+
+    def exists(self) -> bool:
+        return self.file.is_file() if self.digest is None else self.digest != ""
 
 
 @dataclass(frozen=True)
 class State:
-    """kind: done, missing, partial (begun, goes on), stale (a key or an input changed, or --force)
-    or damaged (an output is gone, or not as it was written)."""
+    """`kind`: done, missing, partial (begun, can be resumed), stale (a setting or an input changed,
+    or --force) or damaged (an output is gone, or not as it was written)."""
 
     kind: str
     why: str = ""
@@ -61,32 +80,36 @@ class State:
 
 @dataclass(eq=False)  # by identity: a plan compares thousands of them
 class Job:
-    """One unit of work: a stage for one experiment, ensemble or fold."""
+    """One unit of work: a stage for one experiment, ensemble or fold.
+
+    `keys`: the settings that it reads. `extras`: further files, set aside with the outputs.
+    `editable`: outputs that users may edit, so that only their presence is checked. `also_reads`:
+    files that are made together with one of the inputs. `sources`: its code, below src/.
+    `folds_left`: to train in this run, this one counted.
+    """
 
     stage: str
     name: str
     paths: Paths
-    record_file: Path
     keys: dict[str, Any]
-    inputs: dict[str, Path | str]  # a file, or an already computed digest ('' = not there yet)
+    inputs: list[Input]
     outputs: list[Path]
-    made_by: dict[str, str] = field(
-        default_factory=dict
-    )  # input -> the stage that makes it, where that is not obvious
-    sources: list[str] = field(default_factory=list)
-    editable: list[Path] = field(
-        default_factory=list
-    )  # outputs that users may edit: only their presence is checked
     fold: int | None = None
-    details: dict[str, Any] = field(default_factory=dict)
+    extras: list[Path] = field(default_factory=list)
+    editable: list[Path] = field(default_factory=list)
+    also_reads: list[Path] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    experiment: Experiment | None = None
+    folds_left: int = 1
 
     @property
     def title(self) -> str:
-        return " ".join(
-            w
-            for w in (self.stage, self.name, f"fold {self.fold}" if self.fold is not None else "")
-            if w
-        )
+        fold = f"fold {self.fold}" if self.fold is not None else ""
+        return " ".join(filter(None, (self.stage, self.name, fold)))
+
+    @property
+    def record_file(self) -> Path:
+        return self.paths.record(self.stage, self.name, self.fold)
 
     @property
     def lock(self) -> Lock:
@@ -94,15 +117,20 @@ class Job:
         return Lock.of(self.paths.lock(self.stage, self.name, self.fold), self.title)
 
     def record(self) -> dict | None:
-        """What the last run of this job left; None where there is nothing that can be read."""
+        """What the last run of this job left; None where there is nothing readable."""
         try:
             record = read_json(self.record_file)
         except (OSError, InputError):
             return None
-        parts = (record.get(name, {}) for name in ("keys", "inputs", "outputs", "digests"))
-        whole = {"keys", "inputs"} <= record.keys() and all(isinstance(p, dict) for p in parts)
-        whole = whole and isinstance(record.get("seconds", 0), (int, float))
-        return record if whole else None
+        sections = [record.get(name, {}) for name in ("keys", "inputs", "outputs", "digests")]
+        is_complete = (
+            {"keys", "inputs"} <= record.keys()
+            and all(isinstance(section, dict) for section in sections)
+            and isinstance(record.get("seconds", 0), (int, float))
+        )
+        if not is_complete:
+            return None
+        return record | {"keys": {RENAMED.get(k, k): v for k, v in record["keys"].items()}}
 
     def state(self) -> State:
         record = self.record()
@@ -123,17 +151,25 @@ class Job:
 
     def require(self, who: str, verify: bool = False) -> None:
         """Raises InputError, with the command that makes it, unless this is done. `who` needs it;
-        `verify`: its outputs are read in full, whatever their times say."""
+        `verify`: its outputs are read in full, whatever their modification times."""
+        if verify and self.state().done:
+            self.verify(self.outputs)
         state = self.state()
-        if state.done and verify and not self.verify(self.outputs):
-            state = self.state()
-        if not state.done:
-            waits = state.kind in ("partial", "missing")
-            how = "is not finished" if waits else f"is {state.kind}: {state.why}"
-            words = [self.stage, *(["--fold", str(self.fold)] if self.fold is not None else [])]
-            todo = f"Make it with {command(*words)}"
-            what = f"{who} rests on {self.title}, and that {how}"
-            raise InputError(what, "", todo, code="not_finished")
+        if state.done:
+            return
+        unfinished = state.kind in ("partial", "missing")
+        how = "is not finished" if unfinished else f"is {state.kind}: {state.why}"
+        words = [self.stage] if self.fold is None else [self.stage, "--fold", str(self.fold)]
+        todo = f"Make it with {command(*words)}"
+        what = f"{who} rests on {self.title}, and that {how}"
+        raise InputError(what, "", todo, code="not_finished")
+
+    def announce(self) -> None:
+        """Say why an earlier result is made again."""
+        state = self.state()
+        if state.kind in ("stale", "damaged"):
+            kept = "; the old result moves to artifacts/old/" if state.kind == "stale" else ""
+            say(f"{self.title}: {state.why}{kept}")
 
     def _is_as_written(self, path: Path, record: dict) -> bool:
         """By its length, and by its content where that may have changed since the last look."""
@@ -146,52 +182,43 @@ class Job:
 
     def verify(self, paths: list[Path]) -> bool:
         """Read those of `paths` that are outputs of this job, once in each run and whatever their
-        times say; False where one is not as it was written. `state` then says so, too."""
+        modification times; False where one is not as it was written. `state` then says so, too."""
         digests = (self.record() or {}).get("digests", {})
         known = Fingerprints.of(self.paths)
         read = [p for p in paths if p in self.outputs and p not in self.editable and p.is_file()]
-        whole = all(known.verified(p) == digests.get(p.name, known.get(p)) for p in read)
-        if not whole:
-            known.save()  # so that the next command, which is to mend it, knows it too
-        return whole
+        intact = all(known.get(p, again=True) == digests.get(p.name, known.get(p)) for p in read)
+        if not intact:
+            known.save()  # so that the next command, which is to repair it, knows it too
+        return intact
 
     def changed(self, record: dict) -> str:
-        """Which key or input differs from the record, in words; '' where none does. A key that the
-        record does not have, since that setting came later, counts as its default."""
+        """Which setting or input differs from the record, in words; '' where none does. A setting
+        that the record lacks, since it was added later, counts as its default."""
         then, now = record["keys"], json.loads(json.dumps(self.keys))
         for key in sorted({*then, *now}):
             if key not in then and key in defaults() and now[key] == defaults()[key]:
                 continue
             if then.get(key) != now.get(key):
                 return f"{key} changed from {then.get(key, 'unset')} to {now.get(key, 'unset')}"
-        for name in sorted({*record["inputs"], *self.inputs}):
-            if record["inputs"].get(name) != self.fingerprint(name):
-                return f"{name} changed" if name in record["inputs"] else f"{name} is new"
+        then, now = record["inputs"], self.fingerprints()
+        for name in sorted({*then, *now}):
+            if then.get(name) != now.get(name, ""):
+                return f"{name} changed" if name in then else f"{name} is new"
         return ""
 
-    def fingerprint(self, name: str) -> str:
-        value = self.inputs.get(name, "")
-        return fingerprint(value, self.paths) if isinstance(value, Path) else value
-
-    def missing_inputs(self) -> list[str]:
-        """The names of the inputs that are not there."""
-        return [
-            n for n, v in self.inputs.items() if not (v.is_file() if isinstance(v, Path) else v)
-        ]
+    def fingerprints(self) -> dict[str, str]:
+        """Of every input, by name; '' where it is not there."""
+        return {
+            i.name: fingerprint(i.file, self.paths) if i.digest is None else i.digest
+            for i in self.inputs
+        }
 
     def makers(self, jobs: list[Job]) -> list[Job]:
-        """Those of `jobs` whose outputs this one reads; a digest in place of a file is of the index."""
-        read = {v for v in self.inputs.values() if isinstance(v, Path)}
-        from_index = any(
-            not isinstance(v, Path) and self.made_by.get(n) == "prepare"
-            for n, v in self.inputs.items()
-        )
-        return [
-            j
-            for j in jobs
-            if j is not self
-            and (read & set(j.outputs) or from_index and j.outputs[0].name == self.paths.index.name)
-        ]
+        """Those of `jobs` whose outputs this one reads. All of prepare is made in one pass."""
+        if self.stage == "prepare":
+            return []
+        read = {i.file for i in self.inputs}
+        return [j for j in jobs if j is not self and not read.isdisjoint(j.outputs)]
 
     def changed_sources(self) -> list[str]:
         """Which source files changed since this was made: a warning, not a reason to redo."""
@@ -199,11 +226,13 @@ class Job:
         return [s for s, digest in self._sources().items() if s in then and then[s] != digest]
 
     def _sources(self) -> dict[str, str]:
-        return {s: _digest_file(ROOT / s) for s in self.sources if (ROOT / s).is_file()}
+        files = {f"src/{source}": ROOT / "src" / source for source in self.sources}
+        return {name: _digest_file(file) for name, file in files.items() if file.is_file()}
 
     def redo(self) -> None:
-        """--force: note in the record that this is to be done anew, so that a run that is stopped
-        goes on with what is left, without --force. What another run is at is just being done."""
+        """--force: note in the record that this is to be redone, so that a stopped run goes on
+        with what is left, without --force. What another run is working on is being redone anyway.
+        """
         if not self.lock.acquire():
             return
         try:
@@ -218,88 +247,72 @@ class Job:
         """Around the work, under the job's lock: sets aside what no longer fits, notes the start,
         and on success writes the record with `facts` (filled by the work)."""
         with self.lock.held():
-            moved = self._clear_the_place()
+            moved = self._make_room()
             begun = {
                 "stage": self.stage,
                 "keys": self.keys,
-                "inputs": {n: self.fingerprint(n) for n in self.inputs},
+                "inputs": self.fingerprints(),
                 "started": _now(),
                 "ended": None,
             }
-            # the outputs of a stage that goes on by itself (train, predict) stay valid while keys and inputs do
+            # a stage that resumes by itself (train, predict) finds its outputs still valid
             write_json(self.record_file, begun)
             started = time.time()
             try:
                 yield
             except BaseException as error:
-                self._put_back(moved, may_be_repeated(error))
+                self._put_back(moved, keep_redo=_may_be_repeated(error))
                 raise
             known = Fingerprints.of(self.paths)
-            outputs = {path.name: path.stat().st_size for path in self.outputs}
-            digests = {path.name: known.get(path) for path in self.outputs}
             record = begun | {
                 "ended": _now(),
                 "seconds": round(time.time() - started, 1),
-                "outputs": outputs,
-                "digests": digests,
+                "outputs": {path.name: path.stat().st_size for path in self.outputs},
+                "digests": {path.name: known.get(path) for path in self.outputs},
+                "versions": _versions(),
+                "sources": self._sources(),
             }
-            write_json(
-                self.record_file,
-                record | {"versions": _versions(), "sources": self._sources()} | facts,
-            )
+            write_json(self.record_file, record | facts)
             known.save()
 
-    def _clear_the_place(self) -> dict[Path, Path]:
-        """Set aside what no longer fits; returns what went where, to be put back if nothing comes of the work."""
+    def _make_room(self) -> dict[Path, Path]:
+        """Set aside what no longer fits; returns what went where, to be put back if the work
+        comes to nothing."""
         state = self.state()
         if state.kind in ("stale", "missing"):
-            return self.set_aside()
-        if state.kind == "damaged":  # no work may go on from it
+            return self._set_aside()
+        if state.kind == "damaged":  # no work may be resumed from it
             record = self.record() or {}
-            for path in self.outputs:
-                if path.is_file() and not self._is_as_written(path, record):
-                    retire(path, self.paths)
+            there = [p for p in self.outputs if p.is_file()]
+            retire([p for p in there if not self._is_as_written(p, record)], self.paths)
         return {}
 
-    def _put_back(self, moved: dict[Path, Path], keep_wish: bool) -> None:
-        """Nothing came of it: a typo must not cost hours of training. `keep_wish`: what --force
-        asked for is still to be done."""
-        if moved and not any(
-            path.exists() for path in (*self.outputs, *self.details.get("extras", []))
-        ):
-            with suppress(
-                OSError, InputError, StageError
-            ):  # why it failed is said, whatever becomes of this
-                for path, kept in moved.items():
-                    move(kept, path)
-                record = self.record()
-                if record is not None and not keep_wish and record.pop("redo", None):
-                    write_json(self.record_file, record)
-
-    def set_aside(self) -> dict[Path, Path]:
+    def _set_aside(self) -> dict[Path, Path]:
         """Move this job's outputs, if any, to artifacts/old/<time>/; returns where each went."""
-        there = [
-            p
-            for p in (*self.outputs, *self.details.get("extras", []), self.record_file)
-            if p.exists()
-        ]
-        if not any(
-            p in there for p in self.outputs
-        ):  # parts of something never finished are worth nothing under other settings
-            for path in there:
-                remove(path)
-            return {}
-        attic = new_folder(self.paths.old, time.strftime("%Y%m%d-%H%M%S"))
-        moved = {path: attic / os.path.relpath(path, self.paths.work) for path in there}
-        for path, target in moved.items():
-            move(path, target)
-        return moved
+        there = [p for p in (*self.outputs, *self.extras, self.record_file) if p.exists()]
+        if not set(there).isdisjoint(self.outputs):
+            return retire(there, self.paths)
+        for path in there:  # of something never finished: useless under other settings
+            remove(path)
+        return {}
+
+    def _put_back(self, moved: dict[Path, Path], keep_redo: bool) -> None:
+        """The work came to nothing: a typo must not cost hours of training. `keep_redo`: what
+        --force asked for is still to be done."""
+        if not moved or any(path.exists() for path in (*self.outputs, *self.extras)):
+            return
+        with suppress(OSError, InputError, StageError):  # the reason of the failure is what counts
+            for path, kept in moved.items():
+                move(kept, path)
+            record = self.record()
+            if record is not None and not keep_redo and record.pop("redo", None):
+                write_json(self.record_file, record)
 
 
-def may_be_repeated(error: BaseException) -> bool:
+def _may_be_repeated(error: BaseException) -> bool:
     """Was the work stopped, or refused by the machine, rather than wrong?"""
-    stopped = not isinstance(error, Exception) or isinstance(error, Stopped)
-    return stopped or isinstance(error, OSError) or getattr(error, "code", "") in OF_THE_SYSTEM
+    stopped = not isinstance(error, Exception) or isinstance(error, (Stopped, OSError))
+    return stopped or getattr(error, "code", "") in OF_THE_SYSTEM
 
 
 @functools.cache
@@ -319,24 +332,31 @@ def _collect_defaults(model: type[BaseModel], prefix: str, flat: dict[str, Any])
             flat[prefix + name] = info.get_default(call_default_factory=True)
 
 
-def retire(path: Path, paths: Paths) -> None:
-    """Move a file to artifacts/old/<time>/."""
+def retire(files: list[Path], paths: Paths) -> dict[Path, Path]:
+    """Move files to artifacts/old/<time>/; returns where each went."""
+    if not files:
+        return {}
     attic = new_folder(paths.old, time.strftime("%Y%m%d-%H%M%S"))
-    move(path, attic / os.path.relpath(path, paths.work))
+    moved = {path: attic / os.path.relpath(path, paths.work) for path in files}
+    for path, target in moved.items():
+        move(path, target)
+    return moved
 
 
 class Fingerprints:
-    """Content digests of files, remembered by path, size and time, so that a second look costs a stat."""
+    """Content digests of files, remembered by path, size and time: a second look costs a stat."""
 
     _loaded: dict[Path, Fingerprints] = {}
 
     def __init__(self, file: Path):
         self.file, self.dirty = file, False
         self.read: set[tuple[str, int, int]] = set()  # what this run has read in full
-        self.known: dict[str, list] = {}
+        self.known: dict[str, list] = {}  # path -> [size, time, digest]
         remove_leftovers(file)  # it may not be written again for long
-        with suppress(OSError, InputError):  # only a memory: what is not understood is read again
-            self.known = {k: v for k, v in read_json(file).items() if _is_mark(v)}
+        with suppress(OSError, InputError):  # only a cache: what is not understood is read again
+            for path, entry in read_json(file).items():
+                if isinstance(entry, list) and [type(v) for v in entry] == [int, int, str]:
+                    self.known[path] = entry
 
     @classmethod
     def of(cls, paths: Paths) -> Fingerprints:
@@ -344,35 +364,23 @@ class Fingerprints:
             cls._loaded[paths.fingerprints] = cls(paths.fingerprints)
         return cls._loaded[paths.fingerprints]
 
-    def get(self, path: Path) -> str:
-        key, size, when = _mark(path)
-        if self.known.get(key, [None, None])[:2] != [size, when]:
-            self.known[key] = [size, when, _digest_file(path)]
-            self.read.add((key, size, when))
+    def get(self, path: Path, again: bool = False) -> str:
+        """The digest of a file's content. `again`: read in this run, whatever its modification
+        time, since a disk may change bytes and no time."""
+        stat = path.stat()
+        mark = os.path.abspath(path), stat.st_size, stat.st_mtime_ns
+        name, *now = mark
+        if self.known.get(name, [])[:2] != now or again and mark not in self.read:
+            self.known[name] = [*now, _digest_file(path)]
+            self.read.add(mark)
             self.dirty = True
-        return self.known[key][2]
-
-    def verified(self, path: Path) -> str:
-        """The same, read in this run: a disk may change bytes and no time."""
-        key, size, when = _mark(path)
-        if (key, size, when) not in self.read:
-            self.known.pop(key, None)
-        return self.get(path)
+        return self.known[name][2]
 
     def save(self) -> None:
         if self.dirty and self.file.parent.is_dir():
-            with suppress(OSError, InputError, StageError):  # only a memory
+            with suppress(OSError, InputError, StageError):  # only a cache
                 write_json(self.file, self.known)
                 self.dirty = False
-
-
-def _mark(path: Path) -> tuple[str, int, int]:
-    stat = path.stat()
-    return os.path.abspath(path), stat.st_size, stat.st_mtime_ns
-
-
-def _is_mark(value: Any) -> bool:
-    return isinstance(value, list) and [type(v) for v in value] == [int, int, str]
 
 
 def fingerprint(path: Path, paths: Paths) -> str:
@@ -380,84 +388,25 @@ def fingerprint(path: Path, paths: Paths) -> str:
     return Fingerprints.of(paths).get(path) if path.is_file() else ""
 
 
-def folder_fingerprint(files: list[Path], home: Path, paths: Paths) -> str:
-    """A digest of the names and contents of files below `home`; '' for none."""
-    if not files:
-        return ""
-    known, lines, unreadable = Fingerprints.of(paths), [], []
-    for file in sorted(files):
-        name = os.path.relpath(file, home)
-        try:
-            lines.append(f"{name} {known.get(file)}")
-        except PermissionError:
-            unreadable.append(name)
-    if unreadable:
-        todo = f"Give yourself the right to read them: chmod -R u+rX {short(home)}"
-        what = f"no permission to read {listing(unreadable)}"
-        raise InputError(what, short(home), todo, code="unreadable_file")
-    return _digest("\n".join(lines).encode(errors="surrogateescape"))
-
-
-def rows_fingerprint(index: Path, part: str) -> str:
-    """A digest of the index's train or test rows, paths left out; '' where there are none."""
-    try:
-        stat = index.stat()
-    except OSError:
-        return ""
-    return _rows_digest(index, part, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=64)
-def _rows_digest(index: Path, part: str, *stat) -> str:
-    rows = [
-        [v for k, v in row.items() if k != "image"]
-        for row in _rows(index, *stat)
-        if row["set"] == part
-    ]
-    return _digest(json.dumps(rows).encode()) if rows else ""
-
-
-@functools.lru_cache(maxsize=4)
-def _rows(index: Path, *_) -> list[dict[str, str]]:
-    """Size and time make a changed file another question: a plan asks dozens of times."""
-    try:
-        with open(index, newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
-        return rows if all({"id", "set"} <= row.keys() for row in rows) else []
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return []
-
-
-def index_ids(index: Path, part: str) -> list[str]:
-    """The ids of the index's train or test rows; none where there is no index yet."""
-    try:
-        stat = index.stat()
-    except OSError:
-        return []
-    return [row["id"] for row in _rows(index, stat.st_size, stat.st_mtime_ns) if row["set"] == part]
-
-
 def _versions() -> dict[str, str]:
     found = {}
     for library in LIBRARIES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            pass
     return found
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """12 bytes of BLAKE2, in hexadecimal."""
     return hashlib.blake2b(data, digest_size=12).hexdigest()
 
 
 def _digest_file(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=12)
     with open(path, "rb") as file:
-        return (
-            hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=12)).hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _digest(file.read())
-        )
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _now() -> str:

@@ -192,8 +192,7 @@ class Paths:
     # the record that a finished stage leaves
     def record(self, stage: str, name: str = "", fold: int | None = None) -> Path:
         return {
-            "prepare": self.prepared / "stage.json",
-            "store": self.prepared / f"stage_{name}.json",
+            "prepare": self.prepared / (f"stage_{name}.json" if name else "stage.json"),
             "split": self.artifacts / "stage_split.json",
             "train": self.fold(name, fold or 0) / "stage.json",
             "predict": self.predictions(name) / "stage.json",

@@ -195,19 +195,19 @@ class Submission(Strict):
     probabilities: dict[str, str] | None = None  # class -> the column of its probability
     rle: str | None = None  # the column of run lengths
     order: Literal["column", "row"] | None = None  # column: top to bottom, then left to right
-    first: Literal[0, 1] | None = None  # the number of the first pixel
-    relative: bool | None = None  # starts are counted from the end of the run before
+    first_pixel: Literal[0, 1] | None = None  # the number of the first pixel
+    relative_starts: bool | None = None  # starts are counted from the end of the run before
     empty: Cell | None = None  # what stands for an empty mask
     # height, width that masks are handed in at; absent: each image's own
     size: tuple[Side, Side] | None = None
-    several: bool | None = None  # a row for every connected part of a mask
+    row_per_component: bool | None = None  # a row for every connected part of a mask
     boxes: str | None = None  # the column of boxes around connected parts
     box: str | None = (
         None  # one box: words of label, confidence, xmin, ymin, xmax, ymax, width, height; pixels, xmax is the last column + 1
     )
     masks: PathText | None = None  # PNG files in a zip beside the table: masks/{id}.png
-    lesion: Annotated[int, Field(ge=1, le=255)] | None = None  # their value of a lesion
-    copied: list[str] | None = None  # columns taken over from the sample
+    mask_value: Annotated[int, Field(ge=1, le=255)] | None = None  # their value of a lesion
+    passthrough: list[str] | None = None  # columns taken over from the sample
     delimiter: Literal[",", ";", "|", " ", "\t", "tab"] | None = None
 
 
@@ -271,7 +271,7 @@ class Model(Strict):
 
 
 class Loss(Strict):
-    balance: Share | Literal["uncertainty"] = (
+    mask_weight: Share | Literal["uncertainty"] = (
         0.7  # λ of the lecture: λ·mask + (1−λ)·label; uncertainty: learned (Kendall et al. 2018)
     )
     mask: dict[str, Weight] = {"dice": 1.0, "bce": 1.0}
@@ -325,7 +325,7 @@ class Train(Strict):
 
 
 class Predict(Strict):
-    views: list[str] = Field(["identity", "hflip"], min_length=1)
+    tta: list[str] = Field(["identity", "hflip"], min_length=1)
     checkpoint: Literal["last", "best"] = "last"
     weights: Literal["auto", "float16", "float32"] = (
         "auto"  # float16: half the bytes in a bundle; auto: for the folds whose scores that leaves as they are
@@ -369,6 +369,17 @@ class Study(StudySize):
         str, Any
     ] = {}  # what is otherwise at the size that two cores can train: ./run.sh study --tiny
 
+
+# a setting's name in earlier versions -> its name now; configs may still use the old one
+RENAMED = {
+    "loss.balance": "loss.mask_weight",
+    "predict.views": "predict.tta",
+    "submission.first": "submission.first_pixel",
+    "submission.several": "submission.row_per_component",
+    "submission.relative": "submission.relative_starts",
+    "submission.lesion": "submission.mask_value",
+    "submission.copied": "submission.passthrough",
+}
 
 # settings that change how fast a result comes, not the result: no reason to do a stage again
 NEUTRAL = {"model.weights_dir", "train.workers", "train.compile", "predict.batch_size"}

@@ -20,6 +20,8 @@ from src.data import rle
 from src.data.decode import size_of
 from src.data.images import read_image
 
+# what report.json knows of the run lengths -> the setting of submission: that decides it
+SETTING = {"order": "order", "first": "first_pixel", "relative": "relative_starts"}
 SIDES = (
     64,
     96,
@@ -80,7 +82,7 @@ def detect(
     bad, crossing = best[0][:2]
     equal = [way for *cost, way in best if cost[0] == bad and cost[1] - crossing < MARGIN]
     others = [cost[1] for *cost, way in best if way not in equal]
-    for at, name in enumerate(("order", "first", "relative")):
+    for at, name in enumerate(SETTING.values()):
         if (told := getattr(given, name)) is not None and count:
             if not (fit := [w for w in equal if w[at] == told]):
                 raise InputError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.core.console import InputError, command, counted, listing, short
+from src.core.disk import replacing
 from src.core.paths import Paths
 
 if TYPE_CHECKING:
@@ -69,6 +70,14 @@ def read_labels(paths: Paths, index: pd.DataFrame, classes: list[str]) -> np.nda
             f"unknown class {listing(unknown)}", short(paths.index), todo, code="unknown_class"
         )
     return index["label"].map({c: i for i, c in enumerate(classes)}).to_numpy("int64")
+
+
+def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable]) -> None:
+    """A CSV file, whole or not at all."""
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows(rows)
 
 
 def open_store(file: Path, rows: int, size: int) -> np.ndarray:

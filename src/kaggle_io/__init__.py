@@ -1,4 +1,4 @@
-"""Kaggle: its client, its errors in one line, downloads unpacked, and the log of what was submitted.
+"""Kaggle: its client, its errors in one line each, downloads unpacked, and the log of submissions.
 
 Nothing else imports the kaggle package.
 """

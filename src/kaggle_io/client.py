@@ -1,10 +1,14 @@
-"""Kaggle by way of its own package: what a contest offers, its files, what was handed in. The only module that imports `kaggle`, and only inside functions:
-its import signs in, and prints a screen of help, raises or exits where it cannot.
+"""Kaggle through its own package: what a contest offers, its files, and what was submitted to it.
 
-READS   the credentials that the package itself finds (KAGGLE_API_TOKEN, KAGGLE_USERNAME with KAGGLE_KEY, files in ~/.kaggle). Prints and stores none of them.
+The only module that imports `kaggle`, and only inside functions: the import signs in, and prints a
+screen of help, raises or exits where it cannot.
 
-Tested with kaggle 2.2.4. Only public methods and the package's generated client are used, so that 1.7, the last one for Python 3.10, serves too; it does not
-say what a contest is called, when it ends, nor how many submissions are left.
+READS   the credentials that the package itself finds (KAGGLE_API_TOKEN, KAGGLE_USERNAME with
+        KAGGLE_KEY, files in ~/.kaggle). None of them is printed or stored.
+
+Tested with kaggle 2.2.4. Only public methods and the package's generated client are used, so that
+1.7, the last version for Python 3.10, works too; that one does not know what a contest is called,
+when it ends, nor how many submissions are left.
 """
 
 from __future__ import annotations
@@ -12,78 +16,55 @@ from __future__ import annotations
 import base64
 import importlib
 import io
-import json
+import math
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from src.core.console import InputError, StageError, duration, short, warn
+from src.core.console import InputError, StageError, short
 from src.kaggle_io.errors import (
-    SITE,
-    ConnectionLost,
     NotSubmitted,
     RangeNotSatisfiable,
-    ServerBusy,
     TransientError,
     bounded_requests,
     not_signed_in,
+    pause,
     redact,
     translate,
-    url,
 )
 
-if TYPE_CHECKING:
-    import argparse
-
-    from src.config.load import Config
-    from src.core.paths import Paths
-
-__all__ = [
-    "Download",
-    "ServerBusy",
-    "Contest",
-    "Kaggle",
-    "ConnectionLost",
-    "NotSubmitted",
-    "RemoteFile",
-    "RemoteSubmission",
-    "plain_dataset",
-    "plain_slug",
-    "slug_of",
-    "url",
-]
-TRIES = 4  # of what may go better the next time
+TRIES = 4  # for a request that may work the next time
 PAUSE = 1.0  # seconds before the second try, doubled before each further one
-LONGEST = 120.0  # seconds; where Kaggle asks for more (Retry-After) the user is told instead
-NEEDED = "1.7.4"  # of the package
+LONGEST = 120.0  # seconds; a longer wait that Kaggle asks for (Retry-After) is left to the user
+NEEDED = "1.7.4"  # version of the package
 PAGES = 25  # of 200 files
-NOT_UPLOADED = "Could not submit to competition"  # what the package returns, in place of an error, where the upload failed
+METHODS = (
+    "build_kaggle_client",
+    "competition_list_files",
+    "competition_submissions",
+    "competition_submit",
+    "dataset_list_files",
+)
+# what the package returns, in place of an error, where the upload failed
+NOT_UPLOADED = "Could not submit to competition"
 
 
 @dataclass(frozen=True)
 class Contest:
-    """Unknown is None, or ''."""
+    """What is not known is None, or ''."""
 
     slug: str
     title: str
-    url: str
     deadline: datetime | None = None  # UTC
     entered: bool | None = None
-    daily: int | None = None  # submissions a day
+    daily: int | None = None  # daily submission limit
     metric: str = ""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    name: str
-    bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -99,18 +80,17 @@ class RemoteSubmission:
     private: float | None = None
     error: str = ""
     user: str = ""
-    team: str = ""
 
 
 @dataclass
 class Download:
-    """A file on its way; iterate over it for its bytes from `start` on. Raises ConnectionLost where the connection breaks off."""
+    """A running download. Iterating gives its bytes from `start` on, and raises ConnectionLost
+    where the connection breaks."""
 
     name: str
-    mark: dict[
-        str, Any
-    ]  # etag, modified, bytes; None what is not said. Of the same mark, the same bytes
-    md5: str  # of the whole file, base64; '' where it is not said
+    # etag, modified, bytes; None what Kaggle does not tell. The same mark means the same bytes
+    mark: dict[str, Any]
+    md5: str  # of the whole file, base64; '' where Kaggle does not tell
     start: int
     response: Any = field(repr=False)
 
@@ -123,187 +103,93 @@ class Download:
             self.response.close()
 
 
-def slug_of(given: argparse.Namespace, config: Config, paths: Paths) -> str:
-    """The contest: --competition, else slug in competition.yaml, else the one whose files are in the data folder. Raises InputError where none is named."""
-    fetched = ""
-    if paths.fetched.is_file():
-        try:
-            fetched = json.loads(paths.fetched.read_text(encoding="utf-8"))["competition"]
-            fetched = fetched if isinstance(fetched, str) else ""
-        except (OSError, ValueError, RecursionError, KeyError, TypeError):
-            pass  # damaged: as good as nothing
-    for text, where in (
-        (given.competition, "--competition"),
-        (config.competition.slug, "slug in competition.yaml"),
-        (fetched, short(paths.fetched)),
-    ):
-        if text:
-            return plain_slug(text, where)
-    raise InputError(
-        "no contest is named",
-        "neither by --competition, nor by slug: in competition.yaml, nor by "
-        f"{short(paths.fetched)}",
-        f"Name it by --competition SLUG, the last word of its address, {SITE}/competitions/<slug>",
-        code="no_contest_named",
-    )
-
-
-def plain_slug(text: str, where: str = "--competition") -> str:
-    """'SLUG' of SLUG or of the address of a page; raises InputError for an invitation or anything else."""
-    address = re.sub(r"^(https?://)?(www\.)?kaggle\.com/", "", text.strip(), flags=re.I)
-    word = re.sub(r"^(competitions|c)/", "", address) if address != text.strip() else address
-    if re.match(r"(t|competitions/invite)/", address) or re.fullmatch(r"[0-9a-f]{32,}", word):
-        raise InputError(
-            f"an invitation is no slug: {text}",
-            where,
-            "Open it in a browser, join the contest, and take the last word of its "
-            f"address, {SITE}/competitions/<slug>",
-            code="invitation",
-        )
-    word = re.split(r"[/?#]", word)[0] if address != text.strip() else word
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", word, flags=re.I):
-        raise InputError(
-            f"'{text}' is no contest's slug",
-            where,
-            f"It is the last word of its address, {SITE}/competitions/<slug>",
-            code="not_a_slug",
-        )
-    return word.lower()
-
-
-def plain_dataset(text: str) -> str:
-    """'OWNER/NAME' of the same or of the address of its page; raises InputError for anything else."""
-    address = re.sub(r"^(https?://)?(www\.)?kaggle\.com/(datasets/)?", "", text.strip(), flags=re.I)
-    found = re.fullmatch(
-        r"([\w-]+)/([\w-]+)(/versions/\d+|/data)?/?([?#].*)?", address, flags=re.ASCII
-    )
-    if not found:
-        raise InputError(
-            f"'{text}' is no data set",
-            "--dataset",
-            f"It is OWNER/NAME, the last two words of its address, {SITE}/datasets/OWNER/NAME",
-            code="not_a_slug",
-        )
-    return f"{found[1]}/{found[2]}"
-
-
 class Kaggle:
-    """Signed in. Every method raises InputError or StageError, in one line that says what to do; what may pass is tried again first."""
+    """Signed in. Every method raises InputError or StageError, in one line that says what to do;
+    what may work the next time is tried again first."""
 
     def __init__(self) -> None:
         self.secrets: list[str] = []
         self.api = self._ask("", _sign_in)
-        said = self.api.config_values
-        basic = base64.b64encode(f"{said.get('username')}:{said.get('key')}".encode()).decode()
-        self.secrets = [value for value in (said.get("key"), said.get("token"), basic) if value]
+        values = self.api.config_values
+        basic = base64.b64encode(f"{values.get('username')}:{values.get('key')}".encode()).decode()
+        self.secrets = [text for text in (values.get("key"), values.get("token"), basic) if text]
 
     def contest(self, slug: str) -> Contest:
-        found = self._request(
-            slug,
-            "competitions",
-            "competition",
-            "get_competition",
-            "ApiGetCompetitionRequest",
-            competition_name=slug,
-        )
+        found = self._request(slug, "competition", "get_competition", competition_name=slug)
         if found is None:
-            return Contest(slug, slug, url(slug))
-        deadline = found.deadline.replace(tzinfo=timezone.utc) if found.deadline else None
+            return Contest(slug, slug)
         return Contest(
             slug,
             found.title or slug,
-            url(slug),
-            deadline,
+            found.deadline.replace(tzinfo=timezone.utc) if found.deadline else None,
             found.user_has_entered,
             found.max_daily_submissions or None,
             found.evaluation_metric or "",
         )
 
-    def files(self, of: str) -> list[RemoteFile]:
-        """Of a contest SLUG or a data set OWNER/NAME; [] where there are more than 5000."""
-        found, token = [], None
-        self._needs(
-            "dataset_list_files" if "/" in of else "competition_list_files", "cannot list files"
-        )
-        ask = self.api.dataset_list_files if "/" in of else self.api.competition_list_files
+    def files(self, of: str) -> dict[str, int | None]:
+        """name -> bytes of a contest SLUG or a data set OWNER/NAME; {} where there are more than
+        5000."""
+        ask, listed = self.api.competition_list_files, "files"
+        if "/" in of:
+            ask, listed = self.api.dataset_list_files, "dataset_files"
+        found, token = {}, None
         for _ in range(PAGES):
-            page = self._ask(of, lambda: ask(of, page_token=token, page_size=200))
-            found += [
-                RemoteFile(f.name, f.total_bytes or None)
-                for f in (page.dataset_files if "/" in of else page.files)
-            ]
+            page = self._ask(of, lambda token=token: ask(of, page_token=token, page_size=200))
+            found |= {f.name: f.total_bytes or None for f in getattr(page, listed)}
             token = page.next_page_token
             if not token:
                 return found
-        return []
+        return {}
 
     def download(self, of: str, start: int = 0, mark: dict[str, Any] | None = None) -> Download:
-        """Everything of a contest SLUG or a data set OWNER/NAME as one file: from byte `start` on where it still is the file of this `mark`, else from 0."""
-        same = (mark["etag"] or mark["modified"]) if mark else None
-        headers = {"Accept-Encoding": "identity"} | (
-            {"Range": f"bytes={start}-", "If-Range": same} if start and same else {}
-        )
+        """Everything of a contest SLUG or a data set OWNER/NAME as one file: from byte `start` on
+        where it still is the file of this `mark`, else from 0."""
+        headers = {"Accept-Encoding": "identity"}
+        known = (mark["etag"] or mark["modified"]) if mark else None
+        if start and known:
+            headers |= {"Range": f"bytes={start}-", "If-Range": known}
         try:
             if "/" in of:
                 owner, name = of.split("/")
-                response = self._request(
-                    of,
-                    "datasets",
-                    "dataset",
-                    "download_dataset",
-                    "ApiDownloadDatasetRequest",
-                    headers,
-                    owner_slug=owner,
-                    dataset_slug=name,
-                )
+                asked = {"owner_slug": owner, "dataset_slug": name}
+                response = self._request(of, "dataset", "download_dataset", headers, **asked)
             else:
-                response = self._request(
-                    of,
-                    "competitions",
-                    "competition",
-                    "download_data_files",
-                    "ApiDownloadDataFilesRequest",
-                    headers,
-                    competition_name=of,
-                )
+                asked = {"competition_name": of}
+                response = self._request(of, "competition", "download_data_files", headers, **asked)
         except RangeNotSatisfiable:
             return self.download(of)
         if response is None:
             raise too_old("cannot download")
-        said = response.headers
-        came = re.match(r"bytes (\d+)-\d+/(\d+)", said.get("Content-Range", ""))
-        length = (
-            came[2]
-            if came
-            else None
-            if said.get("Content-Encoding")
-            else said.get("Content-Length")
-        )
+        given = response.headers
+        part = re.match(r"bytes (\d+)-\d+/(\d+)", given.get("Content-Range", ""))
+        length = None if given.get("Content-Encoding") else given.get("Content-Length")
+        if part:
+            length = part[2]
         now = {
-            "etag": said.get("ETag"),
-            "modified": said.get("Last-Modified"),
+            "etag": given.get("ETag"),
+            "modified": given.get("Last-Modified"),
             "bytes": int(length) if length else None,
         }
-        if response.status_code == 206 and (
-            not came or int(came[1]) != start or now != mark
-        ):  # another file by now, and If-Range was not heeded
+        as_asked = part and int(part[1]) == start and now == mark
+        if response.status_code == 206 and not as_asked:  # If-Range was not heeded
             response.close()
             return self.download(of)
-        name = re.search(r'filename="?([^";]+)', said.get("Content-Disposition", ""))
-        md5 = re.search(r"md5=([\w+/]+=*)", said.get("x-goog-hash", ""))
+        name = re.search(r'filename="?([^";]+)', given.get("Content-Disposition", ""))
+        md5 = re.search(r"md5=([\w+/]+=*)", given.get("x-goog-hash", ""))
         return Download(
             name[1] if name else response.url.split("?")[0].rsplit("/", 1)[-1],
             now,
-            md5[1] if md5 else said.get("Content-MD5", ""),
-            start if came else 0,
+            md5[1] if md5 else given.get("Content-MD5", ""),
+            start if part else 0,
             response,
         )
 
     def submissions(self, slug: str) -> list[RemoteSubmission]:
         """Newest first, the last hundred at most."""
-        self._needs("competition_submissions", "cannot list submissions")
-        found = self._ask(slug, lambda: self.api.competition_submissions(slug, page_size=100)) or []
-        sent = [
+        ask = self.api.competition_submissions
+        found = self._ask(slug, lambda: ask(slug, page_size=100)) or []
+        listed = [
             RemoteSubmission(
                 str(s.ref),
                 s.date.strftime("%Y-%m-%dT%H:%M:%SZ") if s.date else "",
@@ -314,165 +200,143 @@ class Kaggle:
                 _number(s.private_score),
                 " ".join((s.error_description or "").split()),
                 s.submitted_by or "",
-                s.team_name or "",
             )
             for s in found
             if s
         ]
-        return sorted(sent, key=lambda s: s.when, reverse=True)
+        return sorted(listed, key=lambda s: s.when, reverse=True)
 
     def remaining(self, slug: str) -> int | None:
-        """Submissions left today; None where Kaggle does not say: to an older package, or as long as nobody of the team has sent anything, when all is zero."""
-        if not hasattr(self.api, "competition_get_submission_limits"):
+        """Submissions left today; None where Kaggle does not tell: to an older package, or, with
+        zeros, as long as nobody of the team has submitted anything."""
+        ask = getattr(self.api, "competition_get_submission_limits", None)
+        found = ask and self._ask(slug, lambda: ask(slug), missing_ok=True)
+        if not found or not (found.num_allowed_now or found.num_today or found.num_total):
             return None
-        found = self._ask(
-            slug, lambda: self.api.competition_get_submission_limits(slug), absent=True
-        )
-        return (
-            found.num_allowed_now
-            if found and (found.num_allowed_now or found.num_today or found.num_total)
-            else None
-        )
+        return found.num_allowed_now
 
     def submit(self, slug: str, file: Path, message: str) -> None:
-        """Upload a file and hand it in. That this returns is no proof: look for it in `submissions`. NotSubmitted and InputError: Kaggle has nothing of it; any other
-        StageError: it is not known how far it came."""
-        self._needs("competition_submit", "cannot submit")
-        said = io.StringIO()
+        """Upload a file and submit it. Returning is not proof of success: look for the entry in
+        `submissions`. After NotSubmitted or InputError Kaggle has nothing of it; after any other
+        StageError it is not known how far it came."""
+        ask = self.api.competition_submit
+        printed, quiet = io.StringIO(), not sys.stderr.isatty()
         answer = self._ask(
             slug,
-            lambda: self.api.competition_submit(
-                str(file), message, slug, quiet=not sys.stderr.isatty()
-            ),
-            said=said,
-            reads=False,
+            lambda: ask(str(file), message, slug, quiet=quiet),
+            printed=printed,
+            repeatable=False,
         )
         if getattr(answer, "message", answer) == NOT_UPLOADED:
-            lines = [
-                line
-                for line in said.getvalue().splitlines()
-                if re.search("error|exception|aborted|refused", line, re.I)
-            ]
-            why = f": {redact(lines[-1], self.secrets)}" if lines else ""
-            raise NotSubmitted(
-                f"the upload of {short(file)} broke off{why}. Nothing was handed in: "
-                "run the same command again",
-                code="upload_failed",
+            reasons = re.findall(
+                "(?im)^.*(?:error|exception|aborted|refused).*$", printed.getvalue()
             )
+            why = f": {redact(reasons[-1], self.secrets)}" if reasons else ""
+            what = (
+                f"the upload of {short(file)} broke off{why}. Nothing was submitted: "
+                "run the same command again"
+            )
+            raise NotSubmitted(what, code="upload_failed")
 
     def _request(
         self,
         of: str,
-        part: str,
         service: str,
         method: str,
-        request: str,
         headers: dict[str, str] | None = None,
         **fields: Any,
     ) -> Any:
-        """One request of the package's generated client, for what the public methods do not give; None where this version does not know it."""
+        """One request of the package's generated client, for what its public methods do not offer;
+        None where this version does not know it. service: competition or dataset."""
+        name = f"Api{method.title().replace('_', '')}Request"
         try:
-            types = importlib.import_module(f"kagglesdk.{part}.types.{service}_api_service")
-        except ImportError:
+            types = importlib.import_module(f"kagglesdk.{service}s.types.{service}_api_service")
+            request = getattr(types, name)()
+        except (ImportError, AttributeError):
             return None
-        if not hasattr(types, request):
-            return None
-        wanted = getattr(types, request)()
         for key, value in fields.items():
-            setattr(wanted, key, value)
+            setattr(request, key, value)
 
         def ask() -> Any:
             with self.api.build_kaggle_client() as client:
-                known = getattr(getattr(client, part, None), f"{service}_api_client", None)
-                return getattr(known, method)(wanted) if hasattr(known, method) else None
+                api = getattr(getattr(client, f"{service}s", None), f"{service}_api_client", None)
+                return getattr(api, method)(request) if hasattr(api, method) else None
 
         return self._ask(of, ask, headers=headers)
-
-    def _needs(self, method: str, what: str) -> None:
-        if not hasattr(self.api, method):
-            raise too_old(what)
 
     def _ask(
         self,
         of: str,
         ask: Callable[[], Any],
         headers: dict[str, str] | None = None,
-        said: io.StringIO | None = None,
-        absent: bool = False,
-        reads: bool = True,
+        printed: io.StringIO | None = None,
+        missing_ok: bool = False,
+        repeatable: bool = True,
     ) -> Any:
-        """What `ask` returns. `reads`: it changes nothing at Kaggle, so that a lost answer may be asked for again; `absent`: None in place of a 404."""
+        """What `ask` returns. repeatable: it changes nothing at Kaggle, so that it may be asked
+        again where the answer was lost; missing_ok: None in place of a 404."""
         for turn in range(TRIES):
             try:
-                with bounded_requests(headers), redirect_stdout(said or io.StringIO()):
+                with bounded_requests(headers), redirect_stdout(printed or io.StringIO()):
                     return ask()
             except (InputError, StageError):
                 raise
             except Exception as error:
                 status = getattr(getattr(error, "response", None), "status_code", None)
-                if absent and status == 404:
+                if missing_ok and status == 404:
                     return None
                 found = translate(error, of, self.secrets)
-            wait = (found.wait if isinstance(found, TransientError) else None) or PAUSE * 2**turn
-            if (
-                not isinstance(found, TransientError)
-                or not (reads or status == 429)
-                or turn + 1 == TRIES
-                or wait > LONGEST
-            ):
+            if not isinstance(found, TransientError) or not (repeatable or status == 429):
                 raise found
-            warn(f"{found.what}; trying again in {duration(wait)}")
-            time.sleep(wait)
+            seconds = found.wait or PAUSE * 2**turn
+            if turn + 1 == TRIES or seconds > LONGEST:
+                raise found
+            pause(found, seconds)
 
 
 def _sign_in() -> Any:
     """The package's KaggleApi, authenticated."""
-    hidden = {
-        name: os.environ.pop(name) for name in ("VERBOSE", "VERBOSE_OUTPUT") if name in os.environ
-    }  # with these it would print every header
+    # with these it would print every header
+    verbose = ("VERBOSE", "VERBOSE_OUTPUT")
+    hidden = {name: os.environ.pop(name) for name in verbose if name in os.environ}
     try:
         with redirect_stderr(io.StringIO()):
-            try:
-                from kaggle.api.kaggle_api_extended import KaggleApi
-            except ImportError as error:
-                raise InputError(
-                    f"the package kaggle cannot be imported: {error}",
-                    "",
-                    "Install it with: pip install -U kaggle six",
-                    code="no_package",
-                ) from None
-            if not hasattr(KaggleApi, "build_kaggle_client"):
-                raise too_old("is older than 1.7")
+            from kaggle.api.kaggle_api_extended import KaggleApi
+
+            if lacking := [name for name in METHODS if not hasattr(KaggleApi, name)]:
+                raise too_old(f"has no {lacking[0]}")
             api = KaggleApi()
             api.authenticate()
             return api
+    except ImportError as error:
+        what, todo = f"the package kaggle cannot be imported: {error}", "pip install -U kaggle six"
+        raise InputError(what, "", f"Install it with: {todo}", code="no_package") from None
     except SystemExit:
         raise not_signed_in() from None
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in (1, 13, 30):
-            raise InputError(
+            what, todo = (
                 "the package kaggle cannot use its folder",
-                error.filename or "",
-                "Name another one by KAGGLE_CONFIG_DIR",
-                code="no_permission",
-            ) from None
-        if re.match(
-            "Could not find kaggle.json|Error: Missing", str(error)
-        ):  # 1.7 without credentials
+                "Name another with KAGGLE_CONFIG_DIR",
+            )
+            raise InputError(what, error.filename or "", todo, code="no_permission") from None
+        # 1.7 without credentials
+        if re.match("Could not find kaggle.json|Error: Missing", str(error)):
             raise not_signed_in() from None
         raise
     finally:
         os.environ.update(hidden)
 
 
-def too_old(what: str) -> InputError:
-    """For a package that lacks something; requirements.txt names the same version."""
+def too_old(lacks: str) -> InputError:
+    """The error for a package that lacks something; requirements.txt names the same version."""
     todo = f"Version {NEEDED} or newer is needed: pip install -U 'kaggle>={NEEDED}' six"
-    return InputError(f"this package kaggle {what}", "", todo, code="kaggle_too_old")
+    return InputError(f"this package kaggle {lacks}", "", todo, code="kaggle_too_old")
 
 
 def _number(text: object) -> float | None:
     try:
-        return float(str(text))
+        value = float(str(text))
     except ValueError:
         return None
+    return value if math.isfinite(value) else None

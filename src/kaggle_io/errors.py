@@ -1,30 +1,30 @@
-"""What can go wrong between here and Kaggle, each as one line that says what to do; and the bounds of how long the `kaggle` package may try by itself.
+"""What can go wrong between here and Kaggle, each as one line that says what to do, and the time
+limits of the `kaggle` package's requests.
 
-Nothing of an original exception is kept: it holds the request, and that the credentials.
+No original exception is kept: it holds the request, and with it the credentials.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from src.core.console import InputError, StageError, duration, short
+from src.core.console import InputError, StageError, duration, short, warn
 
 SITE = "https://www.kaggle.com"
 SETTINGS = f"{SITE}/settings"
-SILENCE = (15, 60)  # seconds for a connection, and between two pieces of an answer
+TIMEOUT = (15, 60)  # seconds for a connection, and between two pieces of an answer
 AGAIN = "Run the same command again to go on"
 
 
 class TransientError(StageError):
-    """It may go better the next time. `what`: without the advice; `wait`: how many seconds Kaggle asks for, if it does."""
+    """It may work the next time. `what`: the message without the advice; `wait`: the seconds that
+    Kaggle asks for, or None."""
 
     def __init__(self, what: str, todo: str = AGAIN, wait: float | None = None, *, code: str):
         super().__init__(f"{what}. {todo}", code=code)
@@ -32,11 +32,11 @@ class TransientError(StageError):
 
 
 class NotSubmitted(StageError):
-    """A submission of which Kaggle has nothing."""
+    """A submission that did not reach Kaggle."""
 
 
 class ConnectionLost(TransientError):
-    """The connection was lost, or there was none."""
+    """The connection broke, or could not be made."""
 
 
 class ServerBusy(TransientError):
@@ -44,11 +44,11 @@ class ServerBusy(TransientError):
 
 
 class RangeNotSatisfiable(StageError):
-    """There is no such part of the file at Kaggle (416): what has arrived is not of it."""
+    """Kaggle's file has no such part (416), so what was downloaded belongs to another file."""
 
 
 def url(of: str) -> str:
-    """The page of a contest SLUG or of a data set OWNER/NAME; '' is Kaggle."""
+    """The page of a contest SLUG or of a data set OWNER/NAME; '' is Kaggle itself."""
     return f"{SITE}/{'datasets' if '/' in of else 'competitions'}/{of}" if of else SITE
 
 
@@ -58,159 +58,147 @@ def credentials() -> str:
         return "KAGGLE_API_TOKEN"
     if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
         return "KAGGLE_USERNAME and KAGGLE_KEY"
-    homes = [
+    folders = [
         Path(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle"),
         Path("~/.kaggle"),
-        Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "kaggle",
+        Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config", "kaggle"),
     ]
-    files = [
-        home.expanduser() / name
-        for home in homes
-        for name in ("access_token", "access_token.txt", "kaggle.json", "credentials.json")
-    ]
+    names = ("access_token", "access_token.txt", "kaggle.json", "credentials.json")
+    files = (folder.expanduser() / name for folder in folders for name in names)
     return next((short(f) for f in files if f.is_file()), "")
 
 
-def not_signed_in(code: str = "") -> InputError:
-    """For credentials that are missing or not accepted."""
+def not_signed_in(status: str = "") -> InputError:
+    """The error for credentials that are missing or not accepted."""
     if where := credentials():
-        todo = f"They are wrong, expired or damaged: make a new token at {SETTINGS} and put it in the place of the old one"
-        return InputError(
-            f"Kaggle does not accept the credentials{code}", where, todo, code="bad_credentials"
+        what = f"Kaggle does not accept the credentials{status}"
+        todo = (
+            "They are wrong, expired or damaged: "
+            f"make a new token at {SETTINGS} and replace the old one with it"
         )
-    return InputError(
-        "there are no Kaggle credentials",
-        "~/.kaggle",
-        f"Make a token at {SETTINGS} and write it to the file "
-        "~/.kaggle/access_token, or set KAGGLE_API_TOKEN; "
-        "a kaggle.json belongs into ~/.kaggle, too",
-        code="no_credentials",
+        return InputError(what, where, todo, code="bad_credentials")
+    todo = (
+        f"Make a token at {SETTINGS} and write it to the file ~/.kaggle/access_token, or set "
+        "KAGGLE_API_TOKEN; a kaggle.json belongs in ~/.kaggle, too"
     )
+    return InputError("there are no Kaggle credentials", "~/.kaggle", todo, code="no_credentials")
 
 
 def translate(error: BaseException, of: str, secrets: list[str]) -> InputError | StageError:
-    """An exception of the package, or of the layers below it, as one of ours. `of`: a contest SLUG, a data set OWNER/NAME, or ''."""
+    """An exception of the package, or of the layers below it, as one of ours.
+
+    of: what was asked for, a contest SLUG, a data set OWNER/NAME, or ''. secrets: never quoted.
+    """
     import requests
 
-    text = redact(str(error), secrets)
     response = getattr(error, "response", None)
     if isinstance(error, requests.HTTPError) and response is not None:
-        if re.match(r"\d{3} (Client|Server) Error", text):  # the words of requests, not of Kaggle
-            try:
-                text = redact(str(response.json()["message"]), secrets)
-            except (ValueError, KeyError, TypeError, OSError):
-                text = ""
-        return _refused(response, text, of)
+        return _http_error(response, redact(_reason(error), secrets), of)
     if isinstance(error, OSError) and error.errno == 28:
-        return InputError(
-            "the disk is full",
-            "",
-            "Free some space, then run the same command again",
-            code="disk_full",
-        )
-    todo = (
-        f"{AGAIN}; without a network, put the files of {url(of)} where input/README.md says"
-        if of
-        else "Is the network on? " + AGAIN
-    )
-    kinds = requests.exceptions
-    if isinstance(error, kinds.SSLError):
-        return ConnectionLost(
-            "the connection to Kaggle is not trusted: a proxy in between?",
-            f"REQUESTS_CA_BUNDLE names its certificate. {todo}",
-            code="connection_not_trusted",
-        )
-    if isinstance(error, kinds.ProxyError):
-        return ConnectionLost(
-            "the proxy of http_proxy or https_proxy does not answer", todo, code="no_proxy"
-        )
-    if isinstance(error, kinds.Timeout) or "timed out" in text:
-        return ConnectionLost(
-            "Kaggle was silent for "
-            f"{SILENCE[0] if isinstance(error, kinds.ConnectTimeout) else SILENCE[1]} s",
-            todo,
-            code="kaggle_silent",
-        )
-    if re.search("NameResolution|getaddrinfo|Name or service|resolve", text):
-        return ConnectionLost("no network: Kaggle's address is not found", todo, code="no_network")
-    if re.search("refused|NewConnection|unreachable", text, re.I):
-        return ConnectionLost(
-            "no connection to Kaggle: it is refused", todo, code="connection_refused"
-        )
-    if isinstance(error, (kinds.ConnectionError, kinds.ChunkedEncodingError, ConnectionError)):
-        return ConnectionLost("the connection to Kaggle broke off", todo, code="connection_lost")
-    if isinstance(error, (json.JSONDecodeError, kinds.JSONDecodeError)):
-        return StageError(
+        todo = "Free some space, then run the same command again"
+        return InputError("the disk is full", "", todo, code="disk_full")
+    text = redact(str(error), secrets)
+    todo = f"Is the network on? {AGAIN}"
+    if of:
+        todo = f"{AGAIN}; without a network, put the files of {url(of)} where input/README.md says"
+
+    def lost(what: str, code: str) -> ConnectionLost:
+        return ConnectionLost(what, todo, code=code)
+
+    meanings = {
+        "SSLError": lost(
+            "the connection to Kaggle is not trusted: where a proxy is in between, "
+            "REQUESTS_CA_BUNDLE must name its certificate",
+            "connection_not_trusted",
+        ),
+        "ProxyError": lost("the proxy of http_proxy or https_proxy does not answer", "no_proxy"),
+        "ConnectTimeout": lost(f"Kaggle did not answer for {TIMEOUT[0]} s", "kaggle_silent"),
+        "Timeout|timed out": lost(f"Kaggle did not answer for {TIMEOUT[1]} s", "kaggle_silent"),
+        "NameResolution|getaddrinfo|Name or service|resolve": lost(
+            "no network: Kaggle's address is unknown", "no_network"
+        ),
+        "(?i)refused|NewConnection|unreachable": lost(
+            "no connection to Kaggle: it is refused", "connection_refused"
+        ),
+        r"\bConnectionError|ChunkedEncodingError": lost(
+            "the connection to Kaggle broke", "connection_lost"
+        ),
+        "JSONDecodeError": StageError(
             "the answer is not Kaggle's: does the network ask to sign in first? "
             "Open any page in a browser, then run the same command again",
             code="not_kaggle",
-        )
-    return StageError(
-        f"the package kaggle failed: {type(error).__name__}: {text}", code="kaggle_failed"
-    )
+        ),
+        "": StageError(
+            f"the package kaggle failed: {type(error).__name__}: {text}", code="kaggle_failed"
+        ),
+    }
+    described = " ".join([*(kind.__name__ for kind in type(error).__mro__), text])
+    return next(found for words, found in meanings.items() if re.search(words, described))
 
 
-def _refused(response: Any, text: str, of: str) -> InputError | StageError:
-    """For an answer of 400 and more; `text`: Kaggle's reason, or ''."""
-    code = response.status_code
-    says = f": {text}" if text else ""
-    if code == 401:
+def _reason(error: Any) -> str:
+    """Kaggle's own words, or ''."""
+    if not re.match(r"\d{3} (Client|Server) Error", str(error)):  # else the words of requests
+        return str(error)
+    try:
+        return str(error.response.json()["message"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return ""
+
+
+def _http_error(response: Any, reason: str, of: str) -> InputError | StageError:
+    """For an answer of 400 and more."""
+    status, is_dataset = response.status_code, "/" in of
+    shown = f"{status}: {reason}" if reason else str(status)
+    if status == 401:
         return not_signed_in(" (401)")
-    if code == 403 and "/" in of:
-        return InputError(
-            f"Kaggle denies access to this data set (403{says})",
-            url(of),
-            "Open its page with the account of the token: is it there, and yours to read?",
-            code="dataset_denied",
+    if status == 403 and is_dataset:
+        what = f"Kaggle denies access to this data set ({shown})"
+        todo = "Open its page with the token's account: does it exist, and may you read it?"
+        return InputError(what, url(of), todo, code="dataset_denied")
+    if status == 403 and of:
+        what = f"Kaggle denies access to this contest ({shown})"
+        todo = (
+            f"Open {url(of)}/rules, join the contest and accept its rules, then run the same "
+            "command again; a misspelt slug is refused in the same way"
         )
-    if code == 403 and of:
-        return InputError(
-            f"Kaggle denies access to this contest (403{says})",
-            of,
-            f"Open {url(of)}/rules, join the contest and accept its rules, then run "
-            "the same command again; "
-            "a misspelt slug is refused in the same way",
-            code="rules_not_accepted",
+        return InputError(what, of, todo, code="rules_not_accepted")
+    if status == 404 and is_dataset:
+        what = f"there is no data set '{of}' at Kaggle (404)"
+        todo = f"It is OWNER/NAME, the last two words of its address, {SITE}/datasets/OWNER/NAME"
+        return InputError(what, "--dataset", todo, code="no_such_dataset")
+    if status == 404 and of:
+        what = f"there is no contest '{of}' at Kaggle (404)"
+        todo = (
+            f"The slug is the last word of its address, {SITE}/competitions/<slug>; an invitation "
+            f"link such as {SITE}/t/… does not hold it: open it in a browser, join, and look at "
+            "the address then"
         )
-    if code == 404 and "/" in of:
-        return InputError(
-            f"there is no data set '{of}' at Kaggle (404)",
-            "--dataset",
-            f"It is OWNER/NAME, the last two words of its address, {SITE}/datasets/OWNER/NAME",
-            code="no_such_dataset",
-        )
-    if code == 404 and of:
-        return InputError(
-            f"there is no contest '{of}' at Kaggle (404)",
-            "--competition or slug",
-            f"The slug is the last word of its address, {SITE}/competitions/<slug>; "
-            "an invitation link "
-            f"such as {SITE}/t/… is none: open it in a browser, join, and look at "
-            "the address then",
-            code="no_such_contest",
-        )
-    if code == 416:
-        return RangeNotSatisfiable(
-            "what has arrived does not fit the file at Kaggle (416)", code="other_file"
-        )
-    if code == 429:
-        wait = _seconds(response.headers.get("Retry-After"))
-        return ServerBusy(
-            "Kaggle counts too many requests (429)",
-            f"Wait {duration(wait) if wait else 'some minutes'}, then run the same command again",
-            wait,
-            code="too_many_requests",
-        )
-    if code >= 500:
-        return ServerBusy(
-            f"Kaggle has trouble of its own ({code}{says})",
-            "Run the same command again later",
-            _seconds(response.headers.get("Retry-After")),
-            code="kaggle_trouble",
-        )
-    return InputError(
-        f"Kaggle refuses ({code}{says or ', without a reason'})", url(of), code="kaggle_refuses"
-    )
+        return InputError(what, "--competition or slug", todo, code="no_such_contest")
+    if status == 416:
+        what = "what was downloaded does not fit the file at Kaggle (416)"
+        return RangeNotSatisfiable(what, code="other_file")
+    wait = _retry_after(response)
+    if status == 429:
+        what = "Kaggle counts too many requests (429)"
+        todo = f"Wait {duration(wait) if wait else 'some minutes'}, then run the same command again"
+        return ServerBusy(what, todo, wait, code="too_many_requests")
+    if status >= 500:
+        what = f"Kaggle has trouble of its own ({shown})"
+        return ServerBusy(what, "Run the same command again later", wait, code="kaggle_trouble")
+    what = f"Kaggle refuses ({shown if reason else f'{status}, without a reason'})"
+    return InputError(what, url(of), code="kaggle_refuses")
+
+
+def _retry_after(response: Any) -> float | None:
+    """Seconds, where the answer names them or a date."""
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util.retry import Retry
+
+    try:
+        return float(Retry().parse_retry_after(response.headers["Retry-After"]))
+    except (KeyError, InvalidHeader):
+        return None
 
 
 def redact(text: str, secrets: list[str]) -> str:
@@ -220,23 +208,20 @@ def redact(text: str, secrets: list[str]) -> str:
     return re.sub(r"\?[^\s'\")]*=[^\s'\")]*", "", " ".join(text.split()))[:300].rstrip(". ")
 
 
-def _seconds(text: str | None) -> float | None:
-    """Of a Retry-After header: seconds, or a date."""
-    try:
-        return max(0.0, float(text)) if text else None
-    except ValueError:
-        try:
-            return max(
-                0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds()
-            )
-        except (TypeError, ValueError):
-            return None
+def pause(error: TransientError, seconds: float, where: str = "") -> None:
+    """Say what failed, and wait before the next try."""
+    warn(f"{error.what}{where}; trying again in {duration(seconds)}")
+    time.sleep(seconds)
 
 
 @contextmanager
 def bounded_requests(headers: dict[str, str] | None = None) -> Iterator[None]:
-    """The package waits for ever, tries a failed upload for six minutes and, before 2.0, reads a whole download into memory. All its versions since 1.7 go
-    through requests.Session.send, and there this is bounded. `headers`: it is a download, to be streamed, and these are asked with."""
+    """Time limits for the package's requests, which all its versions since 1.7 make through
+    requests.Session.send. By itself it waits for ever, retries a failed upload for six minutes
+    and, before 2.0, reads a whole download into memory.
+
+    headers: of a download, which is then streamed.
+    """
     import requests
     from urllib3.util.retry import Retry
 
@@ -244,7 +229,7 @@ def bounded_requests(headers: dict[str, str] | None = None) -> Iterator[None]:
 
     def send(session, request, **options):
         if options.get("timeout") is None:
-            options["timeout"] = SILENCE
+            options["timeout"] = TIMEOUT
         if headers is not None:
             options["stream"] = True
             if request.method == "GET":  # what Kaggle redirects to

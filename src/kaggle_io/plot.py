@@ -1,78 +1,45 @@
-"""The picture of what was sent: CV score against leaderboard."""
+"""The picture of the submissions: CV score against leaderboard."""
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
 import numpy as np
 
-from src.kaggle_io.log import Row
+from src.kaggle_io.log import Row, is_scored
 from src.report.figures import LINES, canvas, plain, save
 
 MOST = 20  # rows that fit beside the picture
+# points from a point to its number; neighbours in order of CV take different ones
+PLACES = [(9, 7), (-9, -7), (-9, 7), (9, -7), (0, 12), (0, -12), (17, 0), (-17, 0)]
 
 
 def draw(rows: list[Row], slug: str, file: Path) -> bool:
-    """CV with its interval against the public score (and, hollow, the private one), numbered as in the table; the line is where both are equal.
-    False, and nothing drawn, where no row has both."""
-    numbered = [(n, r) for n, r in enumerate(rows, 1) if r.cv is not None and r.public is not None]
+    """CV with its interval against the public score (and, hollow, the private one), numbered as in
+    the table; the line is where both are equal. False, and nothing drawn, where no row has both."""
+    numbered = {n: r for n, r in enumerate(rows, 1) if is_scored(r)}
     if not numbered:
         return False
-    axes = (figure := canvas(11.5, 5.4)).add_subplot()
-    cv, public = (np.array([getattr(r, name) for _, r in numbered]) for name in ("cv", "public"))
-    private = np.array([math.nan if r.private is None else r.private for _, r in numbered])
+    figure = canvas(11.5, 5.4)
+    axes = figure.add_subplot()
+    names = ("cv", "cv_low", "cv_high", "public", "private")
+    values = [[getattr(r, name) for name in names] for r in numbered.values()]
+    cv, low, high, public, private = np.array(values, dtype=float).T  # None becomes nan
     best = int(public.argmax())
-    reach = [
-        [r.cv - r.cv_low, r.cv_high - r.cv] if None not in (r.cv_low, r.cv_high) else [0, 0]
-        for _, r in numbered
-    ]
+    reach = np.nan_to_num(np.stack([cv - low, high - cv]) + 0 * (low + high)).clip(0)
     axes.errorbar(
-        cv,
-        public,
-        xerr=np.maximum(np.transpose(reach), 0),
-        fmt="none",
-        ecolor="#b8c4cc",
-        elinewidth=1.2,
-        capsize=2.5,
-        zorder=1,
+        cv, public, xerr=reach, fmt="none", ecolor="#b8c4cc", elinewidth=1.2, capsize=2.5, zorder=1
     )
-    axes.scatter(
-        cv,
-        public,
-        s=[95 if i == best else 45 for i in range(len(cv))],
-        color=[LINES[i == best] for i in range(len(cv))],
-        zorder=3,
-        label="public score",
-    )
-    if not np.isnan(private).all():
+    size, colour = np.full(len(cv), 45), np.full(len(cv), LINES[0])
+    size[best], colour[best] = 95, LINES[1]
+    axes.scatter(cv, public, s=size, color=colour, zorder=3, label="public score")
+    has_private = ~np.isnan(private)
+    if has_private.any():
         axes.vlines(cv, public, private, color="#bbbbbb", linewidth=0.8, zorder=1)
-        axes.scatter(
-            cv,
-            private,
-            s=38,
-            facecolor="white",
-            edgecolor=LINES[0],
-            zorder=2,
-            label="private score",
-        )
-    shown = np.concatenate([public, private[~np.isnan(private)]])
-    gap, middle = float(np.median(public - cv)), float(np.median(cv))
-    if near := abs(gap) <= max(
-        2 * np.ptp(shown), 0.05
-    ):  # else the points would shrink to one for the sake of the line
-        shown = np.append(shown, middle)
-    margin = max(0.08 * np.ptp(shown), 0.005)
-    axes.set(xlim=_wide(*axes.get_xlim(), 0.01), ylim=(shown.min() - margin, shown.max() + margin))
-    line = axes.axline(
-        (middle, middle), slope=1, color="#999999", linewidth=1, linestyle=(0, (4, 3)), zorder=0
-    )
-    line.set_label(
-        "public = CV"
-        if near
-        else f"public = CV: outside, about {abs(gap):.3f} {'higher' if gap < 0 else 'lower'}"
-    )
+        style = {"s": 38, "facecolor": "white", "edgecolor": LINES[0], "zorder": 2}
+        axes.scatter(cv, private, **style, label="private score")
+    _limit(axes, cv, public, np.concatenate([public, private[has_private]]))
     axes.set(
         xlabel="CV score, leave-one-fold-out, with its 95 % interval",
         ylabel="leaderboard",
@@ -80,63 +47,13 @@ def draw(rows: list[Row], slug: str, file: Path) -> bool:
     )
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    listed = (
-        numbered
-        if len(numbered) <= MOST
-        else sorted(numbered, key=lambda pair: -pair[1].public)[:MOST]
-    )
-    names = [plain(re.sub("[.](csv|zip)$", "", r.file), "monospace", 26) for _, r in listed]
-    texts = [
-        f"{n:>3}  {name:<{max(map(len, names))}}  {r.cv:.3f} → {r.public:.3f}"
-        + (" *" if r is numbered[best][1] else "")
-        for name, (n, r) in zip(names, listed)
-    ]
-    head = f"CV → public, * highest{f', of {len(numbered)} the best {MOST}' if len(numbered) > MOST else ''}"
-    axes.text(
-        1.02,
-        1,
-        "\n".join([head, *texts]),
-        transform=axes.transAxes,
-        fontsize=8.5,
-        family="monospace",
-        va="top",
-        linespacing=1.5,
-    )
+    _list_beside(axes, numbered, list(numbered)[best])
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(1.0, -0.02), fontsize=9)
-    figure.draw_without_rendering()  # settles the layout, by which the numbers are placed
-    _number(axes, cv, public, private, [str(n) for n, _ in numbered])
-    save(figure, file)
-    return True
-
-
-def _wide(low: float, high: float, least: float) -> tuple[float, float]:
-    middle, half = (low + high) / 2, max(high - low, least) / 2
-    return middle - half, middle + half
-
-
-def _number(axes, x: np.ndarray, y: np.ndarray, others: np.ndarray, texts: list[str]) -> None:
-    """Each point's number beside it, at the first of eight places that no point, no hollow one and no earlier number takes."""
-    at_y = np.concatenate([y, others])
-    points = (
-        axes.transData.transform(np.column_stack([[*x, *x], at_y])[~np.isnan(at_y)])
-        * 72
-        / axes.figure.dpi
-    )
-    places = [(9, 7), (-9, 7), (9, -7), (-9, -7), (0, 12), (0, -12), (17, 0), (-17, 0)]
-    taken = list(points)
-    for point, at, text in zip(points, zip(x, y), texts):
-        free = [
-            min(np.abs((point + place - other) / (9, 8)).max() for other in taken)
-            for place in places
-        ]
-        place = next(
-            (p for p, room in zip(places, free) if room >= 1), places[int(np.argmax(free))]
-        )
-        taken.append(point + place)
+    for place, (n, row) in enumerate(sorted(numbered.items(), key=lambda pair: pair[1].cv)):
         axes.annotate(
-            text,
-            at,
-            place,
+            str(n),
+            (row.cv, row.public),
+            PLACES[place % len(PLACES)],
             textcoords="offset points",
             ha="center",
             va="center",
@@ -144,3 +61,43 @@ def _number(axes, x: np.ndarray, y: np.ndarray, others: np.ndarray, texts: list[
             color="#222222",
             zorder=4,
         )
+    save(figure, file)
+    return True
+
+
+def _limit(axes, cv: np.ndarray, public: np.ndarray, scores: np.ndarray) -> None:
+    """The line where both scores are equal, and limits that hold it, unless the points would shrink
+    to one for its sake."""
+    gap, middle = float(np.median(public - cv)), float(np.median(cv))
+    label = "public = CV"
+    if abs(gap) <= max(2 * np.ptp(scores), 0.05):
+        scores = np.append(scores, middle)
+    else:
+        label += f": outside, about {abs(gap):.3f} {'higher' if gap < 0 else 'lower'}"
+    margin = max(0.08 * np.ptp(scores), 0.005)
+    left, right = axes.get_xlim()
+    half = max(right - left, 0.01) / 2
+    axes.set(
+        xlim=((left + right) / 2 - half, (left + right) / 2 + half),
+        ylim=(scores.min() - margin, scores.max() + margin),
+    )
+    style = {"color": "#999999", "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 0}
+    axes.axline((middle, middle), slope=1, **style, label=label)
+
+
+def _list_beside(axes, numbered: dict[int, Row], best: int) -> None:
+    """File and scores of each number, of more than MOST the best, in a column beside the axes."""
+    shown, head = list(numbered), "CV → public, * highest"
+    if len(shown) > MOST:
+        shown = sorted(shown, key=lambda n: -numbered[n].public)[:MOST]
+        head += f", of {len(numbered)} the best {MOST}"
+    names = {
+        n: plain(re.sub("[.](csv|zip)$", "", numbered[n].file), "monospace", 26) for n in shown
+    }
+    width = max(map(len, names.values()))
+    lines = [head]
+    for n, name in names.items():
+        scores = f"{numbered[n].cv:.3f} → {numbered[n].public:.3f}{' *' if n == best else ''}"
+        lines.append(f"{n:>3}  {name:<{width}}  {scores}")
+    style = {"fontsize": 8.5, "family": "monospace", "va": "top", "linespacing": 1.5}
+    axes.text(1.02, 1, "\n".join(lines), transform=axes.transAxes, **style)

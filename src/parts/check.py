@@ -18,7 +18,7 @@ def check(config: Config) -> None:
         losses.check(experiment)
         augment.check(experiment.train)
         sampling.check(experiment.train)
-        tta.check(experiment.predict.views)
+        tta.check(experiment.predict.tta)
     if config.study:  # hours may lie between its first cell and its last
         tried = {
             str((e.model, e.task, e.image_size, e.train.freeze)): e

@@ -290,7 +290,7 @@ def total(
         )
     if len(parts) == 1:
         loss = next(iter(parts.values()))
-    elif settings.balance == "uncertainty":
+    elif settings.mask_weight == "uncertainty":
         s = output["log_variance"]
         loss = (
             torch.exp(-s[0]) * parts["mask_loss"]
@@ -298,7 +298,10 @@ def total(
             + 0.5 * s.sum()
         )
     else:
-        loss = settings.balance * parts["mask_loss"] + (1 - settings.balance) * parts["label_loss"]
+        loss = (
+            settings.mask_weight * parts["mask_loss"]
+            + (1 - settings.mask_weight) * parts["label_loss"]
+        )
     return {"loss": loss + output.get("extra_loss", 0.0)} | parts
 
 

@@ -165,7 +165,7 @@ class Network(nn.Module):
         self.body, self.task, self.image_size = body, experiment.task, experiment.image_size
         if hasattr(body, "only"):
             body.only(self.task)
-        if experiment.loss.balance == "uncertainty" and self.task == "both":
+        if experiment.loss.mask_weight == "uncertainty" and self.task == "both":
             self.log_variance = nn.Parameter(
                 torch.zeros(2)
             )  # of the mask's and the label's loss, learned
@@ -315,7 +315,7 @@ def try_views(
         except REFUSALS as error:
             raise InputError(
                 f"{title(settings)} cannot take the view {name}: {reason(error)}",
-                "predict.views",
+                "predict.tta",
                 "Leave it out",
                 code="bad_network",
             ) from error

@@ -1,4 +1,4 @@
-"""Test-time views. To add one: a View in VIEWS, then predict.views names it. `undo(do(x)) = x` on a mask, exactly for flips, up to interpolation for scales."""
+"""Test-time views. To add one: a View in TTA, then predict.tta names it. `undo(do(x)) = x` on a mask, exactly for flips, up to interpolation for scales."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def scaled(factor: float) -> View:
     )
 
 
-VIEWS = {
+TTA = {
     "identity": View(lambda x: x, lambda mask, size: mask),
     "hflip": View(lambda x: x.flip(-1), lambda mask, size: mask.flip(-1)),
     "scale_0.85": scaled(0.85),
@@ -52,7 +52,7 @@ VIEWS = {
 
 def check(names: list[str]) -> None:
     for name in names:
-        if name not in VIEWS:
+        if name not in TTA:
             raise InputError(
-                f"unknown view '{name}'", "predict.views", nearest(name, VIEWS), code="unknown_part"
+                f"unknown view '{name}'", "predict.tta", nearest(name, TTA), code="unknown_part"
             )

@@ -137,11 +137,7 @@ def run(jobs: list[Job], config: Config, slots: int) -> int:
         )
     )
     for job in jobs[1:]:  # of the first one it has been said already
-        if (state := job.state()).kind in ("stale", "damaged"):
-            say(
-                f"{job.title}: {state.why}"
-                + ("; the old result moves to artifacts/old/" if state.kind == "stale" else "")
-            )
+        job.announce()
     selector = selectors.DefaultSelector()
     try:
         with Interrupts() as interrupts:
@@ -220,7 +216,7 @@ def _start(job: Job, config: Config, gpu: str | None, side_by_side: int) -> subp
         start_new_session=True,
         preexec_fn=_with_parent if LIBC else None,
     )
-    job = replace(job, details=job.details | {"left": 1})  # what this fold tells of time is its own
+    job = replace(job, folds_left=1)  # what this fold tells of time is its own
     with (
         suppress(BrokenPipeError),
         process.stdin,

@@ -1,104 +1,143 @@
-"""Test images alone, found, decoded, filtered and resized as prepare does it, without any train images."""
+"""Pixel stores: the images as the networks see them, filtered and resized once, in .npy files.
+
+`prepare` writes those of the train and test images, `infer` those of test images alone.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from src.core.console import InputError, progress, short, warn
+from src.core.console import InputError, progress, short
 from src.core.disk import replacing
 from src.core.settings import Competition, Experiment
-from src.data.dataset import Item, Problems, find_test
+from src.data.dataset import Item, find_test
 from src.data.images import read_image, resize
+from src.data.problems import Problems
 from src.parts import filters
 from src.submission.order import sample_order
 
-AT_ONCE = 64  # images whose pixels wait in memory
+
+@dataclass
+class PixelStore:
+    """Images, (N,S,S) or (N,S,S,3) uint8, or masks, (N,S,S) uint8 of 0 and 1, written row by row.
+
+    Rows are written, not mapped: a full disk is an error then, and not a crash; and no process
+    grows with the data. Several processes or threads may write to one store.
+    """
+
+    file: Path  # a temporary one
+    start: int  # bytes before the first row
+    experiment: Experiment  # its size, resize and filter
+    part: str  # 'train' or 'test'
+    is_mask: bool
+
+    def write(self, row: int, pixels: np.ndarray) -> None:
+        """pixels: an image (H,W) or (H,W,3) uint8, or a mask (H,W) bool, at original size."""
+        e = self.experiment
+        if not self.is_mask:
+            pixels = filters.apply(pixels, e.filter, e.filter_options)
+        made = resize(pixels, e.image_size, e.resize, self.is_mask)
+        with open(self.file, "r+b") as file:
+            file.seek(self.start + row * made.nbytes)
+            file.write(made.tobytes())
+
+    def keep(self, rows: list[int]) -> None:
+        """Leave out all rows but these."""
+        full = np.load(self.file, mmap_mode="r")
+        with replacing(self.file) as shorter, open(shorter, "wb") as file:
+            _write_header(file, (len(rows), *full.shape[1:]))
+            for row in rows:
+                file.write(full[row].tobytes())
 
 
-def find(data: Path, competition: Competition, problems: Problems) -> list[Item]:
-    """In the sample's order. What is wrong is added to `problems`; raises InputError where there are none."""
+@contextmanager
+def creating(
+    path: Path,
+    experiment: Experiment,
+    part: str,
+    rows: int,
+    channels: int,
+    is_mask: bool = False,
+) -> Iterator[PixelStore]:
+    """A store of empty rows. It takes the place of `path` at the end; after an exception nothing
+    is left of it."""
+    colour = (3,) if channels == 3 and not is_mask else ()
+    shape = (rows, experiment.image_size, experiment.image_size, *colour)
+    with replacing(path) as temporary:
+        with open(temporary, "wb") as file:
+            start = _write_header(file, shape)
+            file.truncate(start + math.prod(shape))
+        yield PixelStore(temporary, start, experiment, part, is_mask)
+
+
+def _write_header(file, shape: tuple[int, ...]) -> int:
+    """The beginning of a .npy file of uint8; returns its length in bytes."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.tell()
+
+
+def find_test_images(data: Path, competition: Competition, problems: Problems) -> list[Item]:
+    """In the sample's order. What is wrong is added to `problems`; raises InputError where there
+    are none."""
     items = find_test(data, competition, problems, sample_order)
     if not items:
         raise InputError(
             f"no test images found by {', '.join(competition.data.test)}",
             short(data),
-            "Name the folder that they lie in with --data, and where in it with "
-            "--set data.test=folder/{id}",
+            "Name their folder with --data, and the place in it with --set data.test=folder/{id}",
             code="no_test_images",
         )
     return items
 
 
-def decode(
+def write_test_stores(
     items: list[Item],
     stores: dict[Path, Experiment],
     data: Path,
     competition: Competition,
     problems: Problems,
 ) -> tuple[list[Item], list[tuple[int, int]]]:
-    """Write each store, (N,S,S) or (N,S,S,3) uint8, by what its experiment says of size, resize and filter; returns the readable images, which are its first
-    rows, and their sizes (height, width). Raises InputError for `problems`, unless data.on_error is skip."""
-    colour = (3,) if competition.data.channels == 3 else ()
+    """Write the test images to each of these stores, as prepare does.
 
-    def one(item: Item) -> tuple[tuple[int, int], list[np.ndarray]] | ValueError:
-        try:
-            image = read_image(item.image, competition.data.channels)
-        except ValueError as error:
-            return error
-        return image.shape[:2], [
-            resize(filters.apply(image, e.filter, e.filter_options), e.image_size, e.resize)
-            for e in stores.values()
+    Returns the images that are its rows, and their original sizes (height, width). Raises
+    InputError for `problems`, unless data.on_error is skip: then the rest is left out.
+    """
+    channels = competition.data.channels
+    sizes: dict[int, tuple[int, int]] = {}
+    with ExitStack() as stack, ThreadPoolExecutor() as pool, progress(len(items), "decode") as bar:
+        made = [
+            stack.enter_context(creating(path, e, "test", len(items), channels))
+            for path, e in stores.items()
         ]
 
-    good, sizes = [], []
-    with ExitStack() as stack, ThreadPoolExecutor() as pool, progress(len(items), "decode") as bar:
-        files = []
-        for path, e in stores.items():
-            files.append(
-                stack.enter_context(open(stack.enter_context(replacing(path)), "wb"))
-            )  # written, not mapped: a full disk is an error then, and not a crash
-            np.lib.format.write_array_header_1_0(
-                files[-1],
-                {
-                    "descr": "|u1",
-                    "fortran_order": False,
-                    "shape": (len(items), e.image_size, e.image_size, *colour),
-                },
-            )
-        for start in range(0, len(items), AT_ONCE):
-            for item, found in zip(
-                items[start : start + AT_ONCE], pool.map(one, items[start : start + AT_ONCE])
-            ):
-                bar.update()
-                if isinstance(found, ValueError):
-                    problems.add("unreadable", f"{item.image.relative_to(data)} ({found})")
-                    continue
-                for file, pixels in zip(files, found[1]):
-                    file.write(pixels.tobytes())
-                good.append(item)
-                sizes.append(found[0])
-        for file, e in zip(
-            files, stores.values()
-        ):  # the rows of unreadable images are there, at the end, and empty
-            file.truncate(
-                file.tell() + (len(items) - len(good)) * e.image_size**2 * (3 if colour else 1)
-            )
-    if problems:
-        lines = "; ".join(problems.lines())
-        if competition.data.on_error != "skip":
-            raise InputError(
-                lines,
-                short(data),
-                "Correct them, or go on without them: --set data.on_error=skip",
-                code=problems.code,
-            )
-        warn(f"left out: {lines}")
-    if not good:
-        raise InputError(
-            "no test image is left", short(data), "Look at what was left out", code="no_test_images"
-        )
-    return good, sizes
+        def decode(row: int) -> tuple[int, int] | ValueError:
+            try:
+                image = read_image(items[row].image, channels)
+            except ValueError as error:
+                return error
+            for store in made:
+                store.write(row, image)
+            return image.shape[:2]
+
+        for row, size in enumerate(pool.map(decode, range(len(items)))):
+            bar.update()
+            if isinstance(size, ValueError):
+                problems.add("unreadable", f"{items[row].image.relative_to(data)} ({size})")
+            else:
+                sizes[row] = size
+        problems.settle(competition.data.on_error == "skip", data)
+        if len(sizes) < len(items):
+            for store in made:
+                store.keep(list(sizes))
+    if not sizes:
+        what, todo = "no test image is left", "Look at what was left out"
+        raise InputError(what, short(data), todo, code="no_test_images")
+    return [items[row] for row in sizes], list(sizes.values())

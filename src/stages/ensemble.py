@@ -24,7 +24,8 @@ from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.data.tables import read_folds, read_index, read_labels
 from src.parts import metrics
-from src.pipeline.jobs import has_test, member_folder
+from src.pipeline.inputs import has_test
+from src.pipeline.jobs import member_folder
 from src.scoring import greedy
 from src.scoring.resample import cross_folds
 

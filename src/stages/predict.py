@@ -28,7 +28,7 @@ from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
 from src.parts import models
 from src.parts.postprocess import Decision
-from src.parts.tta import VIEWS
+from src.parts.tta import TTA
 from src.pipeline.jobs import folds as folds_to_use
 from src.scoring.images import measure
 from src.training.checkpoint import load_weights, round_weights
@@ -46,11 +46,11 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     folds = folds_to_use(config, paths)
     header("predict", name, [paths.fold(name, k) for k in folds], job.outputs)
     say(
-        f"  {e.predict.checkpoint} checkpoints of {len(folds)} folds; views {', '.join(e.predict.views)}; {len(train)} train and {len(test)} test images"
+        f"  {e.predict.checkpoint} checkpoints of {len(folds)} folds; views {', '.join(e.predict.tta)}; {len(train)} train and {len(test)} test images"
     )
     device = pick_device(exact=True)
     dtype = amp_dtype(e.train.amp, device)
-    views = [VIEWS[v] for v in e.predict.views]
+    views = [TTA[v] for v in e.predict.tta]
     tables = {"oof": train} | ({"test": test} if len(test) else {})
     files = {of: paths.images(e, "train" if of == "oof" else "test") for of in tables}
     stores = {of: open_store(files[of], len(tables[of]), e.image_size) for of in tables}
@@ -119,14 +119,14 @@ def run(job: Job, config: Config, paths: Paths) -> None:
             mean_of_folds([paths.part(name, k, "test") for k in folds], classes).save(
                 paths.test(name)
             )
-        facts["summary"] = f"{len(folds)} folds, views {', '.join(e.predict.views)}"
+        facts["summary"] = f"{len(folds)} folds, views {', '.join(e.predict.tta)}"
         facts["weights"] = {
             k: rounding(paths.rounding(name, k)) or e.predict.weights for k in folds
         }
         facts["pace"] = (
             spent / seen if seen else None
         )  # seconds per image and view: infer plans by it
-        for part in job.details["extras"]:
+        for part in job.extras:
             remove(part)
 
 

@@ -2,17 +2,21 @@
 
 READS   the data folder: images, masks, tables (see src/data/dataset.py for the layouts)
 WRITES  artifacts/prepared/
-        index.csv                one row an image: train in natural order of ids, then test in the order of the sample submission
-        report.json              classes, near-duplicates and what contradicts itself in them, what was left out
-        truth.npz                the train masks at original size, as runs
-        images_S.npy             (N,S,S) or (N,S,S,3) uint8; row i is train row i of the index; images_S_test.npy: the same for test rows
-        masks_S.npy              (N,S,S) uint8, 0 or 1, train only
-        Letterboxed or filtered images are stored apart, as in images_S_letterbox_clahe_test.npy. Near-duplicates are found in unfiltered images.
+        index.csv         one row an image: train in natural order of ids, then test in the order
+                          of the sample submission
+        report.json       classes, near-duplicates and the contradictions among them, what was
+                          left out
+        truth.npz         the train masks at original size, as runs
+        images_S.npy      (N,S,S) or (N,S,S,3) uint8; row i is train row i of the index;
+                          images_S_test.npy: the same for test rows
+        masks_S.npy       (N,S,S) uint8, 0 or 1, train only
+
+Letterboxed or filtered images are stored apart, as in images_S_letterbox_clahe_test.npy.
+Near-duplicates are looked for in unfiltered images.
 """
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
 import os
 import signal
@@ -22,12 +26,13 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from joblib import cpu_count
 
 from src.config.load import Config
 from src.core.console import (
@@ -42,34 +47,30 @@ from src.core.console import (
     short,
     warn,
 )
-from src.core.disk import point, replacing, write_json
+from src.core.disk import point, write_json
 from src.core.freshness import Job
 from src.core.paths import Paths
-from src.core.settings import Experiment
-from src.data import dataset, duplicates, rle
-from src.data import rle_dialect as detect
-from src.data.dataset import Item, Problems
+from src.data import dataset, duplicates, rle, rle_dialect
+from src.data.dataset import Item
 from src.data.images import resize
-from src.data.tables import COLUMNS, read_index
+from src.data.problems import Problems
+from src.data.tables import COLUMNS, read_index, write_table
 from src.data.train_table import empty_token
 from src.parts import filters
 from src.pipeline.jobs import plan
+from src.pipeline.store import PixelStore, creating
 from src.submission.order import sample_order
 
 BATCH = 8  # images a task: small, so that Ctrl+C ends at once
 
 
 @dataclass
-class Store:
-    """A pixel store being written: temporary files by 'train', 'test' and 'masks'."""
+class Checked:
+    """What checking and decoding one image found.
 
-    experiment: Experiment  # what it says of size, resize and filter
-    files: dict[str, Path] = field(default_factory=dict)
-
-
-@dataclass
-class Seen:
-    """What checking and decoding one image brought; `problems` as (kind, file name). Without problems the rest is there."""
+    `problems` as (kind, file name); where there are none, the rest is there: the mask at original
+    size as runs, and thumbnails of image and mask.
+    """
 
     problems: list[tuple[str, str]]
     height: int = 0
@@ -80,157 +81,147 @@ class Seen:
 
 
 def run(job: Job | None, config: Config, paths: Paths) -> bool:
-    """Make what is missing or stale of the index and the stores of this config's experiments; False where all of it was up to date.
+    """Make what is missing or stale of the index and of the stores of this config's experiments;
+    False where everything was up to date.
 
-    `job` is there because every stage is called like this; all of prepare's jobs are done in one pass over the files, whichever is asked for.
-    Raises InputError that names everything wrong with the data, and Stopped on Ctrl+C; neither leaves anything half-written.
+    `job` is there because every stage is called like this: all of prepare's jobs are done in one
+    pass over the files, whichever is asked for. Raises InputError that names everything wrong with
+    the data, and Stopped on Ctrl+C; neither leaves anything half-written.
     """
     index_job, *stores = _jobs(config, paths)
     with index_job.lock.held():
         return _make(index_job, stores, config, paths)
 
 
-def _make(index_job: Job, stores: list[Job], config: Config, paths: Paths) -> bool:
-    """`run`, under prepare's lock."""
-    new_index = not index_job.state().done
-    stores = [job for job in stores if new_index or not job.state().done]
-    if not new_index and not stores:
-        return False
-    for store in stores:
-        filters.check(store.details["experiment"])
-    started, problems, skip = time.time(), Problems(), config.competition.data.on_error == "skip"
-    header("prepare", "data" if new_index else "pixels", [paths.data], [paths.prepared])
-    items = dataset.find(paths.data, config.competition, problems, sample_order)
-    if not new_index:
-        items, problems, skip = (
-            _items_of_index(items, paths),
-            Problems(),
-            False,
-        )  # the index has already decided which images there are
-    with ExitStack() as cleanup:
-        finish = {job.name: cleanup.enter_context(ExitStack()) for job in stores}
-        made = (
-            []
-            if problems and not skip
-            else [_open_store(job, items, config, finish[job.name]) for job in stores]
-        )
-        runs = _run_lengths(items, config, paths)
-        seen = _pass_over_files(items, made, config, paths, runs)
-        for kind, name in (p for s in seen for p in s.problems):
-            problems.add(kind, name)
-        if problems:
-            _complain(problems, skip, paths)
-        good = [i for i, s in enumerate(seen) if not s.problems]
-        if not any(items[i].part == "train" for i in good):
-            raise InputError(
-                "no train image is left",
-                short(paths.data),
-                "Correct the files listed above",
-                code="no_train_images",
-            )
-        if len(good) < len(items):
-            for store in made:
-                _drop_rows(store, items, set(good))
-        if new_index:
-            facts: dict = {}
-            with index_job.running(facts):
-                facts |= _write_index(
-                    [items[i] for i in good], [seen[i] for i in good], problems, config, paths, runs
-                )
-                facts["seconds"] = round(time.time() - started, 1)
-        for job in _jobs(config, paths)[
-            1:
-        ]:  # asked for anew: a store's record names the rows of the index, which only now is there
-            if job.name in finish:
-                with job.running({"seconds": round(time.time() - started, 1)}):
-                    finish[job.name].close()  # the temporary files take their names
-    return True
-
-
 def _jobs(config: Config, paths: Paths) -> list[Job]:
+    """That of the index, then one for each store."""
     return [job for job in plan(config, paths) if job.stage == "prepare"]
 
 
+def _make(index_job: Job, store_jobs: list[Job], config: Config, paths: Paths) -> bool:
+    """`run`, under prepare's lock."""
+    new_index = not index_job.state().done
+    stale = [job for job in store_jobs if new_index or not job.state().done]
+    if not new_index and not stale:
+        return False
+    for job in stale:
+        filters.check(job.experiment)
+    started = time.time()
+    header("prepare", "data" if new_index else "pixels", [paths.data], [paths.prepared])
+    problems = Problems()
+    skip = config.competition.data.on_error == "skip"
+    items = dataset.find(paths.data, config.competition, problems, sample_order)
+    if not new_index:  # the index has already decided which images there are
+        items, problems, skip = _items_of_index(items, paths), Problems(), False
+    with ExitStack() as cleanup:
+        # closed, a store's files take their names
+        files = {job.name: cleanup.enter_context(ExitStack()) for job in stale}
+        stores: list[PixelStore] = []
+        for job in stale if skip or not problems else []:
+            stores += _open_stores(job, items, config, files[job.name])
+        rows = _rows(items)
+        runs = _run_lengths(items, config, paths)
+        checked = _pass_over_files(items, rows, stores, config, paths, runs)
+        for kind, name in (p for c in checked for p in c.problems):
+            problems.add(kind, name)
+        problems.settle(skip, paths.data)
+        good = [i for i, c in enumerate(checked) if not c.problems]
+        if not any(items[i].part == "train" for i in good):
+            what, todo = "no train image is left", "Correct the files listed above"
+            raise InputError(what, short(paths.data), todo, code="no_train_images")
+        if len(good) < len(items):
+            for store in stores:
+                store.keep([rows[i] for i in good if items[i].part == store.part])
+        if new_index:
+            facts: dict = {}
+            with index_job.running(facts):
+                items, checked = [items[i] for i in good], [checked[i] for i in good]
+                facts |= _write_index(items, checked, problems, config, paths, runs)
+                facts["seconds"] = round(time.time() - started, 1)
+        # asked for again: a store's record names the rows of the index, which is there only now
+        for job in _jobs(config, paths)[1:]:
+            if job.name in files:
+                with job.running({"seconds": round(time.time() - started, 1)}):
+                    files[job.name].close()
+    return True
+
+
 def _items_of_index(items: list[Item], paths: Paths) -> list[Item]:
-    there = {(i.part, i.id): i for i in items}
+    by_id = {(i.part, i.id): i for i in items}
     rows = read_index(paths)
-    if absent := [r.id for r in rows.itertuples() if (r.set, r.id) not in there]:
+    keys = list(zip(rows["set"], rows["id"]))
+    if absent := [id for part, id in keys if (part, id) not in by_id]:
         raise InputError(
             f"images of the index are gone: {listing(absent)}",
             short(paths.data),
             f"Run {command('prepare', '--force')}",
             code="images_gone",
         )
-    return [there[r.set, r.id] for r in rows.itertuples()]
+    return [by_id[key] for key in keys]
 
 
 def _run_lengths(items: list[Item], config: Config, paths: Paths) -> dict[str, Any] | None:
-    """How the run lengths of the train table count; None where masks are files."""
+    """The dialect of the train table's run lengths; None where masks are files."""
     having = [i for i in items if i.runs]
     if not having:
         return None
-    runs = detect.detect(
-        [i.runs for i in having],
-        [i.image for i in having],
-        config.competition.submission,
-        any(len(i.runs) > 1 for i in having),
-    )
-    runs["empty"] = empty_token(paths.data / config.competition.data.table, config.competition)
+    table, given = config.competition.data.table, config.competition.submission
+    several = any(len(i.runs) > 1 for i in having)
+    runs = rle_dialect.detect([i.runs for i in having], [i.image for i in having], given, several)
+    runs["empty"] = empty_token(paths.data / table, config.competition)
     size = f", masks of {runs['size'][0]}x{runs['size'][1]}" if runs["size"] else ""
     say(
-        f"run lengths of {config.competition.data.table}: by {runs['order']}, first pixel {runs['first']}, {'relative' if runs['relative'] else 'absolute'} starts{size} ({runs['why']})"
+        f"run lengths of {table}: by {runs['order']}, first pixel {runs['first']}, "
+        f"{'relative' if runs['relative'] else 'absolute'} starts{size} ({runs['why']})"
     )
     if runs["assumed"]:
         warn(
-            f"{listing(runs['assumed'])} of the run lengths cannot be known from the data and is assumed, as usual; submission.{runs['assumed'][0]} in competition.yaml sets it"
+            f"{listing(runs['assumed'])} of the run lengths cannot be known from the data and is "
+            f"assumed, as usual; submission.{rle_dialect.SETTING[runs['assumed'][0]]} in competition.yaml sets it"
         )
     return runs
 
 
-# ---------------------------------------------------------------------------------------------------------------- the pass over the files
+# -------------------------------------------------------------------------- the pass over the files
 
 
-def _open_store(job: Job, items: list[Item], config: Config, stack: ExitStack) -> Store:
-    """Temporary .npy files of full length; they get their names when `stack` is closed, and vanish if an exception passes through it."""
-    e = job.details["experiment"]
-    store = Store(e)
-    colour = (3,) if config.competition.data.channels == 3 else ()
-    count = {part: sum(i.part == part for i in items) for part in ("train", "test")}
-    wanted = {
-        "train": job.paths.images(e),
-        "masks": job.paths.masks(e),
-    }
-    if count["test"]:
-        wanted["test"] = job.paths.images(e, "test")
-    for part, path in wanted.items():
-        store.files[part] = stack.enter_context(replacing(path))
-        shape = (
-            count["test" if part == "test" else "train"],
-            e.image_size,
-            e.image_size,
-            *(colour if part != "masks" else ()),
-        )
-        np.lib.format.open_memmap(store.files[part], mode="w+", dtype=np.uint8, shape=shape)
-    return store
+def _rows(items: list[Item]) -> list[int]:
+    """The row of each in its stores: train and test images are counted apart."""
+    n_train = sum(i.part == "train" for i in items)
+    return [row if item.part == "train" else row - n_train for row, item in enumerate(items)]
+
+
+def _open_stores(job: Job, items: list[Item], config: Config, files: ExitStack) -> list[PixelStore]:
+    """Those of one experiment. They take their names when `files` is closed, and vanish if an
+    exception passes through it."""
+    experiment, channels = job.experiment, config.competition.data.channels
+    parts = [item.part for item in items]
+    wanted = [
+        (job.paths.images(experiment), "train", False),
+        (job.paths.masks(experiment), "train", True),
+        (job.paths.images(experiment, "test"), "test", False),
+    ]
+    return [
+        files.enter_context(creating(path, experiment, part, parts.count(part), channels, is_mask))
+        for path, part, is_mask in wanted
+        if part in parts
+    ]
 
 
 def _pass_over_files(
     items: list[Item],
-    stores: list[Store],
+    rows: list[int],
+    stores: list[PixelStore],
     config: Config,
     paths: Paths,
     runs: dict[str, Any] | None,
-) -> list[Seen]:
-    """Check and decode every file once, on all cores; the workers write their rows into the stores' files themselves."""
-    first_test = sum(i.part == "train" for i in items)
-    rows = [
-        number - (first_test if item.part == "test" else 0) for number, item in enumerate(items)
-    ]
+) -> list[Checked]:
+    """Check and decode every file once, on all cores; the workers write the rows themselves."""
     work = partial(_work, stores=stores, config=config, data=paths.data, runs=runs)
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    seen: list[Seen | None] = [None] * len(items)
+    checked: list[Checked] = [Checked([])] * len(items)
     point("start", paths.prepared)
-    pool = ProcessPoolExecutor(_cores(), context, _start_worker, (os.getpid(),))
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(cpu_count(), context, _start_worker, (os.getpid(),))
     try:
         tasks = {
             pool.submit(work, items[i : i + BATCH], rows[i : i + BATCH]): i
@@ -239,85 +230,40 @@ def _pass_over_files(
         with progress(len(items), "prepare") as bar:
             for task in as_completed(tasks):
                 result = task.result()
-                seen[tasks[task] : tasks[task] + len(result)] = result
+                checked[tasks[task] : tasks[task] + len(result)] = result
                 bar.update(len(result))
     except KeyboardInterrupt:
         raise Stopped("prepare was stopped; nothing half-written is left") from None
     except BrokenProcessPool:
-        raise StageError(
-            "a process that decoded images was killed, probably for lack of memory",
-            code="process_killed",
-        ) from None
+        what = "a process that decoded images was killed, probably for lack of memory"
+        raise StageError(what, code="process_killed") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return seen
+    return checked
 
 
 def _work(
     items: list[Item],
     rows: list[int],
-    stores: list[Store],
+    stores: list[PixelStore],
     config: Config,
     data: Path,
     runs: dict[str, Any] | None,
-) -> list[Seen]:
-    cfg, seen = config.competition.data, []
+) -> list[Checked]:
+    """Check, decode and store some images, in a worker."""
+    checked, cfg = [], config.competition.data
     for item, row in zip(items, rows):
         image, mask, problems = dataset.load(item, data, cfg.channels, cfg.empty_class, runs)
         if image is None:
-            seen.append(Seen(problems))
+            checked.append(Checked(problems))
             continue
         for store in stores:
-            e = store.experiment
-            _write_row(
-                store.files[item.part],
-                row,
-                resize(filters.apply(image, e.filter, e.filter_options), e.image_size, e.resize),
-            )
-            if item.part == "train":
-                _write_row(
-                    store.files["masks"], row, resize(mask, e.image_size, e.resize, is_mask=True)
-                )
-        small_mask = (
-            resize(mask, duplicates.SIDE, is_mask=True).astype(bool)
-            if item.part == "train"
-            else None
-        )
-        seen.append(
-            Seen([], *mask.shape, rle.to_runs(mask), duplicates.thumbnail(image), small_mask)
-        )
-    return seen
-
-
-def _write_row(file: Path, row: int, pixels: np.ndarray) -> None:
-    """Rows lie at the end of the file. Written, not mapped: a full disk is an error then, and not a crash; and no process grows with the data."""
-    with open(file, "r+b") as store:
-        np.lib.format.read_magic(store)
-        np.lib.format.read_array_header_1_0(store)
-        store.seek(store.tell() + row * pixels.nbytes)
-        store.write(pixels.tobytes())
-
-
-def _drop_rows(store: Store, items: list[Item], good: set[int]) -> None:
-    """Leave out the rows of bad images, so that row i of the store is row i of the index again."""
-    for part, file in store.files.items():
-        rows = [
-            n
-            for n, i in enumerate(
-                i
-                for i in range(len(items))
-                if items[i].part == ("test" if part == "test" else "train")
-            )
-            if i in good
-        ]
-        with replacing(file) as shorter:
-            full = np.load(file, mmap_mode="r")
-            kept = np.lib.format.open_memmap(
-                shorter, mode="w+", dtype=np.uint8, shape=(len(rows), *full.shape[1:])
-            )
-            for new, old in enumerate(rows):
-                kept[new] = full[old]
-            del full, kept
+            if store.part == item.part:
+                store.write(row, mask if store.is_mask else image)
+        small = resize(mask, duplicates.SIDE, is_mask=True).astype(bool)
+        thumb = duplicates.thumbnail(image)
+        checked.append(Checked([], *mask.shape, rle.to_runs(mask), thumb, small))
+    return checked
 
 
 def _start_worker(parent: int) -> None:
@@ -333,36 +279,12 @@ def _start_worker(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _complain(problems: Problems, skip: bool, paths: Paths) -> None:
-    """Everything wrong, a line a kind; then one error, unless data.on_error is skip."""
-    lines = problems.lines()
-    if skip:
-        for line in lines:
-            warn(f"left out: {line}")
-        return
-    remedy = "Correct them, or go on without them: --set data.on_error=skip"
-    if len(lines) == 1:
-        raise InputError(lines[0], short(paths.data), remedy, code=problems.code)
-    print(*(f"  {line}" for line in lines), sep="\n", file=sys.stderr, flush=True)
-    raise InputError(
-        f"{sum(map(len, problems.found.values()))} problems of {len(lines)} kinds in "
-        "the data, listed above",
-        short(paths.data),
-        remedy,
-        code=problems.code,
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------------------ what is written
+# --------------------------------------------------------------------------------- what is written
 
 
 def _write_index(
     items: list[Item],
-    seen: list[Seen],
+    checked: list[Checked],
     problems: Problems,
     config: Config,
     paths: Paths,
@@ -371,48 +293,32 @@ def _write_index(
     """index.csv, truth.npz and report.json; returns the report's counts."""
     cfg = config.competition.data
     n_train = sum(i.part == "train" for i in items)
-    pairs = duplicates.find_pairs(
-        np.stack([s.thumb for s in seen]), n_train, cfg.duplicate_correlation
-    )
+    thumbs = np.stack([c.thumb for c in checked])
+    pairs = duplicates.find_pairs(thumbs, n_train, cfg.duplicate_correlation)
     group = duplicates.groups(len(items), pairs)
-    with (
-        replacing(paths.index) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        for item, s, g in zip(items, seen, group):
-            area = int(s.runs[:, 1].sum()) if item.part == "train" else ""
-            image = item.image.relative_to(paths.data).as_posix()
-            table.writerow(
-                [
-                    item.id,
-                    item.part,
-                    item.label,
-                    image,
-                    len(item.masks) or len(item.runs),
-                    s.height,
-                    s.width,
-                    area,
-                    g,
-                ]
-            )
-    train = seen[:n_train]
-    rle.Truth.build(
-        [i.id for i in items[:n_train]],
-        [(s.height, s.width) for s in train],
-        [s.runs for s in train],
-    ).save(paths.truth)
-    report = _report(items, train, pairs, group, problems, cfg.classes) | {"runs": runs}
-    write_json(paths.report, report)
+    rows = []
+    for item, c, g in zip(items, checked, group):
+        image = item.image.relative_to(paths.data).as_posix()
+        masks = len(item.masks) or len(item.runs)
+        area = int(c.runs[:, 1].sum()) if item.part == "train" else ""
+        rows.append((item.id, item.part, item.label, image, masks, c.height, c.width, area, g))
+    write_table(paths.index, COLUMNS, rows)
+    train = checked[:n_train]
+    ids, sizes = [i.id for i in items[:n_train]], [(c.height, c.width) for c in train]
+    rle.Truth.build(ids, sizes, [c.runs for c in train]).save(paths.truth)
+    report = _report(items, train, pairs, group, cfg.classes)
+    write_json(paths.report, report | {"left_out": problems.found, "runs": runs})
     counts = report["counts"]
     classes = ", ".join(f"{n} {c}" for c, n in report["classes"].items())
     say(
-        f"{counts['train']} train images: {classes}; {counts['test']} test images; {counts['several_masks']} images with several masks"
+        f"{counts['train']} train images: {classes}; {counts['test']} test images; "
+        f"{counts['several_masks']} images with several masks"
     )
     say(
-        f"near-duplicates (correlation over {cfg.duplicate_correlation:g}): {counts['duplicate_groups']} groups with {counts['surplus']} surplus images; "
-        f"{counts['contradicting_labels']} pairs contradict each other in class, {counts['contradicting_masks']} in masks; "
+        f"near-duplicates (correlation over {cfg.duplicate_correlation:g}): "
+        f"{counts['duplicate_groups']} groups with {counts['surplus']} surplus images; "
+        f"{counts['contradicting_labels']} pairs contradict each other in class, "
+        f"{counts['contradicting_masks']} in masks; "
         f"{counts['test_twins']} test images have a twin in train"
     )
     for label, n in report["classes"].items():
@@ -423,21 +329,19 @@ def _write_index(
 
 def _report(
     items: list[Item],
-    train: list[Seen],
+    train: list[Checked],
     pairs: duplicates.Pairs,
     group: np.ndarray,
-    problems: Problems,
     classes: list[str],
 ) -> dict:
+    """Counts, and the ids of near-duplicates that contradict each other."""
     n_train, sizes = len(train), np.bincount(group)
-    named = [(items[a].id, items[b].id) for a, b in zip(pairs.first, pairs.second)]
-    both = [k for k, b in enumerate(pairs.second) if b < n_train]
-    labels = [named[k] for k in both if items[pairs.first[k]].label != items[pairs.second[k]].label]
-    masks = [
-        named[k]
-        for k in duplicates.contradicting_masks(np.stack([s.mask_thumb for s in train]), pairs)
-    ]
-    twins = [named[k] for k, b in enumerate(pairs.second) if b >= n_train]
+    ids = [(items[a].id, items[b].id) for a, b in zip(pairs.first, pairs.second)]
+    labels = [(items[a].label, items[b].label) for a, b in zip(pairs.first, pairs.second)]
+    is_twin = pairs.second >= n_train
+    small_masks = np.stack([c.mask_thumb for c in train])
+    other_label = [k for k, (a, b) in enumerate(labels) if a != b and not is_twin[k]]
+    other_mask = list(duplicates.contradicting_masks(small_masks, pairs))
     return {
         "counts": {
             "train": n_train,
@@ -445,14 +349,13 @@ def _report(
             "several_masks": sum(max(len(i.masks), len(i.runs)) > 1 for i in items),
             "duplicate_groups": int((sizes > 1).sum()),
             "surplus": int((sizes - 1).sum()),
-            "twins": len(named),
-            "contradicting_labels": len(labels),
-            "contradicting_masks": len(masks),
-            "test_twins": len({b for _, b in twins}),
+            "twins": len(pairs),
+            "contradicting_labels": len(other_label),
+            "contradicting_masks": len(other_mask),
+            "test_twins": len(set(pairs.second[is_twin])),
         },
         "classes": {c: sum(i.label == c for i in items) for c in classes},
-        "contradicting_labels": labels,
-        "contradicting_masks": masks,
-        "test_twins": twins,
-        "left_out": problems.found,
+        "contradicting_labels": [ids[k] for k in other_label],
+        "contradicting_masks": [ids[k] for k in other_mask],
+        "test_twins": [ids[k] for k in np.flatnonzero(is_twin)],
     }

@@ -7,7 +7,6 @@ WRITES  artifacts/folds.csv      id,fold; with split.scheme: holdout, fold 0 is 
 
 from __future__ import annotations
 
-import csv
 import warnings
 from typing import TYPE_CHECKING
 
@@ -15,11 +14,10 @@ import numpy as np
 
 from src.config.load import Config
 from src.core.console import InputError, header, say, short
-from src.core.disk import replacing
 from src.core.freshness import Job
 from src.core.paths import Paths
 from src.core.settings import Split
-from src.data.tables import read_index
+from src.data.tables import read_index, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,13 +43,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     folds = make_folds(index, classes, split, config.competition.data.empty_class)
     facts: dict = {}
     with job.running(facts):
-        with (
-            replacing(paths.folds) as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as file,
-        ):
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["id", "fold"])
-            table.writerows(zip(index["id"], folds.tolist()))
+        write_table(paths.folds, ["id", "fold"], zip(index["id"], folds.tolist()))
         facts |= {"twins_apart": round(twins_apart(index["group"].to_numpy(), folds), 4)}
     say(balance_table(index, folds, classes))
     say(

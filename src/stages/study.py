@@ -23,7 +23,7 @@ from src.core.console import header, say, warn
 from src.core.disk import replacing
 from src.core.freshness import Job
 from src.core.paths import Paths
-from src.data.formulas import as_text
+from src.data.cells import as_text
 from src.data.images import read_image
 from src.data.predictions import Predictions
 from src.data.rle import Truth

@@ -19,7 +19,8 @@ from src.core.paths import ROOT, Paths
 from src.data.predictions import Predictions
 from src.data.tables import read_index
 from src.parts.postprocess import Decision
-from src.pipeline.jobs import form_of, sample_of
+from src.pipeline.inputs import sample_of
+from src.pipeline.jobs import form_of
 from src.pipeline.records import read_metrics, read_weights
 from src.submission import writer
 
@@ -76,7 +77,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         if (
             other := ({paths.submission(name), paths.archive(name)} - {target}).pop()
         ).is_file():  # of another form: the record beside it is no longer its own
-            retire(other, paths)
+            retire([other], paths)
         facts["summary"] = f"{facts['rows']} rows, CV score {facts['score']:.4f}"
     if facts["note"]:
         say(f"  {facts['note']}")

@@ -25,7 +25,7 @@ from src.core.paths import Paths
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
 from src.parts import augment, losses, models, sampling
-from src.parts.tta import VIEWS
+from src.parts.tta import TTA
 from src.scoring.images import score_predictions
 from src.training.batches import EpochSampler, Images, loader
 from src.training.checkpoint import (
@@ -47,7 +47,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     header(
         "train",
         f"{config.name} fold {job.fold}",
-        [p for p in job.inputs.values() if isinstance(p, Path)],
+        list(dict.fromkeys(i.file for i in job.inputs)),
         [paths.fold(config.name, job.fold)],
     )
     facts: dict = {}
@@ -105,7 +105,7 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
         device, memory_format=torch.channels_last
     )
     if saved is None:
-        models.try_views(net, {v: VIEWS[v].do for v in e.predict.views if v != "identity"}, e.model)
+        models.try_views(net, {v: TTA[v].do for v in e.predict.tta if v != "identity"}, e.model)
     if hasattr(net.body, "fit"):  # learns without gradients, or nothing
         return fit(net, of, config, paths, fold, device, dtype), False
     ema = copy.deepcopy(net).eval().requires_grad_(False)
@@ -275,7 +275,7 @@ def validate(
         net,
         np.load(of.images, mmap_mode="r"),
         of.held_out,
-        [VIEWS["identity"]],
+        [TTA["identity"]],
         device,
         dtype,
         2 * e.train.batch_size,

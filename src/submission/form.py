@@ -12,7 +12,8 @@ from typing import Any
 from src.core.console import InputError, listing, nearest, printable, short
 from src.core.settings import Competition, Data, Submission
 from src.data.cells import check_written, names_of
-from src.data.columns import class_of, find_id, is_runs, role, spell
+from src.data.columns import class_of, column_role, find_id, is_runs, spell
+from src.data.rle_dialect import SETTING
 from src.submission.sample import Row, Sample, match_rows, read_sample
 
 BOX = "confidence xmin ymin xmax ymax"
@@ -36,16 +37,16 @@ class Form:
     probabilities: dict[str, str] = field(default_factory=dict)
     rle: str | None = None
     order: str = "column"
-    first: int = 1
-    relative: bool = False
+    first_pixel: int = 1
+    relative_starts: bool = False
     empty: str = ""
     size: tuple[int, int] | None = None
-    several: bool = False
+    row_per_component: bool = False
     boxes: str | None = None
     box: str = BOX
     masks: str | None = None
-    lesion: int = 255
-    copied: list[str] = field(default_factory=list)
+    mask_value: int = 255
+    passthrough: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)  # what was inferred, and from what
 
     @property
@@ -159,7 +160,7 @@ def _check_settings(form: Form, given: Submission, data: Data) -> None:
             code="odd_columns",
         )
     for setting, columns in (
-        ("copied", given.copied or []),
+        ("passthrough", given.passthrough or []),
         ("probabilities", (given.probabilities or {}).values()),
     ):
         if absent := [c for c in columns if c not in sample.columns]:
@@ -198,15 +199,17 @@ def _check_settings(form: Form, given: Submission, data: Data) -> None:
 def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
     """What every column but that of ids asks for: as given, or by what is in it."""
     sample = form.sample
-    form.copied = list(given.copied or [])
+    form.passthrough = list(given.passthrough or [])
     named = {v: k for k in TITLES if (v := getattr(given, k))} | dict.fromkeys(
         (given.probabilities or {}).values(), "probability"
     )
     for column in sample.columns:
-        if column == form.id or column in form.copied:
+        if column == form.id or column in form.passthrough:
             continue
         cells = sample.column(column)
-        kind = named.get(column) or role(column, cells, data.classes, (given.labels or {}).values())
+        kind = named.get(column) or column_role(
+            column, cells, data.classes, (given.labels or {}).values()
+        )
         if kind == "label" and column not in named and _tells_rows_apart(form, cells, given, data):
             kind = "key"
         of_masks = (given.masks or sample.pngs) and all(c.lower().endswith(".png") for c in cells)
@@ -215,8 +218,8 @@ def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
             or not kind
             and (column.lower() in ("height", "width", "") or column.startswith("Unnamed:"))
         ):  # a table's row numbers have no name
-            form.copied.append(column)
-            told("copied", column or "the column without a name")
+            form.passthrough.append(column)
+            told("passthrough", column or "the column without a name")
         elif kind == "probability":
             of = next(
                 (c for c, col in (given.probabilities or {}).items() if col == column), None
@@ -237,14 +240,12 @@ def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
                 if of
                 else f"label: {column} (a class), or rle: {column} (run lengths)"
             )
-            todo = f"Say in competition.yaml under submission what it is: {likely}, or copied: [{column}], to hand it in as it is"
+            todo = f"Say in competition.yaml under submission what it is: {likely}, or passthrough: [{column}], to hand it in as it is"
             raise InputError(
                 f"column '{column}' is not known", short(sample.file), todo, code="unknown_column"
             )
         elif getattr(form, kind):
-            todo = (
-                f"Name the right one: submission.{kind}, and the other one under submission.copied"
-            )
+            todo = f"Name the right one: submission.{kind}, and the other one under submission.passthrough"
             raise InputError(
                 f"columns '{getattr(form, kind)}' and '{column}' both look like {TITLES[kind]}",
                 short(sample.file),
@@ -352,7 +353,7 @@ def _pictures(form: Form, told: _Told, given: Submission) -> None:
     """Masks as PNG files in a zip."""
     if given.masks or form.sample.pngs:
         form.masks = told.pick("masks", given.masks, given.masks or _png_name(form, form.sample))
-        form.lesion = told.pick("lesion", given.lesion, form.sample.lesion or 255)
+        form.mask_value = told.pick("mask_value", given.mask_value, form.sample.lesion or 255)
         if form.masks.count("{id}") != 1:
             raise InputError(
                 f"submission.masks is '{form.masks}'",
@@ -388,19 +389,21 @@ def _keys(form: Form, told: _Told, given: Submission, data: Data) -> None:
         if len(set(ids)) < len(ids):
             if (
                 not form.rle
-                or given.several is False
-                or given.several is None
+                or given.row_per_component is False
+                or given.row_per_component is None
                 and len(set(map(tuple, sample.cells))) < len(ids)
             ):
                 todo = "One row an image is expected" + (
-                    "; where every part of a mask has one: submission.several: true"
+                    "; where every part of a mask has one: submission.row_per_component: true"
                     if form.rle
                     else ""
                 )
                 twice = sorted(i for i, n in Counter(ids).items() if n > 1)
                 what = f"the same id twice: {names_of(twice, 8)}"
                 raise InputError(what, short(sample.file), todo, code="id_twice")
-            form.several = told.pick("several", given.several, True, "images have several rows")
+            form.row_per_component = told.pick(
+                "row_per_component", given.row_per_component, True, "images have several rows"
+            )
         return
     form.keys = given.labels or spell(shown, data.classes, data.empty_class, whole=True) or {}
     back = {v: k for k, v in form.keys.items()}
@@ -440,16 +443,17 @@ def _runs(
     }
     if "" in starts:
         usual["first"] = (0, "the sample has a run from 0")
-    for name, (value, why) in usual.items():
-        if name in found:
+    for fact, (value, why) in usual.items():
+        name = SETTING[fact]
+        if fact in found:
             value, why = (
-                found[name],
+                found[fact],
                 "assumed: the train table leaves it open"
-                if name in found.get("assumed", [])
+                if fact in found.get("assumed", [])
                 else "as the train table's",
             )
-        if name == "relative" and not value:  # not worth a word
-            form.relative = bool(given.relative)
+        if fact == "relative" and not value:  # not worth a word
+            form.relative_starts = bool(given.relative_starts)
             continue
         setattr(form, name, told.pick(name, getattr(given, name), value, why))
     empty = tokens[0] if tokens else found.get("empty", "")
@@ -463,12 +467,16 @@ def _runs(
     if given.empty or given.empty is not None and tokens:  # as for boxes
         check_written(given.empty, set(cells), "empty", short(form.sample.file))
     form.empty = told.pick("empty", given.empty, empty, why)
-    if not form.several and not form.keys:
-        several = bool(found.get("several")) if given.several is None else given.several
-        form.several = several
+    if not form.row_per_component and not form.keys:
+        several = (
+            bool(found.get("several"))
+            if given.row_per_component is None
+            else given.row_per_component
+        )
+        form.row_per_component = several
         if several:
             told(
-                "several",
+                "row_per_component",
                 "yes",
-                "a row for each part, as the train table has it, so more rows than the sample; submission.several: false gives one an image",
+                "a row for each part, as the train table has it, so more rows than the sample; submission.row_per_component: false gives one an image",
             )

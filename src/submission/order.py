@@ -7,8 +7,9 @@ from pathlib import Path
 from src.core.console import InputError, short, warn
 from src.core.settings import Competition
 from src.data.cells import names_of
-from src.data.dataset import Item, Problems
+from src.data.dataset import Item
 from src.data.files import unread_files
+from src.data.problems import Problems
 from src.submission.form import infer
 from src.submission.sample import image_of, missing_sample_error, sample_file
 

@@ -91,7 +91,7 @@ def verify_submission(
             if column == form.label
             else set()
         )
-        if column not in (form.id, form.key, *form.copied) and (
+        if column not in (form.id, form.key, *form.passthrough) and (
             null := [
                 n
                 for n, cells in zip(names, table)
@@ -181,10 +181,12 @@ def _in_order(form: Form, lines: list[list[str]], fault: Found) -> list[Row]:
     where = [form.sample.columns.index(c) for c in (form.id, form.key) if c]
     rows = {tuple(row.cells[i] for i in where): row for row in form.rows}
     wanted = (
-        list(rows) if form.several else [tuple(row.cells[i] for i in where) for row in form.rows]
+        list(rows)
+        if form.row_per_component
+        else [tuple(row.cells[i] for i in where) for row in form.rows]
     )
     there = keys = [tuple(cells[i] for i in where) for cells in lines]
-    if form.several:
+    if form.row_per_component:
         there = [k for n, k in enumerate(keys) if n == 0 or keys[n - 1] != k]
 
     def said(found) -> list[str]:
@@ -300,7 +302,7 @@ def _draw(text: str, flat: np.ndarray, form: Form) -> str:
     if len(words) % 2 or not all(w.isdigit() for w in words):
         return "are no pairs of whole numbers"
     for number, (start, length) in enumerate(zip(map(int, words[::2]), map(int, words[1::2]))):
-        start = start + end if form.relative and number else start - form.first
+        start = start + end if form.relative_starts and number else start - form.first_pixel
         if start < 0 or length < 1 or start + length > len(flat):
             return "lie outside of their image"
         if start < end:
@@ -375,7 +377,7 @@ def _check_pngs(
             pixels = np.asarray(Image.open(io.BytesIO(pngs.read(name))))
             good = pixels.shape == tuple(form.size or sizes[image]) and set(
                 np.unique(pixels).tolist()
-            ) <= {0, form.lesion}
+            ) <= {0, form.mask_value}
             wrong += (
                 []
                 if good and (meant is None or np.array_equal(pixels > 0, meant[image].mask))

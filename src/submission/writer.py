@@ -42,7 +42,7 @@ def write(
     missing = _unknown(form, classes)
     at = form.sample.columns.index(form.id)
     rows = (
-        {row.cells[at]: row for row in reversed(form.rows)} if form.several else {}
+        {row.cells[at]: row for row in reversed(form.rows)} if form.row_per_component else {}
     )  # an image's parts stand together, at its first row
     cells = [
         line
@@ -163,7 +163,7 @@ def _lines(row: Row, form: Form, answer: Answer, classes: list[str]) -> list[lis
     of = {
         c: row.cells[i]
         for i, c in enumerate(form.sample.columns)
-        if c in (form.id, form.key, *form.copied)
+        if c in (form.id, form.key, *form.passthrough)
     }
     if form.label:
         of[form.label] = form.labels[answer.label]
@@ -177,13 +177,15 @@ def _lines(row: Row, form: Form, answer: Answer, classes: list[str]) -> list[lis
         if form.keys and row.key != _carrier(form, answer, classes):
             mask = np.zeros_like(mask)
         masks = [mask]
-        if form.several and mask.any():
+        if form.row_per_component and mask.any():
             parts, areas = connected_components(mask)
             masks = [parts == k for k in range(1, len(areas))]
     lines = []
     for mask in masks:
         if mask is not None:
-            of[form.rle] = encode(mask, form.order, form.first, form.empty, form.relative)
+            of[form.rle] = encode(
+                mask, form.order, form.first_pixel, form.empty, form.relative_starts
+            )
         lines.append([of[c] for c in form.sample.columns])
     return lines
 
@@ -211,7 +213,7 @@ def _zip(target: Path, form: Form, table: str, answers: dict[str, Answer]) -> No
         for image in form.images:
             add(
                 form.masks.replace("{id}", image),
-                cv2.imencode(".png", answers[image].mask.astype(np.uint8) * form.lesion)[
+                cv2.imencode(".png", answers[image].mask.astype(np.uint8) * form.mask_value)[
                     1
                 ].tobytes(),
             )

@@ -162,7 +162,7 @@ def predict_ratio(config: Config, given: argparse.Namespace) -> None:
 
     from src.core.device import amp_dtype, autocast, pick_device
     from src.parts import models
-    from src.parts.tta import VIEWS
+    from src.parts.tta import TTA
     from src.training.inference import infer
 
     e, classes = config.experiment, config.competition.data.classes
@@ -189,7 +189,7 @@ def predict_ratio(config: Config, given: argparse.Namespace) -> None:
         ).to(device)
 
         def whole() -> None:
-            infer(net, pixels, range(len(labels)), [VIEWS["identity"]], device, dtype, batch)
+            infer(net, pixels, range(len(labels)), [TTA["identity"]], device, dtype, batch)
 
         @torch.inference_mode()
         def bare() -> None:

@@ -268,7 +268,7 @@ def manifest(
         record = predict_job(one, paths).record()
         networks[one.name] = {
             "folds": folds[one.name],
-            "views": one.experiment.predict.views,
+            "views": one.experiment.predict.tta,
             "image_size": one.experiment.image_size,
             "weights": {k: weights_used(one, paths, k) for k in folds[one.name]},
             "pace": record.get("pace"),

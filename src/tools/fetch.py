@@ -36,7 +36,9 @@ from src.core.console import (
 from src.core.disk import make_folder, read_json, remove, remove_folder, write_json
 from src.core.locks import Lock
 from src.core.paths import Paths, contest_folder
-from src.kaggle_io.client import ConnectionLost, Download, Kaggle, plain_dataset, slug_of, url
+from src.kaggle_io.client import Download, Kaggle
+from src.kaggle_io.errors import ConnectionLost, url
+from src.kaggle_io.slugs import plain_dataset, slug_of
 from src.kaggle_io.unzip import MOST, Damaged, Unpacked, crc_of, own, unpack
 
 BREAKS = 5  # of the connection, one after another without a new byte in between
@@ -113,12 +115,12 @@ def fetch_files(kaggle: Kaggle, of: str, paths: Paths, force: bool) -> dict[str,
     make_folder(folder)
     if offered:
         say(
-            f"  {len(offered)} files, {size(sum(f.bytes or 0 for f in offered))}; the download is {size(arriving.mark['bytes'])}"
+            f"  {len(offered)} files, {size(sum(filter(None, offered.values())))}; the download is {size(arriving.mark['bytes'])}"
         )
     needed = (
         (arriving.mark["bytes"] or 0)
         - part.size
-        + sum(f.bytes or 0 for f in offered if not (folder / f.name).is_file())
+        + sum(n or 0 for name, n in offered.items() if not (folder / name).is_file())
     )
     if needed > (free := shutil.disk_usage(folder).free):
         raise InputError(
@@ -135,9 +137,7 @@ def fetch_files(kaggle: Kaggle, of: str, paths: Paths, force: bool) -> dict[str,
     done = settle(part, arriving.name, folder)
     if gone := [n for n in before["files"] if n not in done.files and (folder / n).is_file()]:
         warn(f"{len(gone)} files are no longer part of it, and stay: {listing(gone)}")
-    if lacking := [
-        f.name for f in offered if f.name not in done.files and f.name not in done.opened
-    ]:
+    if lacking := [name for name in offered if name not in done.files and name not in done.opened]:
         warn(f"{len(lacking)} files that Kaggle lists were not in the download: {listing(lacking)}")
     whose = {"competition": None if "/" in of else of, "dataset": of if "/" in of else None}
     write_json(
@@ -247,7 +247,7 @@ def transfer(kaggle: Kaggle, of: str, part: PartialDownload, arriving: Download)
                 if part.mark["bytes"] is None or part.whole:
                     return
                 # older versions of urllib3 call that an end
-                raise ConnectionLost("the connection to Kaggle broke off", code="connection_lost")
+                raise ConnectionLost("the connection to Kaggle broke", code="connection_lost")
             except ConnectionLost as lost:
                 if part.whole:
                     return

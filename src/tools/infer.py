@@ -38,16 +38,18 @@ from src.core.console import (
 )
 from src.core.device import amp_dtype, pick_device
 from src.core.disk import remove_folder, write_json
-from src.core.freshness import LIBRARIES, fingerprint, folder_fingerprint
+from src.core.freshness import LIBRARIES, fingerprint
 from src.core.locks import Lock
 from src.core.paths import Paths
-from src.data.dataset import Item, Problems
+from src.data.dataset import Item
 from src.data.images import read_image
 from src.data.predictions import Predictions
+from src.data.problems import Problems
 from src.parts import models
 from src.parts.postprocess import Decision, apply
-from src.parts.tta import VIEWS
+from src.parts.tta import TTA
 from src.pipeline import store as unlabelled
+from src.pipeline.inputs import folder_fingerprint
 from src.pipeline.jobs import train_runs
 from src.pipeline.records import read_manifest, read_weights
 from src.report import figures as pictures
@@ -123,7 +125,7 @@ def answer(
             "It says which images are asked for, and how: name its folder with --data",
             code="no_sample",
         )
-    items = unlabelled.find(paths.data, competition, problems)
+    items = unlabelled.find_test_images(paths.data, competition, problems)
     header("infer", name, [home.work, paths.data], [paths.submission(name)])
     try:
         go_on(
@@ -144,7 +146,7 @@ def answer(
             "Name another folder with --work",
             code="not_writable",
         ) from None
-    items, sizes = unlabelled.decode(
+    items, sizes = unlabelled.write_test_stores(
         items,
         {store(config, u.member, scratch): config.owner(u.member).experiment for u in units},
         paths.data,
@@ -262,7 +264,7 @@ def wanted(config: Config, home: Paths, manifest: dict) -> list[Unit]:
         )
     ranked = sorted(weights, key=lambda m: -sum(weights[m].values()))
     return [
-        Unit(m, k, tuple(config.owner(m).experiment.predict.views), rank, frozenset(weights[m]))
+        Unit(m, k, tuple(config.owner(m).experiment.predict.tta), rank, frozenset(weights[m]))
         for rank, m in enumerate(ranked)
         for k in manifest["networks"][m]["folds"]
     ]
@@ -396,7 +398,7 @@ def ask(
     images, ids, views = (
         np.load(store(work.config, unit.member, work.scratch), mmap_mode="r"),
         [i.id for i in work.items[:first]],
-        [VIEWS[v] for v in unit.views],
+        [TTA[v] for v in unit.views],
     )
     with enough_memory(batch_size(work, unit), e.image_size):
         mask, label = infer(

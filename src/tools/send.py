@@ -21,8 +21,10 @@ from src.core.console import InputError, StageError, command, duration, header, 
 from src.core.disk import read_json
 from src.core.paths import Paths
 from src.kaggle_io import log, plot
-from src.kaggle_io.client import Contest, Kaggle, NotSubmitted, RemoteSubmission, slug_of
+from src.kaggle_io.client import Contest, Kaggle, RemoteSubmission
+from src.kaggle_io.errors import NotSubmitted, url
 from src.kaggle_io.log import Row
+from src.kaggle_io.slugs import slug_of
 
 PAUSES = (
     2,
@@ -226,7 +228,7 @@ def check_open(contest: Contest) -> None:
         raise InputError(
             "you have not entered this contest",
             contest.slug,
-            f"Accept its rules at {contest.url}/rules, then run the same command again",
+            f"Accept its rules at {url(contest.slug)}/rules, then run the same command again",
             code="rules_not_accepted",
         )
 
@@ -265,7 +267,7 @@ def show(
         + (", so this is a late submission" if late else "")
     )
     say(
-        f"  to {contest.title} ({contest.url}){f', scored by {contest.metric}' if contest.metric else ''}{closes}"
+        f"  to {contest.title} ({url(contest.slug)}){f', scored by {contest.metric}' if contest.metric else ''}{closes}"
     )
     say(f"  {short(entry.file)}   {entry.cv}")
     say(f"  message: {message}")
@@ -336,7 +338,7 @@ def upload(
     )
     came = f"{what(broken)}, and" if broken else "the upload came to an end without an error, but"
     raise Unconfirmed(
-        f"{came} Kaggle's list of submissions does not show it{others}; where that stays so, it was not accepted, and the contest's page takes files too: {contest.url}"
+        f"{came} Kaggle's list of submissions does not show it{others}; where that stays so, it was not accepted, and the contest's page takes files too: {url(contest.slug)}"
     )
 
 

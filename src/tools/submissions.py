@@ -13,7 +13,8 @@ from src.config.load import Config
 from src.core.console import InputError, StageError, command, say, short, warn
 from src.core.paths import Paths
 from src.kaggle_io import log, plot
-from src.kaggle_io.client import Kaggle, RemoteSubmission, slug_of
+from src.kaggle_io.client import Kaggle, RemoteSubmission
+from src.kaggle_io.slugs import slug_of
 
 
 def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:

@@ -51,7 +51,7 @@ class Clock:
 
     def _tell(self, seconds: float) -> None:
         epoch = seconds * self.steps * 1.1  # validation is about a tenth of it
-        left = self.job.details.get("left", 1)
+        left = self.job.folds_left
         plan = epoch * (self.epochs_left + self.epochs * (left - 1))
         say(
             f"  about {duration(epoch)} an epoch, {duration(epoch * self.epochs_left)} for this fold"
