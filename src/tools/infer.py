@@ -466,14 +466,12 @@ def draw(work: Work, predictions: Predictions, decision: Decision, target: Path)
     sheet, captions, data = [], [], work.config.competition.data
     for i in np.unique(np.linspace(0, len(work.items) - 1, SHOWN).round().astype(int)):
         image = read_image(work.items[i].image, data.channels)
-        prob, probs = (None if p is None else p[i] for p in (predictions.mask, predictions.label))
-        mask, label = apply(
-            decision, prob, probs, *image.shape[:2], work.config.competition.classes
-        )
+        classes = work.config.competition.classes
+        mask, label = apply(decision, predictions, i, image.shape[:2], classes)
         sheet.append(pictures.tile(image, None, mask))
         captions.append(
             work.items[i].id[:40]
-            + ("" if label is None else f"\n{data.classes[label]} {probs[label]:.2f}")
+            + ("" if label is None else f"\n{data.classes[label]} {predictions.label[i, label]:.2f}")
         )
     figure = pictures.tiles(sheet, captions)
     figure.suptitle(
