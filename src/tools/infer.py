@@ -164,7 +164,7 @@ def answer(
     say(f"  {short(target)}{score}")
 
 
-# ------------------------------------------------------------------------------- what there is to do
+# ------------------------------------------------------------------------------ what there is to do
 
 
 def check(home: Paths) -> dict:
@@ -371,15 +371,14 @@ def mix(work: Work) -> Predictions:
 
 def draw(work: Work, predictions: Predictions, decision: Decision, target: Path) -> None:
     """Some answers, evenly over the test images."""
-    tiles, captions, data = [], [], work.config.competition.data
+    tiles, captions, classes = [], [], work.config.competition.classes
     for i in np.unique(np.linspace(0, len(work.items) - 1, SHOWN).round().astype(int)):
-        image = read_image(work.items[i].image, data.channels)
-        prob, probs = (None if p is None else p[i] for p in (predictions.mask, predictions.label))
-        mask, label = apply(
-            decision, prob, probs, *image.shape[:2], work.config.competition.classes
-        )
+        image = read_image(work.items[i].image, work.config.competition.data.channels)
+        mask, label = apply(decision, predictions, i, image.shape[:2], classes)
         tiles.append(figures.tile(image, None, mask))
-        answer = "" if label is None else f"\n{data.classes[label]} {probs[label]:.2f}"
+        answer = ""
+        if label is not None:
+            answer = f"\n{classes.names[label]} {predictions.label[i, label]:.2f}"
         captions.append(work.items[i].id[:40] + answer)
     sheet = figures.tiles(tiles, captions)
     title = f"{figures.plain(work.config.name)}: predicted outlines"
