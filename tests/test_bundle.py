@@ -635,7 +635,7 @@ def test_stopped_it_leaves_the_bundle_before_it(copy, monkeypatch):
         made(copy)
     monkeypatch.undo()
     monkeypatch.setattr(
-        bundle, "tried", lambda *_: (_ for _ in ()).throw(StageError("the bundle does not load"))
+        bundle, "imported_packages", lambda *_: (_ for _ in ()).throw(StageError("the bundle does not load"))
     )
     with pytest.raises(StageError):
         made(copy)

@@ -283,9 +283,9 @@ def test_parts_of_an_unfinished_predict_are_used_again_only_under_the_same_setti
     copy, monkeypatch
 ):
     """Stopped after one fold: the same command goes on with the other; another checkpoint or view starts anew."""
-    from src.stages import predict
+    from src.pipeline import networks
 
-    paths, asked, real = Paths(copy, copy / "data"), [], predict.infer
+    paths, asked, real = Paths(copy, copy / "data"), [], networks.predict_proba
     assert run(copy, config="small") == 0
 
     def stopped(*arguments):
@@ -296,7 +296,7 @@ def test_parts_of_an_unfinished_predict_are_used_again_only_under_the_same_setti
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(predict, "infer", stopped)
+    monkeypatch.setattr(networks, "predict_proba", stopped)
     views = ("--set", "predict.tta=[identity]")
     assert main(line(copy, "predict", config="small") + list(views)) == 130
     assert len(list(paths.predictions("small").glob("part_*"))) == 2
@@ -304,7 +304,7 @@ def test_parts_of_an_unfinished_predict_are_used_again_only_under_the_same_setti
     assert len(asked) == 7, "two parts were there, two were made"
     del asked[:]
     assert main(line(copy, "predict", config="small")) == 130
-    monkeypatch.setattr(predict, "infer", lambda *arguments: asked.append(1) or real(*arguments))
+    monkeypatch.setattr(networks, "predict_proba", lambda *given: asked.append(1) or real(*given))
     del asked[:]
     assert main(line(copy, "predict", config="small") + list(views)) == 0
     assert len(asked) == 6, "the parts of other views are not used"

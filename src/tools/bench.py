@@ -25,13 +25,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
 from src.config.load import Config
-from src.core.console import InputError, nearest, say
+from src.core.console import InputError, say
 from src.core.device import amp_dtype, autocast, pick_device
 from src.core.disk import write_json
 from src.core.paths import COMPETITION, ROOT, Paths
@@ -44,78 +45,76 @@ from src.training.inference import predict_proba
 
 STEPS = 12  # steps (or batches) of one repeat
 REPEATS = 5
-MEMBERS = 6
+MEMBERS = 6  # of the ensemble
+Loops = tuple[Callable[[], None], Callable[[], None]]  # the real one, the bare one
+
+
+class Generated(NamedTuple):
+    """Pixel stores of noise, and labels (N) int."""
+
+    images: Path
+    masks: Path
+    labels: np.ndarray
 
 
 def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
-    """given: `what` (a list of BENCHMARKS), `sets` and, optionally, `steps` and `repeats`."""
-    steps = getattr(given, "steps", None) or STEPS
-    repeats = getattr(given, "repeats", None) or REPEATS
-    if unknown := [what for what in given.what if what not in BENCHMARKS] or not given.what:
-        what = f"unknown benchmark '{unknown[0]}'" if given.what else "bench needs a word"
-        known = nearest(given.what[0] if given.what else "", BENCHMARKS)
-        raise InputError(what, "command line", known, code="usage")
+    """given: `what` (words of LOOPS and COMMANDS), `sets`, and `steps` and `repeats` or None."""
+    repeats = given.repeats or REPEATS
+    words = [w for s in given.sets for w in ("--set", s)] + ["--data", str(paths.data)]
     for what in given.what:
-        if what in ("train", "predict"):
-            compare_loops(what, config, steps, repeats)
+        if what in LOOPS:
+            compare(what, config, given.steps or STEPS, repeats)
         else:
-            words = [w for s in given.sets for w in ("--set", s)] + ["--data", str(paths.data)]
             with tempfile.TemporaryDirectory(dir=paths.work) as folder:
-                BENCHMARKS[what](config, paths, Path(folder), words, repeats)
+                COMMANDS[what](config, paths, Path(folder), words, repeats)
     return 0
 
 
 # ------------------------------------------------------------------------------ in this process
 
 
-def compare_loops(what: str, config: Config, steps: int, repeats: int) -> None:
+def compare(what: str, config: Config, steps: int, repeats: int) -> None:
     """Images/s of the real loop and of a bare one, in turns, after one warm-up each; the median of
     the ratios of neighbours, since machines drift."""
     e, device = config.experiment, pick_device()
     net = models.build(e, len(config.competition.data.classes), pretrained=False)
     net = net.to(device, memory_format=torch.channels_last)
     if hasattr(net.body, "fit"):
-        todo = "Choose another config"
-        what = f"{e.model.arch} learns without steps to time"
-        raise InputError(what, "model.arch", todo, code="not_by_gradients")
-    t, batch = e.train, e.predict_batch_size
-    count = steps * (batch if what == "predict" else t.batch_size * t.accumulate)
-    setting = f"{models.title(e.model)}, {e.image_size} px, batch {batch}, "
-    setting += f"{amp_dtype(t.amp, device)}, {device.type}"
-    if what == "train":
-        setting = setting.replace(f"batch {batch}", f"batch {t.batch_size}")
-        setting += f", augment {t.augment}"
+        problem, todo = f"{e.model.arch} learns without steps to time", "Choose another config"
+        raise InputError(problem, "model.arch", todo, code="not_by_gradients")
+    dtype = amp_dtype(e.train.amp, device)
+    batch = e.train.batch_size if what == "train" else e.predict_batch_size
+    count = steps * batch * (e.train.accumulate if what == "train" else 1)
     with tempfile.TemporaryDirectory() as folder:
-        images, masks, labels = generate(Path(folder), config, count)
-        pair = BENCHMARKS[what](net, config, images, masks, labels, device)
+        real, bare = LOOPS[what](net, config, generate(Path(folder), config, count), device, dtype)
 
         def rate(work: Callable[[], None]) -> float:
-            if device.type == "cuda":
-                torch.cuda.synchronize()
             started = time.perf_counter()
             work()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             return count / (time.perf_counter() - started)
 
-        for work in pair:
-            rate(work)
-        pairs = [tuple(rate(work) for work in pair) for _ in range(repeats)]
-    real, bare = (statistics.median(rates) for rates in zip(*pairs))
-    ratios = sorted(one / other for one, other in pairs)
+        rates = [(rate(real), rate(bare)) for _ in range(repeats + 1)][1:]
+    ratios = sorted(one / other for one, other in rates)
+    real_rate, bare_rate = (statistics.median(column) for column in zip(*rates))
+    setting = f"{models.title(e.model)}, {e.image_size} px, batch {batch}, {dtype}, {device.type}"
+    if what == "train":
+        setting += f", augment {e.train.augment}"
     say(
-        f"{what:<8} {real:8.1f} img/s   bare {bare:8.1f} img/s   ratio "
+        f"{what:<8} {real_rate:8.1f} img/s   bare {bare_rate:8.1f} img/s   ratio "
         f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}, {repeats} pairs)"
         f"   {setting}"
     )
 
 
-def train(net, config: Config, images: Path, masks: Path, labels: np.ndarray, device):
+def train(net, config: Config, data: Generated, device, dtype) -> Loops:
     """One epoch of the training loop, and as many steps on one batch."""
-    loop = make_loop(net, config, images, masks, np.arange(len(labels)), labels, 0, device)
+    rows = np.arange(len(data.labels))
+    loop = make_loop(net, config, data.images, data.masks, rows, data.labels, 0, device)
     loop.sampler.set_epoch(0)
-    pixels, target = next(iter(loop.loader))
-    pixels, target = pixels.to(device), {k: v.to(device) for k, v in target.items()}
+    images, target = next(iter(loop.loader))
+    images, target = images.to(device), {k: v.to(device) for k, v in target.items()}
 
     def real() -> None:
         for _ in loop.steps(0):
@@ -124,8 +123,8 @@ def train(net, config: Config, images: Path, masks: Path, labels: np.ndarray, de
     def bare() -> None:
         net.train()
         for _ in range(loop.sampler.steps * loop.sampler.accumulate):
-            with autocast(device, loop.dtype):
-                output = loop.forward(pixels)
+            with autocast(device, dtype):
+                output = loop.forward(images)
             loop.scaler.scale(loop.loss(output, target)["loss"]).backward()
             loop.scaler.step(loop.optimiser)
             loop.scaler.update()
@@ -134,16 +133,15 @@ def train(net, config: Config, images: Path, masks: Path, labels: np.ndarray, de
     return real, bare
 
 
-def predict(net, config: Config, images: Path, masks: Path, labels: np.ndarray, device):
+def predict(net, config: Config, data: Generated, device, dtype) -> Loops:
     """predict's loop, one view, and as many forward passes of one batch."""
-    e = config.experiment
-    pixels, dtype = np.load(images, mmap_mode="r"), amp_dtype(e.train.amp, device)
-    rows, batch = range(len(labels)), e.predict_batch_size
-    resident = to_tensor(np.array(pixels[:batch])).to(device)
+    images, rows = np.load(data.images, mmap_mode="r"), range(len(data.labels))
+    batch = config.experiment.predict_batch_size
+    resident = to_tensor(np.array(images[:batch])).to(device)
     net.eval()
 
     def real() -> None:
-        predict_proba(net, pixels, rows, [TTA["identity"]], device, dtype, batch)
+        predict_proba(net, images, rows, [TTA["identity"]], device, dtype, batch)
 
     @torch.inference_mode()
     def bare() -> None:
@@ -154,7 +152,7 @@ def predict(net, config: Config, images: Path, masks: Path, labels: np.ndarray, 
     return real, bare
 
 
-def generate(folder: Path, config: Config, count: int) -> tuple[Path, Path, np.ndarray]:
+def generate(folder: Path, config: Config, count: int) -> Generated:
     """A pixel store of noise: speed does not depend on what is in the images."""
     random, size = np.random.default_rng(0), config.experiment.image_size
     colour = (3,) if config.competition.data.channels == 3 else ()
@@ -164,7 +162,7 @@ def generate(folder: Path, config: Config, count: int) -> tuple[Path, Path, np.n
     for name, pixels in (("images", images), ("masks", masks)):
         np.save(folder / f"{name}.npy", pixels)
     labels = random.integers(0, len(config.competition.data.classes), count)
-    return folder / "images.npy", folder / "masks.npy", labels
+    return Generated(folder / "images.npy", folder / "masks.npy", labels)
 
 
 # ---------------------------------------------------------------------------------- whole processes
@@ -249,4 +247,5 @@ def timed(words: list[str], must_end_well: bool = True) -> float:
     return time.perf_counter() - started
 
 
-BENCHMARKS = {"train": train, "predict": predict, "stages": stages, "greedy": greedy}
+LOOPS = {"train": train, "predict": predict}
+COMMANDS = {"stages": stages, "greedy": greedy}
