@@ -21,7 +21,8 @@ from zygote import Zygote
 from src.core.console import InputError
 from src.core.pretrained import find_weights
 from src.core.settings import Competition, Experiment
-from src.data import formulas, rle
+from src.data import rle
+from src.data.cells import as_text, is_formula
 from src.data.dataset import find_test, natural
 from src.data.images import read_image, read_mask
 from src.data.problems import Problems
@@ -282,15 +283,14 @@ def test_a_message_in_the_log_is_no_formula_and_comes_back(message, tmp_path):
     row = log.Row("2026-11-01T10:00:00Z", "c", "f.csv", message=message)
     log.edit(tmp_path / "log.csv", lambda rows: rows.append(row))
     assert not any(
-        formulas.is_formula(c)
-        for c in (tmp_path / "log.csv").read_text().replace("\n", ",").split(",")
+        is_formula(c) for c in (tmp_path / "log.csv").read_text().replace("\n", ",").split(",")
     )
     assert log.read(tmp_path / "log.csv") == [row]
 
 
 def test_numbers_in_a_table_for_people_stay_numbers():
     cells = ["=1", "-0.25", "-x", "b", -0.5]
-    assert [formulas.as_text(c) for c in cells] == ["'=1", "-0.25", "'-x", "b", -0.5]
+    assert [as_text(c) for c in cells] == ["'=1", "-0.25", "'-x", "b", -0.5]
 
 
 HARD = [

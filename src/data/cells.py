@@ -1,4 +1,9 @@
-"""The cells of a table as contests write them: any usual delimiter, quotes, byte order mark."""
+"""The cells of a table as contests write them: any usual delimiter, quotes, byte order mark.
+
+And cells that a spreadsheet would take for a formula, and calculate when a person opens the table.
+Tables that the program reads back hold every name exactly (prepare warns of such names once).
+Those that are for people alone have an apostrophe before it, as spreadsheets write text.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +14,13 @@ from pathlib import Path
 
 from src.core.console import InputError, listing, printable, short
 from src.core.disk import must_be_file
-from src.data.formulas import is_formula
-from src.data.limits import MOST_BYTES
+from src.data.files import MOST_BYTES
 
 BOM = "\ufeff".encode()
 MOST_COLUMNS = 10_000
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|$)")  # splitlines would split at what cells may hold
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how one begins
+MARKED = re.compile(r"'+[=+\-@\t\r]")
 csv.field_size_limit(2**31 - 1)  # the run lengths of one large image have more than csv's 131,072
 
 
@@ -27,14 +33,14 @@ def table_bytes(file: Path) -> bytes:
 
 
 def table_text(data: bytes, file: Path) -> str:
-    """The text of a table without its byte order mark. Raises InputError where it is none."""
+    """The text of a table without its byte order mark. Raises InputError where it is not text."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:  # the UTF-16 of plain letters would pass for UTF-8
-        todo = "Save it as UTF-8"
-        raise InputError("the table is no UTF-8 text", short(file), todo, code="not_utf8")
+        what = "the table is not UTF-8 text"
+        raise InputError(what, short(file), "Save it as UTF-8", code="not_utf8")
     return text
 
 
@@ -43,7 +49,7 @@ def cells_of(
 ) -> tuple[list[list[str]], str, str]:
     """(the cells of each row that is not blank, the first row as it stands there, the delimiter).
 
-    Raises InputError for what is no table, and for rows of different lengths.
+    Raises InputError for what is not a table, and for rows of different lengths.
     """
     lines = LINE.findall(text)[:-1]
     start = next((n for n, line in enumerate(lines) if line.strip()), 0)
@@ -104,3 +110,18 @@ def check_written(text: str, shown: set[str], setting: str, where: str) -> None:
         return
     what = f"submission.{setting} writes '{text}', {odd}, and the sample has no such cell"
     raise InputError(what, where, "Take what the sample has, or a word", code="odd_cell")
+
+
+def is_formula(text: str) -> bool:
+    """A plain number such as -1 is not one."""
+    return text.startswith(FORMULA) and not re.fullmatch(r"[-+]\d+(\.\d+)?", text)
+
+
+def as_text(cell: object) -> object:
+    """The same with an apostrophe before what would be a formula; `as_meant` undoes it."""
+    marked = isinstance(cell, str) and (is_formula(cell) or MARKED.match(cell))
+    return f"'{cell}" if marked else cell
+
+
+def as_meant(cell: str) -> str:
+    return cell[1:] if MARKED.match(cell) else cell

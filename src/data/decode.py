@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from src.data.dicom import DICOM_SUFFIXES, decode_dicom
-from src.data.limits import check_size, read_bytes
+from src.data.files import check_size, read_bytes
 
 Image.MAX_IMAGE_PIXELS = None  # check_size says it in our words, and before anything is decoded
 Image.init()  # else Pillow does not know all of its formats by name

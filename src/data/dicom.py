@@ -8,7 +8,7 @@ from io import BytesIO
 
 import numpy as np
 
-from src.data.limits import MOST_BYTES, check_size
+from src.data.files import MOST_BYTES, check_size
 
 DICOM_SUFFIXES = {".dcm", ".dicom"}
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")

@@ -10,7 +10,7 @@ import numpy as np
 
 from src.core.console import InputError, command, short
 from src.core.disk import replacing
-from src.data.limits import MOST_PIXELS
+from src.data.files import MOST_PIXELS
 
 DIGITS = 9  # of a pixel's number: as many as any image has, and no sum of them overflows
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from src.core.console import InputError, say, short, warn
 from src.core.disk import replacing
 from src.core.locks import Lock
-from src.data.formulas import as_meant, as_text
+from src.data.cells import as_meant, as_text
 
 if TYPE_CHECKING:
     from src.kaggle_io.client import RemoteSubmission

@@ -23,7 +23,7 @@ from src.core.console import header, say, warn
 from src.core.disk import replacing
 from src.core.freshness import Job
 from src.core.paths import Paths
-from src.data.formulas import as_text
+from src.data.cells import as_text
 from src.data.images import read_image
 from src.data.predictions import Predictions
 from src.data.rle import Truth
@@ -337,9 +337,9 @@ def same_images(config: Config, index: pd.DataFrame, paths: Paths) -> str:
             )
             pred, _ = apply(
                 Decision(**decisions[label][str(left_out[name])]),
-                made.mask[i],
-                None if made.label is None else made.label[i],
-                *pixels.shape[:2],
+                made,
+                i,
+                pixels.shape[:2],
                 firsts[label].competition.classes,
             )
             shown.append(

@@ -12,7 +12,7 @@ from typing import Any
 from src.core.console import InputError, listing, nearest, printable, short
 from src.core.settings import Competition, Data, Submission
 from src.data.cells import check_written, names_of
-from src.data.columns import class_of, find_id, is_runs, role, spell
+from src.data.columns import class_of, column_role, find_id, is_runs, spell
 from src.data.rle_dialect import SETTING
 from src.submission.sample import Row, Sample, match_rows, read_sample
 
@@ -207,7 +207,9 @@ def _columns(form: Form, told: _Told, given: Submission, data: Data) -> None:
         if column == form.id or column in form.passthrough:
             continue
         cells = sample.column(column)
-        kind = named.get(column) or role(column, cells, data.classes, (given.labels or {}).values())
+        kind = named.get(column) or column_role(
+            column, cells, data.classes, (given.labels or {}).values()
+        )
         if kind == "label" and column not in named and _tells_rows_apart(form, cells, given, data):
             kind = "key"
         of_masks = (given.masks or sample.pngs) and all(c.lower().endswith(".png") for c in cells)
