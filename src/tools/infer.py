@@ -55,7 +55,7 @@ from src.pipeline.records import read_manifest, read_weights
 from src.report import figures as pictures
 from src.scoring import greedy
 from src.submission import writer
-from src.submission.form import infer as infer_form
+from src.submission.infer_form import infer_form
 from src.submission.sample import sample_file
 from src.training.checkpoint import load_weights
 from src.training.inference import enough_memory, infer, mean_of_folds, to_predictions
@@ -154,8 +154,8 @@ def answer(
         problems,
     )
     form = infer_form(sample, competition, [i.id for i in items], train_runs(home))
-    if form.unknown:
-        warn(writer.describe_missing_images(form, competition.data))
+    if form.missing_ids:
+        warn(writer.describe_missing_images(form))
     work = Work(config, home, scratch, manifest, items, sizes, pick_device(exact=True))
     say(
         f"  {len(units)} networks of {listing(dict.fromkeys(u.member for u in units))} on {len(items)} test images, {work.device}"
@@ -175,7 +175,6 @@ def answer(
         predictions,
         {i.id: size for i, size in zip(items, sizes)},
         decision,
-        competition.classes,
     )
     draw(work, predictions, decision, paths.submission(name).with_suffix(".png"))
     remove_folder(scratch.artifacts)
