@@ -26,7 +26,7 @@ from src.core.settings import Classes
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
-from src.parts import models
+from src.parts import building
 from src.parts.postprocess import Decision
 from src.parts.tta import TTA
 from src.pipeline.jobs import folds as folds_to_use
@@ -76,7 +76,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
                     part = paths.part(name, k, of)
                     if kind == "auto" or not is_intact(part, classes):
                         if net is None:
-                            net = models.build(e, len(classes), pretrained=False)
+                            net = building.build(e, len(classes), pretrained=False)
                             load_weights(
                                 paths.checkpoint(name, k, e.predict.checkpoint),
                                 net,

@@ -24,7 +24,8 @@ from src.core.freshness import Job
 from src.core.paths import Paths
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
-from src.parts import augment, losses, models, sampling
+from src.parts import augment, building, losses, models, sampling
+from src.parts.network import Network
 from src.parts.tta import TTA
 from src.scoring.images import score_predictions
 from src.training.batches import EpochSampler, Images, loader
@@ -101,11 +102,11 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     if saved and saved["history"] and not is_intact(best):
         warn(f"{short(best)} is {'damaged' if best.is_file() else 'gone'}: this fold starts over")
         saved = None
-    net = models.build(e, len(classes), pretrained=saved is None).to(
+    net = building.build(e, len(classes), pretrained=saved is None).to(
         device, memory_format=torch.channels_last
     )
     if saved is None:
-        models.try_views(net, {v: TTA[v].do for v in e.predict.tta if v != "identity"}, e.model)
+        building.try_views(net, {v: TTA[v].do for v in e.predict.tta if v != "identity"}, e.model)
     if hasattr(net.body, "fit"):  # learns without gradients, or nothing
         return fit(net, of, config, paths, fold, device, dtype), False
     ema = copy.deepcopy(net).eval().requires_grad_(False)
@@ -293,7 +294,7 @@ def validate(
 
 
 def fit(
-    net: models.Network,
+    net: Network,
     of: FoldImages,
     config: Config,
     paths: Paths,

@@ -65,7 +65,7 @@ def train_ratio(config: Config, given: argparse.Namespace) -> None:
     import torch
 
     from src.core.device import amp_dtype, autocast, pick_device, worker_count
-    from src.parts import augment, losses, models
+    from src.parts import augment, building, losses, models
     from src.training.batches import EpochSampler, Images, loader
     from src.training.loop import Loop, optimiser_for
     from src.training.runlog import BadSteps
@@ -96,7 +96,7 @@ def train_ratio(config: Config, given: argparse.Namespace) -> None:
             worker_count(t.workers, device),
             device,
         )
-        net = models.build(e, len(classes), pretrained=False).to(
+        net = building.build(e, len(classes), pretrained=False).to(
             device, memory_format=torch.channels_last
         )
         if hasattr(net.body, "fit"):
@@ -161,7 +161,7 @@ def predict_ratio(config: Config, given: argparse.Namespace) -> None:
     import torch
 
     from src.core.device import amp_dtype, autocast, pick_device
-    from src.parts import models
+    from src.parts import building, models
     from src.parts.tta import TTA
     from src.training.inference import infer
 
@@ -179,7 +179,7 @@ def predict_ratio(config: Config, given: argparse.Namespace) -> None:
         )
         pixels = np.load(images, mmap_mode="r")
         net = (
-            models.build(e, len(classes), pretrained=False)
+            building.build(e, len(classes), pretrained=False)
             .to(device, memory_format=torch.channels_last)
             .eval()
         )

@@ -48,7 +48,7 @@ from src.core.paths import COMPETITION, ROOT, Paths
 from src.data.images import read_image
 from src.data.predictions import Predictions
 from src.data.tables import read_index
-from src.parts import models
+from src.parts import building
 from src.pipeline.jobs import (
     ensemble_job,
     evaluate_job,
@@ -248,7 +248,7 @@ def write_configs(config: Config, folder: Path) -> None:
 
 def write_weights(config: Config, folds: list[int], paths: Paths, inner: Paths, advance) -> None:
     e = config.experiment
-    net = models.build(e, len(config.competition.data.classes), pretrained=False)
+    net = building.build(e, len(config.competition.data.classes), pretrained=False)
     for k in folds:
         load_weights(paths.checkpoint(config.name, k, e.predict.checkpoint), net, fold=k)
         weights = round_weights(net.state_dict(), net, weights_used(config, paths, k))
@@ -331,13 +331,13 @@ def trial(folder: Path, file: Path, image: Path) -> dict[str, str]:
     pictures.canvas(1, 1)
     for one in config.experiments:
         if about := read_json(home.manifest)["networks"].get(one.name):
-            net = models.build(
+            net = building.build(
                 one.experiment, len(config.competition.data.classes), pretrained=False
             )
             load_weights(
                 home.checkpoint(one.name, about["folds"][0], one.experiment.predict.checkpoint), net
             )
-            models.try_out(net, len(config.competition.data.classes))
+            building.try_out(net, len(config.competition.data.classes))
     owners = metadata.packages_distributions()
     names = {
         owner

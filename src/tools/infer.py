@@ -45,7 +45,8 @@ from src.data.dataset import Item
 from src.data.images import read_image
 from src.data.predictions import Predictions
 from src.data.problems import Problems
-from src.parts import models
+from src.parts import building
+from src.parts.network import Network
 from src.parts.postprocess import Decision, apply
 from src.parts.tta import TTA
 from src.pipeline import store as unlabelled
@@ -322,7 +323,7 @@ def predict(
     def load(unit: Unit) -> None:
         nonlocal loaded, net
         started, e = clock(), work.config.owner(unit.member).experiment
-        net = models.build(e, len(work.classes), pretrained=False)
+        net = building.build(e, len(work.classes), pretrained=False)
         load_weights(
             work.home.checkpoint(unit.member, unit.fold, e.predict.checkpoint), net
         )  # rounded already where predict did
@@ -389,7 +390,7 @@ def predict(
 def ask(
     work: Work,
     unit: Unit,
-    net: models.Network,
+    net: Network,
     advance: Callable[[int], None] = lambda n: None,
     first: int | None = None,
 ) -> Predictions:
@@ -419,7 +420,7 @@ def batch_size(work: Work, unit: Unit) -> int:
     return e.predict.batch_size or 2 * e.train.batch_size
 
 
-def probe(work: Work, unit: Unit, net: models.Network, clock: Callable[[], float]) -> float:
+def probe(work: Work, unit: Unit, net: Network, clock: Callable[[], float]) -> float:
     """Seconds per image and view: one view of a few images, twice, since the first time is slower."""
     count = min(len(work.items), batch_size(work, unit) if work.device.type == "cuda" else PROBED)
     for _ in range(2):
