@@ -30,7 +30,7 @@ from src.data import tables
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.kaggle_io import client as kaggle
-from src.kaggle_io import log, slugs
+from src.kaggle_io import download, log, slugs
 from src.kaggle_io import unzip as archives
 from src.parts import losses, metrics
 from src.parts.postprocess import Decision
@@ -651,24 +651,25 @@ def test_a_damaged_note_of_what_was_fetched_is_as_good_as_none(tmp_path, content
     config = load(ROOT / "configs" / "cpu.yaml", ["slug=null"])
     with refused("no_contest_named"):
         slugs.slug_of(given, config, paths)
-    assert fetch.previous_download(paths.fetched, "a") == {"files": {}}
+    assert fetch.read_fetched(paths, "a") is None
     home = tmp_path / ".fetch"
     home.mkdir()
     for note in (content, '{"of": "a", "mark": []}', '{"of": "a", "mark": {"bytes": "1"}}'):
         (home / "mark.json").write_text(note)
         (home / "archive.part").write_bytes(b"1")
-        assert fetch.PartialDownload(tmp_path, "a").mark is None
+        assert download.PartialDownload(tmp_path, "a").mark is None
 
 
 @pytest.mark.parametrize(
-    "files", [[], {"a": 1}, {"a": {"bytes": "1", "crc": "0"}}, {"a": {"bytes": 1, "crc": "x"}}]
+    "files", [["a"], {"a": 1}, {"a": {"bytes": "1", "crc": "0"}}, {"a": {"bytes": 1, "crc": "x"}}]
 )
 def test_a_note_of_what_was_fetched_with_odd_files_is_as_good_as_none(tmp_path, files):
-    (tmp_path / "fetched.json").write_text(
-        json.dumps({"competition": "a", "dataset": None, "when": "now", "files": files})
-    )
-    if files:
-        assert fetch.previous_download(tmp_path / "fetched.json", "a") == {"files": {}}
+    paths, mark = Paths(tmp_path, tmp_path), {"etag": "e", "modified": None, "bytes": 1}
+    good = {"competition": "a", "dataset": None, "when": "now", "archive": mark, "files": {}}
+    paths.fetched.write_text(json.dumps(good))
+    assert fetch.read_fetched(paths, "a").files == {}
+    paths.fetched.write_text(json.dumps(good | {"files": files}))
+    assert fetch.read_fetched(paths, "a") is None
 
 
 # --------------------------------------------------------------------------------------- Kaggle
@@ -746,11 +747,11 @@ def test_names_that_differ_only_in_case_are_refused_where_the_disk_takes_them_fo
     tmp_path, monkeypatch
 ):
     file = zipped(tmp_path / "a.zip", "x/A.png", "x/a.png")
-    monkeypatch.setattr(archives, "tells_case", lambda folder: False)
+    monkeypatch.setattr(archives, "is_case_sensitive", lambda folder: False)
     with refused("archive_twice"):
         archives.unpack(file, tmp_path / "out", 10**6)
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(archives, "tells_case", lambda folder: True)
+    monkeypatch.setattr(archives, "is_case_sensitive", lambda folder: True)
     assert archives.unpack(file, tmp_path / "out", 10**6).new == 2
 
 
@@ -774,16 +775,16 @@ def test_no_link_at_a_temporary_name_is_followed(tmp_path):
     (folder / ".fetch" / "mark.json").write_text(
         json.dumps({"of": "x", "mark": {"etag": "e", "modified": None, "bytes": 9}})
     )
-    part = fetch.PartialDownload(folder, "x")
+    part = download.PartialDownload(folder, "x")
     assert part.mark is None
-    part.begin({"etag": "e", "modified": None, "bytes": 9})
+    part.begin(kaggle.Mark(etag="e", modified=None, bytes=9))
     assert precious.read_text() == "mine" and not part.file.is_symlink()
     part.drop()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "kept").touch()
     (folder / ".fetch").symlink_to(elsewhere)
-    fetch.PartialDownload(folder, "x").begin({"etag": "e", "modified": None, "bytes": 9})
+    download.PartialDownload(folder, "x").begin(kaggle.Mark(etag="e", modified=None, bytes=9))
     assert (elsewhere / "kept").is_file() and not (folder / ".fetch").is_symlink()
 
     (tmp_path / ".bundle.part").symlink_to(elsewhere)

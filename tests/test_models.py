@@ -87,7 +87,7 @@ def step(net: Network, dtype: torch.dtype = torch.float32, rate: float = 1e-3) -
     size = net.image_size
     mask = torch.zeros(2, 1, size, size, dtype=torch.uint8)
     mask[0, :, : size // 2] = 1
-    optimiser = optimiser_for(net.parameter_groups(rate, rate, 0.01))
+    optimiser = optimiser_for(net.parameter_groups(rate, rate, 0.01), Train())
     for group in optimiser.param_groups:
         group["lr"] = rate
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -299,7 +299,7 @@ class Own(nn.Module):
 
 def test_a_size_that_a_network_cannot_take_is_said_before_anything_is_downloaded(monkeypatch):
     monkeypatch.setitem(models.MODELS, "own", lambda settings, classes, weights: Own(classes, True))
-    monkeypatch.setattr(models, "find_weights", lambda *a: pytest.fail("weights are sought"))
+    monkeypatch.setattr(building, "find_weights", lambda *a: pytest.fail("weights are sought"))
     with refused("bad_image_size", "own", "224", "sides must be multiples of 96 (", "192, 288"):
         building.build(experiment("own", 224, encoder_weights="imagenet"), 3, pretrained=True)
     with refused("bad_network", "1/128", "image_size 64"):

@@ -234,7 +234,7 @@ def test_a_stopped_fold_does_not_go_on_from_a_flipped_bit(home, capfd, monkeypat
     flip(paths.checkpoint("small", 0, "last"))
     assert main(line(home, "train", "--fold", "0")) == 0
     told = capfd.readouterr()
-    assert "last.pt is damaged (its content is not what its checksums say)" in told.err
+    assert "last.pt is damaged (its content does not match its checksums)" in told.err
     assert "epoch   1/2" in told.out and paths.checkpoint("small", 0, "best").read_bytes() == good
 
 
@@ -357,7 +357,8 @@ def test_force_stopped_before_anything_is_written_is_not_forgotten(home, capfd, 
     oof = paths_of(home).oof("small").stat().st_mtime_ns
     with monkeypatch.context() as patched:
         patched.setattr(
-            "src.stages.predict.one_part", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+            "src.stages.predict.predict_fold",
+            lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         assert main(line(home, "predict", "--force")) == 130
     assert paths_of(home).oof("small").stat().st_mtime_ns == oof, "the old one is back"
@@ -386,7 +387,7 @@ def test_what_force_asked_for_is_said_by_status(home, capfd):
 def test_a_forced_stage_that_fails_leaves_the_old_result(home, monkeypatch, capfd):
     oof = paths_of(home).oof("small").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr("src.stages.predict.one_part", lambda *_, **__: 1 / 0)
+        patched.setattr("src.stages.predict.predict_fold", lambda *_, **__: 1 / 0)
         assert main(line(home, "predict", "--force")) == 1
     assert paths_of(home).oof("small").read_bytes() == oof
     assert set(states(home).values()) == {"done"}

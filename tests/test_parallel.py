@@ -51,10 +51,7 @@ def started(tmp_path, monkeypatch):
         config, paths = load(file, [f"split.folds={folds}", *sets]), Paths(tmp_path, tmp_path)
         monkeypatch.setattr(parallel, "CHILD", [sys.executable, "-u", "-c", STAND_IN + code])
         (tmp_path / "began").unlink(missing_ok=True)
-        assert (
-            parallel.run([train_job(config, paths, k) for k in range(folds)], config, slots)
-            == folds
-        )
+        parallel.run([train_job(config, paths, k) for k in range(folds)], config, slots)
         return began(tmp_path)
 
     return start
@@ -115,7 +112,7 @@ def test_devices_are_asked_of_the_driver(tmp_path, monkeypatch):
 def test_each_gpu_has_one_fold_and_the_next_fold_goes_to_the_free_one(started, monkeypatch):
     """The first fold's process ends when the third one has begun, which only the second one's GPU can have."""
     monkeypatch.setattr(parallel, "devices", lambda: ["4", "7"])
-    monkeypatch.setattr(parallel, "_cores", lambda: 6)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 6)
     wait = "\nwhile job.fold == 0 and len(open('began').readlines()) < 3: time.sleep(0.02)"
     lines = started(wait, 3, 2)
     assert sorted(lines[:2]) == ["0 4 None 3", "1 7 None 3"] and lines[2] == "2 7 None 3"
@@ -124,7 +121,7 @@ def test_each_gpu_has_one_fold_and_the_next_fold_goes_to_the_free_one(started, m
 
 
 def test_without_a_gpu_the_cores_are_shared(started, monkeypatch):
-    monkeypatch.setattr(parallel, "_cores", lambda: 8)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
     assert [line.split()[1:] for line in started("", 2, 5)] == [["None", "4", "None"]] * 2, (
         "two folds, so two share"
     )

@@ -157,7 +157,7 @@ def test_force_leaves_alone_what_another_run_is_at(pair, home):
     thread.join()
     assert first[0].code == forced.code == 0, first[0].err + forced.err
     assert "train small fold 0" in status.out and "running" in status.out
-    assert "at it since" in status.out
+    assert " since " in status.out
     assert "waiting for process" in forced.out and "epoch " not in forced.out
 
 
