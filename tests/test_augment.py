@@ -254,7 +254,7 @@ def test_the_share_of_mixed_batches():
     for share in (0.0, 0.25, 1.0):
         mixed = augment.mix(Train(mix="mixup", mix_share=share))
         assert np.mean(
-            [mixed(*given, random)[1].dtype == np.float32 for _ in range(200)]
+            [mixed(given, random)[1].dtype == np.float32 for _ in range(200)]
         ) == pytest.approx(share, abs=0.1)
 
 
@@ -353,9 +353,9 @@ def test_annealed_goes_from_many_lesions_to_fewer(seed, empty):
     data = Data(empty_class=empty)
     without = data.classes.index(empty)
     for epoch, share in (
-        (0, sampling.FROM),
-        (5, (sampling.FROM + sampling.TO) / 2),
-        (10, sampling.TO),
+        (0, sampling.FIRST_SHARE),
+        (5, (sampling.FIRST_SHARE + sampling.LAST_SHARE) / 2),
+        (10, sampling.LAST_SHARE),
     ):
         rows = drawn("annealed", epoch, seed, data)
         assert abs((LABELS[rows] != without).sum() - share * len(LABELS)) <= 1
