@@ -388,10 +388,10 @@ def test_what_mixes_a_batch_reaches_other_processes():
         np.eye(4, dtype=np.float32),
     )
     mixed = pickle.loads(pickle.dumps(augment.mix(Train(mix="mixup", mix_share=1.0))))(
-        images, masks, labels, np.random.default_rng(1)
+        (images, masks, labels), np.random.default_rng(1)
     )
     assert not np.array_equal(mixed[2], labels) and np.allclose(mixed[2].sum(1), 1)
     assert (
-        augment.mix(Train(mix="mixup", mix_share=0.0))(images, masks, labels, random)[2] is labels
+        augment.mix(Train(mix="mixup", mix_share=0.0))((images, masks, labels), random)[2] is labels
         and augment.mix(Train()) is None
     )

@@ -1,4 +1,5 @@
-"""Two commands in one work folder: the second waits and says for whom, or goes on with what is free."""
+"""Two commands in one work folder: the second waits and says for whom, or goes on with what is
+free."""
 
 from __future__ import annotations
 
