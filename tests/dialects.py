@@ -179,9 +179,9 @@ class World:
         one, data = self.predictions.select([stem]), self.config.competition.data
         mask, label = apply(
             self.decision,
-            one.mask[0],
-            one.label[0],
-            *(size or self.sizes[stem]),
+            one,
+            0,
+            size or self.sizes[stem],
             Classes(data.classes, data.empty_class),
         )
         return mask, data.classes[label]

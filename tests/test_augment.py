@@ -11,7 +11,7 @@ from conftest import refused
 
 from src.core.settings import Data, Experiment, Train
 from src.parts import augment, losses, sampling
-from src.training.batches import Images
+from src.training.batches import ImageDataset
 
 SIDE = 64
 
@@ -265,7 +265,7 @@ def test_the_loader_makes_maps_of_mixed_masks(tmp_path, mix):
     np.save(tmp_path / "masks.npy", masks)
     maps = losses.maps(Experiment(loss={"mask": dict.fromkeys(("dice", *losses.MAP_LOSSES), 1.0)}))
     strength = augment.mix(Train(mix=mix, mix_share=1.0))
-    seen = Images(
+    seen = ImageDataset(
         tmp_path / "images.npy",
         tmp_path / "masks.npy",
         np.arange(6),

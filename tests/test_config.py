@@ -13,7 +13,8 @@ from conftest import ROOT, refused
 
 from src.__main__ import main
 from src.config import renames
-from src.config.load import leaves, load
+from src.config.load import load
+from src.config.overrides import leaves
 from src.core.freshness import Job
 from src.core.paths import Paths
 from src.core.settings import NEUTRAL, RENAMED, Competition, Experiment

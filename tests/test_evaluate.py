@@ -137,16 +137,16 @@ def test_the_tables_say_exactly_what_the_pixels_say(tmp_path, empty_class):
         Decision(**{name: of[rng.integers(len(of))] for name, of in tried.items()})
         for _ in range(150)
     ]
-    table = tuning.build_table(predictions, truth, some)
+    table = tuning.build_table(predictions, truth, some, competition.classes)
     seen = set()
     for decision in some:
-        counts, decided = tuning.answer(decision, table, predictions.label, competition)
+        counts, decided = table.answer(decision)
         drawn = [
             apply(
                 decision,
-                predictions.mask[i],
-                predictions.label[i],
-                *masks[i].shape,
+                predictions,
+                i,
+                masks[i].shape,
                 Classes(CLASSES, empty_class),
             )
             for i in range(len(masks))
@@ -194,10 +194,13 @@ def test_parts_of_equal_area_are_the_same_to_tables_and_pixels(tmp_path):
     mask[17:20, 23] = 1
     predictions.mask[:] = mask
     some = [Decision(largest=k) for k in (1, 2, 4, 5, 6)]
-    table = tuning.build_table(predictions, truth, some)
+    table = tuning.build_table(predictions, truth, some, Classes(CLASSES))
     for decision in some:
-        drawn = [apply(decision, mask, None, *m.shape, Classes(CLASSES))[0] for m in masks]
-        assert np.array_equal(table.counts(decision), metrics.counts(drawn, masks))
+        drawn = [
+            apply(decision, predictions, i, m.shape, Classes(CLASSES))[0]
+            for i, m in enumerate(masks)
+        ]
+        assert np.array_equal(table.answer(decision)[0], metrics.counts(drawn, masks))
 
 
 def test_equals_stay_untuned():
@@ -285,9 +288,9 @@ def test_per_image_table(tmp_path):
         decision = Decision(**found["nested"]["decisions"][row["fold"]])
         mask, label = apply(
             decision,
-            predictions.mask[i],
-            predictions.label[i],
-            *masks[i].shape,
+            predictions,
+            i,
+            masks[i].shape,
             Classes(CLASSES, "normal"),
         )
         assert int(row["area"]) == mask.sum() and row["predicted"] == CLASSES[label]

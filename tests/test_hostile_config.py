@@ -19,8 +19,9 @@ from torch import nn
 
 from src.__main__ import main
 from src.config import plain_yaml
-from src.config.load import Config, check_size, load
+from src.config.load import Config, load
 from src.config.names import check_name
+from src.config.study import check_size
 from src.core.pretrained import find_weights, load_encoder
 from src.core.settings import Competition, Experiment, Model, Study
 from src.parts import models
@@ -148,8 +149,12 @@ def one_line(capfd, words: list[str]) -> str:
             "invalid_value",
         ),
         ("model.options={decoder_channels: [1_0, 8, 8, 8]}", "whole numbers", "invalid_value"),
-        ("members=[cpu]", "'members' is an ensemble's, and cpu.yaml is", "other_kind_of_config"),
-        ("rounds=3", "'rounds' is an ensemble's", "other_kind_of_config"),
+        (
+            "members=[cpu]",
+            "'members' is a setting of ensembles, and cpu.yaml is",
+            "other_kind_of_config",
+        ),
+        ("rounds=3", "'rounds' is a setting of ensembles", "other_kind_of_config"),
         ("evaluate.smooth=[" + ", ".join(["0.1"] * 400) + "]", "", ""),
     ],
 )
@@ -189,7 +194,7 @@ def test_hostile_words_of_the_command_line(words, said, code, capfd):
 
 
 def test_a_section_of_a_config_that_is_none_is_said_and_not_a_fault(tmp_path):
-    with refused("unknown_key", "'loss.mask.dice'", "loss has no parts"):
+    with refused("unknown_key", "'loss.mask.dice'", "loss has no settings"):
         load(folder(tmp_path, "loss: 3\n"), ["loss.mask.dice=1"])
 
 
@@ -277,7 +282,7 @@ def test_a_config_that_is_a_link_to_nothing_is_said_to_be_one(name, target, kind
     "word, said, code",
     [
         ("", "folder", "config_unreadable"),
-        ("/dev/null", "no file", "config_unreadable"),
+        ("/dev/null", "not a file", "config_unreadable"),
         ("x" * 400 + ".yaml", "File name too long", "config_unreadable"),
     ],
 )

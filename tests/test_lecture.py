@@ -50,6 +50,10 @@ def predicted(logits, class_logits) -> Predictions:
     )
 
 
+def numbers(*of) -> dict[str, float]:
+    return lecture.mean(lecture.by_fold(*of).values())
+
+
 def plainly(logits, truths, class_logits, labels, folds) -> dict[str, float]:
     """The definitions once more: tensors of raw logits, one loop over folds, one over batches, nothing shared with src/."""
     by_fold = []
@@ -88,7 +92,7 @@ def plainly(logits, truths, class_logits, labels, folds) -> dict[str, float]:
 @pytest.mark.parametrize("seed", range(4))
 def test_they_are_the_plain_loop_to_the_last_bit(seed):
     logits, truths, class_logits, labels, folds = made(seed=seed)
-    found = lecture.numbers(predicted(logits, class_logits), truths, labels, folds)
+    found = numbers(predicted(logits, class_logits), truths, labels, folds)
     assert found == plainly(logits, truths, class_logits, labels, folds)
     assert found.keys() == html.LECTURE.keys()
     assert found["lecture_dice"] < found["lecture_f1"], (
@@ -116,7 +120,7 @@ def test_the_masks_numbers_are_those_of_smp():
                 for metric in (smp.iou_score, smp.f1_score, smp.precision, smp.recall)
             ]
         )
-    found = lecture.numbers(predicted(logits, None), truths, labels, np.zeros(len(labels), int))
+    found = numbers(predicted(logits, None), truths, labels, np.zeros(len(labels), int))
     assert [found[f"lecture_{n}"] for n in ("iou", "f1", "precision", "recall")] == pytest.approx(
         np.mean(rows, 0).tolist(), abs=1e-6
     )
@@ -145,7 +149,7 @@ def test_the_labels_numbers_are_those_of_scikit_learn():
                 ]
             )
         )
-    found = lecture.numbers(predicted(None, class_logits), None, labels, folds)
+    found = numbers(predicted(None, class_logits), None, labels, folds)
     assert list(found) == ["lecture_accuracy", "lecture_macro_f1"] and found[
         "lecture_macro_f1"
     ] == pytest.approx(np.mean(by_fold), abs=1e-12)
@@ -180,7 +184,7 @@ def test_a_small_last_batch_weighs_as_much_as_a_full_one():
     truths[:, 0] = 1
     mask = truths.astype(np.float16)
     mask[8] = 1 - mask[8]  # the only wrong image is alone in the second batch
-    found = lecture.numbers(
+    found = numbers(
         Predictions(range(9), mask, None, CLASSES), truths, np.zeros(9, int), np.zeros(9, int)
     )
     assert found["lecture_iou"] == found["lecture_f1"] == 0.5
@@ -190,7 +194,7 @@ def test_batches_go_through_the_classes_in_order_and_through_the_folds_apart():
     labels, folds = np.array([2, 1, 0] * 6), np.repeat([0, 1], 9)
     decided = np.eye(3, dtype=np.float32)[labels]
     decided[17] = decided[8] = np.eye(3)[1]  # the last benign image of both folds
-    found = lecture.numbers(Predictions(range(18), None, decided, CLASSES), None, labels, folds)
+    found = numbers(Predictions(range(18), None, decided, CLASSES), None, labels, folds)
     # per fold: batch 1 has 3 benign (one wrong), 3 malignant, 2 normal; batch 2 the last normal image
     assert found["lecture_accuracy"] == (7 / 8 + 1) / 2
     assert found["lecture_macro_f1"] == pytest.approx(((4 / 5 + 6 / 7 + 1) / 3 + 1) / 2)

@@ -250,9 +250,9 @@ def test_distances_of_predictions_are_those_of_the_decided_masks():
     for i, decision in enumerate(decisions):
         mask, _ = apply(
             decision,
-            predictions.mask[i],
-            predictions.label[i],
-            *truths[i].shape,
+            predictions,
+            i,
+            truths[i].shape,
             data,
         )
         assert found["hd95"][i] == metrics.hd95(*metrics.outline_distances(mask, truths[i]))

@@ -87,7 +87,7 @@ def step(net: models.Network, dtype: torch.dtype = torch.float32, rate: float = 
     size = net.image_size
     mask = torch.zeros(2, 1, size, size, dtype=torch.uint8)
     mask[0, :, : size // 2] = 1
-    optimiser = optimiser_for(net.parameter_groups(rate, rate, 0.01))
+    optimiser = optimiser_for(net.parameter_groups(rate, rate, 0.01), Train())
     for group in optimiser.param_groups:
         group["lr"] = rate
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):

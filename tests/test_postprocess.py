@@ -9,7 +9,8 @@ import pytest
 from conftest import refused
 
 from src.core.settings import Classes, Evaluate
-from src.parts.postprocess import STEPS, Decision, apply, drop_parts, larger
+from src.data.predictions import Predictions
+from src.parts.postprocess import STEPS, Decision, apply, count_larger, drop_components
 
 CLASSES = ["benign", "malignant", "normal"]
 BENIGN, MALIGNANT, NORMAL = (
@@ -20,10 +21,11 @@ BENIGN, MALIGNANT, NORMAL = (
 
 
 def answer(prob, label=BENIGN, empty_class="normal", size=None, **decision):
-    prob = None if prob is None else np.asarray(prob, dtype=np.float16)
-    return apply(
-        Decision(**decision), prob, label, *(size or prob.shape), Classes(CLASSES, empty_class)
-    )
+    mask = None if prob is None else np.asarray(prob, dtype=np.float16)[None]
+    labels = None if label is None else label[None]
+    one = Predictions(["a"], mask, labels, CLASSES)
+    size = size or mask.shape[1:]
+    return apply(Decision(**decision), one, 0, size, Classes(CLASSES, empty_class))
 
 
 def ring() -> np.ndarray:
@@ -135,9 +137,9 @@ def test_a_hull_covers_its_part_and_reaches_at_most_a_pixel_further():
 def test_the_largest_parts_stay_and_equals_stay_together():
     mask = rows("##..#", "##..#", ".....", "#..##", "#...#")  # areas 4, 2, 2, 3
     for k, area in ((0, 11), (1, 4), (2, 7), (3, 11), (4, 11)):
-        assert drop_parts(mask, Decision(largest=k), 25).sum() == area, k
-    assert drop_parts(mask, Decision(largest=3, min_area=3 / 25), 25).sum() == 7
-    assert larger(np.array([4, 2, 2, 3])).tolist() == [0, 2, 2, 1]
+        assert drop_components(mask, Decision(largest=k), 25).sum() == area, k
+    assert drop_components(mask, Decision(largest=3, min_area=3 / 25), 25).sum() == 7
+    assert count_larger(np.array([4, 2, 2, 3])).tolist() == [0, 2, 2, 1]
     assert (
         answer(ring(), largest=1)[0].sum() == 8
         and answer(ring(), largest=1, min_area=0.09)[0].sum() == 0
@@ -268,7 +270,7 @@ def test_decision_file_there_and_back(tmp_path):
         ({"largest": 1.0}, "invalid_value", ("largest", "1.0")),
         ({"largest": -1}, "invalid_value", ("largest",)),
         ({"largest": True}, "invalid_value", ("largest",)),
-        ({"agree": "labels"}, "invalid_value", ("agree", "no, mask, label")),
+        ({"agree": "labels"}, "invalid_value", ("agree", "'no', 'mask' or 'label'")),
         ({"treshold": 0.5}, "decision_key", ("'treshold'", "Did you mean threshold?")),
         ({"agree": None}, "invalid_value", ("agree",)),
     ],

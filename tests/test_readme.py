@@ -1,4 +1,5 @@
-"""What the README says is so: stages, files, names of registries, settings, and the example config."""
+"""What the README says is so: stages, files, names of registries, settings, and the example
+config."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import pytest
 from conftest import ROOT
 
 from src.cli import TOOLS, parse
-from src.config.load import leaves, load
+from src.config.load import load
+from src.config.overrides import leaves
 from src.core.paths import Paths
 from src.core.settings import Competition, Ensemble, Experiment
 from src.pipeline.jobs import STAGES, plan

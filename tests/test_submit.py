@@ -69,9 +69,9 @@ def test_rows_decode_to_the_decided_masks(ready, dialect, capsys):
         one = predictions.select([row["id"]])
         mask, label = apply(
             Decision(min_area=0.05, agree="mask"),
-            one.mask[0],
-            one.label[0],
-            *sizes[row["id"]],
+            one,
+            0,
+            sizes[row["id"]],
             Classes(CLASSES, "normal"),
         )
         assert (

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from src.core.console import InputError, nearest
+from src.core.disk import what_is
+from src.core.paths import COMPETITION
+
 MOST_BYTES = 100_000  # of a file: pyyaml reads about 50 kB a second
 MOST_VALUES = 20_000  # anchors expanded
 DEEPEST = 40
-MOST_BITS = 1000  # of a whole number: Python itself refuses to print some thousand digits
+MOST_DIGITS = 300  # of a whole number: Python itself refuses to print some thousand digits
 LONGEST = 5_000  # characters of one text
 
 UNKNOWN = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError)
@@ -32,19 +37,7 @@ class Unreadable(Exception):
 
 
 class Loader(yaml.SafeLoader):
-    """SafeLoader with fewer types, and with a bound on its recursion."""
-
-    depth = 0
-
-    def compose_node(self, parent, index):
-        self.depth += 1
-        if self.depth > DEEPEST:
-            line = self.peek_event().start_mark.line + 1
-            raise Unreadable(f"nested deeper than {DEEPEST} levels", line, code="config_too_large")
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
+    """SafeLoader with fewer types."""
 
     def construct_object(self, node, deep=False):
         try:
@@ -77,41 +70,45 @@ Loader.yaml_implicit_resolvers = {
 }
 
 
-def parse(text: str) -> Any:
-    """The value of a YAML text: dict, list, str, int, float, bool or None; raises Unreadable."""
-    if len(text) > MOST_BYTES:
-        raise Unreadable(
-            f"it is longer than {MOST_BYTES} characters, which no config is",
-            code="config_too_large",
-        )
+def read_yaml(file: Path) -> dict:
+    """The keys and values of a config; {} for an empty file. Raises InputError."""
     try:
-        loader = Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _measure(node, {})
-        value = loader.construct_document(node)
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise Unreadable(
-            f"it holds the character {_named(chr(error.character))}: take it out",
-            line,
-            code="control_character",
+        if file.is_symlink() and not file.exists():
+            raise InputError(
+                f"this config is {what_is(file)}",
+                file,
+                "Mend the link, or name the file itself",
+                code="config_unreadable",
+            )
+        if not file.exists():
+            beside = [p.stem for p in sorted(file.parent.glob("*.yaml")) if p.name != COMPETITION]
+            example = "Try ./run.sh --config configs/cpu.yaml"
+            todo = nearest(file.stem, beside) if beside else example
+            raise InputError("no such config", file, todo, code="no_such_config")
+        if not file.is_file():
+            what = "a folder" if file.is_dir() else "not a file"
+            raise InputError(
+                f"a config is a YAML file, and this is {what}", file, code="config_unreadable"
+            )
+        tree = _parse_file(file)
+    except Unreadable as error:
+        line = f", line {error.line}" if error.line else ""
+        raise InputError(
+            f"not readable as YAML: {error}", f"{file}{line}", code=error.code
         ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        what = (
-            getattr(error, "problem", None) or getattr(error, "context", None) or "it is not YAML"
-        )
-        typed = isinstance(error, yaml.constructor.ConstructorError)
-        code = "invalid_yaml_value" if typed else "invalid_yaml"
-        raise Unreadable(what, mark.line + 1 if mark else None, code=code) from None
-    _check(value)
-    return value
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"this config cannot be read: {why}", str(file)[:160], code="config_unreadable"
+        ) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise InputError("a config is a list of key: value lines", file, code="config_unreadable")
+    return tree
 
 
-def read(file: Path) -> Any:
-    """The same of a file; raises Unreadable, and OSError where it cannot be read."""
+def _parse_file(file: Path) -> Any:
     with open(file, "rb") as stream:
         data = stream.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
@@ -127,89 +124,116 @@ def read(file: Path) -> Any:
     return parse(text)
 
 
-def strange(text: str, also: tuple[str, ...] = ()) -> str:
-    """The first character that is no part of any text, as U+001B, or ''.
+def parse(text: str) -> Any:
+    """The value of a YAML text: dict, list, str, int, float, bool or None; raises Unreadable."""
+    if len(text) > MOST_BYTES:
+        raise Unreadable(
+            f"it is longer than {MOST_BYTES} characters, which no config is",
+            code="config_too_large",
+        )
+    try:
+        loader = Loader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        for count, node in enumerate(_nodes(root)):
+            if count >= MOST_VALUES:
+                raise Unreadable(
+                    f"it holds more than {MOST_VALUES} values", _line(node), code="config_too_large"
+                )
+            _check(node)
+        return loader.construct_document(root)
+    except RecursionError:
+        raise _too_deep(None) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise Unreadable(
+            f"it holds the character {_spelled(chr(error.character))}: take it out",
+            line,
+            code="control_character",
+        ) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        what = getattr(error, "problem", None) or getattr(error, "context", None)
+        typed = isinstance(error, yaml.constructor.ConstructorError)
+        code = "invalid_yaml_value" if typed else "invalid_yaml"
+        line = mark.line + 1 if mark else None
+        raise Unreadable(what or "it is not YAML", line, code=code) from None
 
-    `also`: more categories of Unicode that are refused.
+
+def _nodes(node: yaml.Node, above: tuple[yaml.Node, ...] = ()) -> Iterator[yaml.Node]:
+    """A node and all that are in it, anchors expanded; raises Unreadable for what has no end."""
+    if node in above:
+        raise Unreadable("an anchor holds itself", _line(node), code="yaml_holds_itself")
+    if len(above) >= DEEPEST:
+        raise _too_deep(_line(node))
+    yield node
+    if isinstance(node, yaml.ScalarNode):
+        return
+    for child in node.value:
+        for one in child if isinstance(child, tuple) else (child,):
+            yield from _nodes(one, (*above, node))
+
+
+def _too_deep(line: int | None) -> Unreadable:
+    return Unreadable(f"nested deeper than {DEEPEST} levels", line, code="config_too_large")
+
+
+def _check(node: yaml.Node) -> None:
+    """Raises Unreadable for a key given twice, and for a text or number that nothing here means."""
+    if isinstance(node, yaml.MappingNode):
+        _check_keys([key for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+    if not isinstance(node, yaml.ScalarNode):
+        return
+    if node.tag.endswith(":int") and len(node.value) > MOST_DIGITS:
+        raise Unreadable(
+            "a whole number is too large for anything", _line(node), code="config_too_large"
+        )
+    if len(node.value) > LONGEST:
+        raise Unreadable(
+            f"a text of {len(node.value)} characters, more than {LONGEST}",
+            _line(node),
+            code="config_too_large",
+        )
+    if odd := control_character(node.value):
+        raise Unreadable(
+            f"a text holds the character {odd}: take it out", _line(node), code="control_character"
+        )
+
+
+def _check_keys(keys: list[yaml.ScalarNode]) -> None:
+    lines: dict[tuple[str, str], int] = {}
+    for key in keys:
+        if odd := control_character(key.value, allowed=""):
+            raise Unreadable(
+                f"a key holds the character {odd}: take it out",
+                _line(key),
+                code="control_character",
+            )
+        if (key.tag, key.value) in lines:
+            raise Unreadable(
+                f"the key '{key.value[:60]}' is there twice, first in line "
+                f"{lines[key.tag, key.value]}: keep one of them",
+                _line(key),
+                code="duplicate_key",
+            )
+        lines[key.tag, key.value] = _line(key)
+
+
+def control_character(
+    text: str, categories: tuple[str, ...] = ("Cc", "Cs"), allowed: str = "\t\n\r"
+) -> str:
+    """The first character that belongs in no text, as U+001B, or ''.
+
+    `categories`: those of Unicode that are refused, but for the characters `allowed`.
     """
-    bad = ("Cc", "Cs", *also)
-    return next(
-        (_named(c) for c in text if c not in "\t\n\r" and unicodedata.category(c) in bad), ""
-    )
+    odd = (c for c in text if c not in allowed and unicodedata.category(c) in categories)
+    return next(map(_spelled, odd), "")
 
 
-def _named(character: str) -> str:
+def _spelled(character: str) -> str:
     return f"U+{ord(character):04X}"
 
 
 def _line(node: yaml.Node) -> int:
     return node.start_mark.line + 1
-
-
-def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) -> tuple[int, int]:
-    """(values, levels) of a node with its anchors expanded, before anything is expanded.
-
-    `known`: None while a node is being measured. An alias comes after its anchor, so that this
-    recursion is as deep as the text alone. Raises Unreadable, also for a key given twice.
-    """
-    if node in known:
-        if known[node] is None:
-            raise Unreadable("an anchor holds itself", _line(node), code="yaml_holds_itself")
-        return known[node]
-    known[node] = None
-    children: list[yaml.Node] = []
-    if isinstance(node, yaml.SequenceNode):
-        children = node.value
-    elif isinstance(node, yaml.MappingNode):
-        lines: dict[tuple[str, str], int] = {}
-        for key, value in node.value:
-            children += [key, value]
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            first = lines.setdefault((key.tag, key.value), _line(key))
-            if len(lines) < len(children) // 2:
-                raise Unreadable(
-                    f"the key '{key.value[:60]}' is there twice, first in line {first}: "
-                    "keep one of them",
-                    _line(key),
-                    code="duplicate_key",
-                )
-    sizes = [_measure(child, known) for child in children]
-    values, levels = 1 + sum(s[0] for s in sizes), 1 + max((s[1] for s in sizes), default=0)
-    if values > MOST_VALUES:
-        raise Unreadable(
-            f"it holds more than {MOST_VALUES} values", _line(node), code="config_too_large"
-        )
-    if levels > DEEPEST:
-        raise Unreadable(
-            f"nested deeper than {DEEPEST} levels", _line(node), code="config_too_large"
-        )
-    known[node] = values, levels
-    return known[node]
-
-
-def _check(value: Any) -> None:
-    """Raises Unreadable for a text or number that nothing here can mean."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _check(key)
-            if isinstance(key, str) and (found := next((c for c in "\n\r\t" if c in key), "")):
-                raise Unreadable(
-                    f"a key holds the character {_named(found)}: take it out",
-                    code="control_character",
-                )
-            _check(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            _check(inner)
-    elif isinstance(value, str):
-        if len(value) > LONGEST:
-            raise Unreadable(
-                f"a text of {len(value)} characters, more than {LONGEST}", code="config_too_large"
-            )
-        if found := strange(value):
-            raise Unreadable(
-                f"a text holds the character {found}: take it out", code="control_character"
-            )
-    elif isinstance(value, int) and value.bit_length() > MOST_BITS:
-        raise Unreadable("a whole number is too large for anything", code="config_too_large")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from src.core.console import InputError, warn
 from src.core.settings import RENAMED
@@ -13,9 +12,10 @@ from src.core.settings import RENAMED
 
 def current_name(key: str) -> str:
     """What this dotted key is called now; the first use of an old name is warned about."""
-    if key in RENAMED:
-        _warn(key)
-    return RENAMED.get(key, key)
+    if key not in RENAMED:
+        return key
+    _warn(key)
+    return RENAMED[key]
 
 
 @functools.cache
@@ -23,19 +23,22 @@ def _warn(key: str) -> None:
     warn(f"{key} is now called {RENAMED[key]}")
 
 
-def with_current_names(section: str, settings: Any, where: Path | str) -> Any:
-    """A section of a config with every setting under its current name, in its place.
+def with_current_names(tree: dict, where: Path | str) -> dict:
+    """The tree of a config with every setting under its current name, in its place.
 
     Raises InputError where a setting is there under both names.
     """
-    if not isinstance(settings, dict):
-        return settings
-    dotted = {name: f"{section}.{name}" for name in settings}
-    refuse_both_names(dotted.values(), where)
-    return {
-        current_name(dotted[name]).rpartition(".")[2] if dotted[name] in RENAMED else name: value
-        for name, value in settings.items()
-    }
+    renamed = dict(tree)
+    for section, settings in tree.items():
+        if isinstance(settings, dict):
+            dotted = [f"{section}.{name}" for name in settings]
+            refuse_both_names(dotted, where)
+            names = [
+                current_name(key).rpartition(".")[2] if key in RENAMED else name
+                for key, name in zip(dotted, settings)
+            ]
+            renamed[section] = dict(zip(names, settings.values()))
+    return renamed
 
 
 def refuse_both_names(keys: Collection[str], where: Path | str) -> None:

@@ -201,7 +201,7 @@ MIXES = {"mixup": mixup, "cutmix": cutmix}
 
 
 def mix(settings: Train) -> Callable | None:
-    """What Images does to a whole batch; None for nothing."""
+    """What ImageDataset does to a whole batch; None for nothing."""
     if settings.mix == "none":
         return None
     return partial(

@@ -1,4 +1,5 @@
-"""Two or more sets of out-of-fold answers to the same images, compared so that chance is told from difference."""
+"""Two or more sets of out-of-fold answers to the same images, compared so that a difference is told
+from chance."""
 
 from __future__ import annotations
 
@@ -13,9 +14,11 @@ from src.scoring.resample import bootstrap, interval
 
 @dataclass
 class Answers:
-    """What one experiment (or ensemble) answered out of fold, image by image, in an order that all share.
+    """The out-of-fold answers of one experiment (or ensemble), in an order that all share.
 
-    images: each mask metric (N), or None. decided (N) int and probabilities (N,C), or None. truth (N) int, groups (N): near-duplicates."""
+    images: each mask metric (N), or None. decided (N) int and probabilities (N,C), or None.
+    truth (N) int; groups (N): near-duplicates.
+    """
 
     images: dict[str, np.ndarray] | None
     decided: np.ndarray | None
@@ -25,34 +28,26 @@ class Answers:
 
     @classmethod
     def read(cls, table: pd.DataFrame, index: pd.DataFrame, classes: list[str]) -> Answers:
-        """table: per_image.csv of evaluate; index: the rows of index.csv of the same images, for their sizes."""
+        """table: per_image.csv of evaluate; index: the rows of index.csv of the same images, for
+        their sizes."""
         table = table.set_index("id").loc[index.id]
+        number = {name: c for c, name in enumerate(classes)}
         images = decided = probabilities = None
-        if (
-            "dice" in table
-        ):  # areas and Dice give every pixel count back: the overlap is a whole number
+        if "dice" in table:
+            # areas and Dice give every pixel count back: the overlap is a whole number
             area, true = table.area.to_numpy(), table.true_area.to_numpy()
-            both = np.round(
-                np.where(area + true > 0, table.dice.to_numpy() * (area + true) / 2, 0)
-            ).astype(np.int64)
-            images = metrics.per_image(
-                metrics.from_areas(both, area, true, (index.height * index.width).to_numpy())
-            )
+            overlap = np.round(table.dice.to_numpy() * (area + true) / 2).astype(np.int64)
+            pixels = (index.height * index.width).to_numpy()
+            images = metrics.per_image(metrics.from_areas(overlap, area, true, pixels))
         if "predicted" in table:
-            decided = table.predicted.map({c: i for i, c in enumerate(classes)}).to_numpy()
+            decided = table.predicted.map(number).to_numpy()
             probabilities = table[[f"p_{c}" for c in classes]].to_numpy()
-        return cls(
-            images,
-            decided,
-            probabilities,
-            table.label.map({c: i for i, c in enumerate(classes)}).to_numpy(),
-            index.group.to_numpy(),
-        )
+        truth = table.label.map(number).to_numpy()
+        return cls(images, decided, probabilities, truth, index.group.to_numpy())
 
     def has(self, metric: str) -> bool:
-        return (
-            self.images is not None if metric in metrics.MASK_METRICS else self.decided is not None
-        )
+        answer = self.images if metric in metrics.MASK_METRICS else self.decided
+        return answer is not None
 
     def value(self, metric: str, rows=slice(None)) -> float:
         if metric in metrics.MASK_METRICS:
@@ -64,7 +59,7 @@ class Answers:
 
 @dataclass
 class Difference:
-    """Of one metric between a cell and the base: the difference, the middle 95 % of its bootstrap, and whether that leaves zero out."""
+    """Of one metric between a cell and the base: its value and the middle 95 % of its bootstrap."""
 
     value: float
     low: float
@@ -72,46 +67,40 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        return "better" if self.low > 0 else "worse" if self.high < 0 else "no evidence"
+        if self.low > 0:
+            return "better"
+        return "worse" if self.high < 0 else "no evidence"
 
 
 def paired(
     base: list[Answers], cell: list[Answers], weights: dict[str, float], times: int
 ) -> dict[str, Difference]:
-    """Each metric of the score that both answer, and the score where they answer all of it. One Answers for each seed, averaged.
+    """Each metric of the score that both answer, and the score where they answer all of it. One
+    Answers for each seed, averaged.
 
-    Paired cluster bootstrap: every resample draws duplicate groups and seeds, and asks both about the same images (Efron & Tibshirani 1993, ch. 8)."""
+    Paired cluster bootstrap: every resample draws duplicate groups and seeds, and takes the same
+    images and seeds of both (Efron & Tibshirani 1993, ch. 8).
+    """
     shared = [m for m in weights if all(a.has(m) for a in (*base, *cell))]
     if not shared:
         return {}
 
-    def differences(
-        rows, of_cell: list[Answers] = cell, of_base: list[Answers] = base
-    ) -> list[float]:
-        found = [
-            np.mean([a.value(m, rows) for a in of_cell])
-            - np.mean([a.value(m, rows) for a in of_base])
+    def differences(rows, seeds) -> dict[str, float]:
+        found = {
+            m: np.mean([cell[s].value(m, rows) for s in seeds])
+            - np.mean([base[s].value(m, rows) for s in seeds])
             for m in shared
-        ]
-        whole = (
-            [sum(weights[m] * d for m, d in zip(shared, found))]
-            if len(shared) == len(weights)
-            else []
-        )
-        return [*whole, *found]
+        }
+        if len(shared) < len(weights):
+            return found
+        return {"score": sum(weights[m] * d for m, d in found.items())} | found
 
-    names = [*(["score"] if len(shared) == len(weights) else []), *shared]
     random = np.random.default_rng(0)
-    drawn = (
-        random.integers(0, len(cell), len(cell)) for _ in range(times)
-    )  # the same seeds of both, as the same images
-    samples = np.array(
-        [
-            differences(rows, *([of[i] for i in seeds] for of in (cell, base)))
-            for rows, seeds in zip(bootstrap(base[0].groups, times), drawn)
-        ]
-    )
+    samples = [
+        differences(rows, random.integers(0, len(cell), len(cell)))
+        for rows in bootstrap(base[0].groups, times)
+    ]
     return {
-        name: Difference(value, *interval(column))
-        for name, value, column in zip(names, differences(slice(None)), samples.T)
+        name: Difference(value, *interval([sample[name] for sample in samples]))
+        for name, value in differences(slice(None), range(len(cell))).items()
     }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,83 +16,74 @@ from src.data.rle import Truth
 from src.parts import metrics
 from src.parts.postprocess import Decision, apply
 
-Array = np.ndarray
+T = TypeVar("T")
 
 
 def score_predictions(
     predictions: Predictions,
-    labels: Array,
-    truths: list[Array],
+    labels: np.ndarray,
+    truths: list[np.ndarray],
     competition: Competition,
     decision: Decision | None = None,
 ) -> dict:
     """Predictions of N images, their labels (N) int and true masks (H,W) bool at original size ->
-    {"score", every metric of pixel counts and labels that applies, "per_image": {each mask metric (N), "area", "true_area", "label"}}.
-    decision: by default the untuned one."""
-    found = measure(
-        predictions,
-        labels,
-        truths,
-        decision or Decision.untuned(competition.evaluate),
-        competition.classes,
-    )
+    {"score", every metric of pixel counts and labels that applies, "per_image": {each mask metric
+    (N), "area", "true_area", "label"}}. decision: by default the untuned one."""
+    decision = decision or Decision.untuned(competition.evaluate)
+    found = measure(predictions, labels, truths, decision, competition.classes)
     return {"score": metrics.score(competition.score, found)} | found
 
 
 def measure(
     predictions: Predictions,
-    labels: Array,
-    truths: list[Array],
+    labels: np.ndarray,
+    truths: list[np.ndarray],
     decision: Decision,
     classes: Classes,
 ) -> dict:
-    """The same without a score: nothing in it goes by how a contest weighs the metrics."""
-    pixel_counts = np.zeros((4, len(predictions)), dtype=np.int64)
-    decided = None if predictions.label is None else np.zeros(len(predictions), dtype=np.int64)
-    for i in range(
-        len(predictions)
-    ):  # one at a time: the masks of a fold at original size need not lie in memory together
-        prob = None if predictions.mask is None else predictions.mask[i]
-        height, width = (1, 1) if prob is None else truths[i].shape
-        mask, label = apply(
-            decision,
-            prob,
-            None if decided is None else predictions.label[i],
-            height,
-            width,
-            classes,
-        )
+    """The same without a score: nothing here depends on how a contest weights the metrics."""
+    counts = np.zeros((4, len(predictions)), dtype=np.int64)
+    decided = np.zeros(len(predictions), dtype=np.int64)
+    # one at a time: the masks of a fold at original size need not be in memory together
+    for i in range(len(predictions)):
+        size = (1, 1) if predictions.mask is None else truths[i].shape
+        mask, label = apply(decision, predictions, i, size, classes)
         if mask is not None:
-            pixel_counts[:, i] = metrics.counts([mask], [truths[i]])[:, 0]
+            counts[:, i] = metrics.counts([mask], [truths[i]])[:, 0]
         if label is not None:
             decided[i] = label
-    images = None if predictions.mask is None else metrics.per_image(pixel_counts)
+    per_image, images = {}, None
+    if predictions.mask is not None:
+        images = metrics.per_image(counts)
+        per_image = images | {"area": counts[0] + counts[1], "true_area": counts[0] + counts[2]}
+    if predictions.label is None:
+        decided = None
+    else:
+        per_image["label"] = decided
     found = metrics.values(images, labels, decided, predictions.label)
-    each = dict(images or {})
-    if images is not None:
-        each |= {
-            "area": pixel_counts[0] + pixel_counts[1],
-            "true_area": pixel_counts[0] + pixel_counts[2],
-        }
-    if decided is not None:
-        each["label"] = decided
-    return found | {"per_image": each}
+    return found | {"per_image": per_image}
 
 
 def surfaces(
     predictions: Predictions, truth: Truth, decisions: list[Decision], classes: Classes
-) -> dict[str, Array]:
-    """Predictions with masks of N images, each answered by its own decision (N) -> every surface metric, (N) values each, in pixels of the original size."""
+) -> dict[str, np.ndarray]:
+    """Predictions with masks of N images, each answered by its own decision (N) -> every surface
+    metric, (N) values each, in pixels of the original size."""
 
-    def look(i: int) -> list[float]:
+    def distances(i: int) -> list[float]:
         true = truth.mask(predictions.ids[i])
-        label = None if predictions.label is None else predictions.label[i]
-        pred, _ = apply(decisions[i], predictions.mask[i], label, *true.shape, classes)
-        distances = metrics.outline_distances(pred, true)
-        return [metric(*distances) for metric in metrics.SURFACE_METRICS.values()]
+        pred, _ = apply(decisions[i], predictions, i, true.shape, classes)
+        between = metrics.outline_distances(pred, true)
+        return [metric(*between) for metric in metrics.SURFACE_METRICS.values()]
 
-    found = np.zeros((len(predictions), len(metrics.SURFACE_METRICS)))
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(predictions), "outlines") as bar:
-        for i, found[i] in enumerate(pool.map(look, range(len(predictions)))):
-            bar.update()
+    found = np.array(list(in_threads(distances, len(predictions), "outlines")))
     return dict(zip(metrics.SURFACE_METRICS, found.T))
+
+
+def in_threads(function: Callable[[int], T], times: int, label: str) -> Iterator[T]:
+    """function(0), function(1), … in order, computed in threads: nearly all of their time is spent
+    in OpenCV and numpy, which run in parallel, and nothing is copied to another process."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(times, label) as bar:
+        for result in pool.map(function, range(times)):
+            yield result
+            bar.update()

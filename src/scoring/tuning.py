@@ -1,258 +1,225 @@
-"""Finding the decision that scores best on out-of-fold predictions, the whole grid of it, in seconds.
+"""Finding the decision that scores best on out-of-fold predictions: the whole grid, in seconds.
 
-Pixels are looked at once: for each image and way of drawing (threshold, smoothing, holes, hulls) a table of the connected parts' areas and overlaps with the
-truth, at original size. How many parts stay, and the effect of gate and agreement, follow from the tables: exactly as by postprocess.apply (a test proves it).
+Pixels are looked at once. For each image and each way of drawing its mask (threshold, smoothing,
+holes, hulls) a table holds the areas of the connected components and their overlaps with the truth,
+at original size. Which components are kept, and what the rules between mask and class change,
+follows from the table exactly as from postprocess.apply (a test proves it).
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from collections.abc import Hashable
+from dataclasses import dataclass, field, fields
 
 import cv2
 import numpy as np
 
-from src.core.console import InputError, progress
-from src.core.settings import Competition, Evaluate
+from src.core.console import progress
+from src.core.settings import Classes, Competition, Evaluate
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.parts import metrics
 from src.parts.postprocess import (
+    RULES,
     STEPS,
     Decision,
     apply_rules,
-    components,
+    connected_components,
+    count_larger,
     draw,
     keep_mask,
-    larger,
     stretch,
 )
+from src.scoring.images import in_threads
 
-# Scores closer than this are the same: a ninth of one standard error of 780 images. Among equals the decision nearest the untuned one is taken, so that
-# the grid does not pick up noise.
+# Scores closer than this count as equal: a ninth of one standard error of 780 images. Among equals
+# the decision nearest the untuned one is taken, so that the grid does not pick up noise.
 SCORE_TOLERANCE = 0.001
-RULED = ("empty_above", "agree")  # fields that need both answers and an empty class
 
 
 def grid(competition: Competition, has_mask: bool, has_label: bool) -> list[Decision]:
-    """Every combination of competition.evaluate's lists, the untuned decision first; a field that cannot matter here stays untuned."""
-    compares = has_mask and has_label and competition.data.empty_class is not None
+    """Every combination of competition.evaluate's lists, the untuned decision first.
+
+    A field that cannot matter keeps its untuned value: the rules compare two answers and need an
+    empty class, all other fields need a mask.
+    """
+    comparable = has_mask and has_label and competition.data.empty_class is not None
     lists = {}
     for name in (f.name for f in fields(Decision)):
         tried = getattr(competition.evaluate, name)
-        if not tried:
-            raise InputError(
-                f"evaluate.{name} is empty",
-                "competition.yaml",
-                "The first value of each list is the untuned decision",
-                code="invalid_value",
-            )
-        lists[name] = tried if (compares if name in RULED else has_mask) else tried[:1]
-    return [
-        Decision(**dict(zip(lists, combination)))
-        for combination in itertools.product(*lists.values())
-    ]
+        matters = comparable if name in RULES else has_mask
+        lists[name] = tried if matters else tried[:1]
+    return [Decision(**dict(zip(lists, values))) for values in itertools.product(*lists.values())]
 
 
 def distances(decisions: list[Decision], evaluate: Evaluate) -> np.ndarray:
-    """How far each decision is from the untuned one: for each field the share of the list's range, or 1 where words or counts differ; the sum of these."""
+    """How far each decision is from the untuned one: the sum over its fields of the share of the
+    list's range, or of 1 where words or counts differ."""
     found, untuned = np.zeros(len(decisions)), Decision.untuned(evaluate)
     for name in (f.name for f in fields(Decision)):
-        tried, start = getattr(evaluate, name), getattr(untuned, name)
-        numeric = isinstance(start, float)  # `largest` is no scale: 0 stands for all parts
-        span = (max(tried) - min(tried) or 1.0) if numeric else 1.0
-        found += [
-            abs(getattr(d, name) - start) / span if numeric else float(getattr(d, name) != start)
-            for d in decisions
-        ]
+        values = [getattr(d, name) for d in decisions]
+        start = getattr(untuned, name)
+        if isinstance(start, float):
+            tried = getattr(evaluate, name)
+            span = max(tried) - min(tried) or 1.0
+            found += [abs(value - start) / span for value in values]
+        else:  # `largest` is no scale either: 0 stands for all components
+            found += [float(value != start) for value in values]
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ the tables
+# ------------------------------------------------------------------------------- the table
 
 
 @dataclass
 class Table:
-    """pixels, true (N): areas of the images and of their lesions. parts: for each way of drawing a mask the image (P), the area (P), the overlap
-    with the truth (P) of every connected part, and how many parts of its image are larger (P)."""
+    """All that decisions need to know about N images.
 
-    pixels: np.ndarray
-    true: np.ndarray
-    parts: dict[Decision, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+    probs (N,C) or None: class probabilities. pixels, true (N) or None: areas of the images and of
+    their lesions. components: for each drawing of the masks the image (P), the area (P) and the
+    overlap with the truth (P) of every connected component, and how many components of its image
+    are larger (P).
+    """
 
-    def counts(self, decision: Decision) -> np.ndarray:
-        """(4,N) tp, fp, fn, tn before the rules."""
-        image, area, both, ahead = self.parts[drawn_by(decision)]
-        keep = keep_mask(decision, area, ahead, self.pixels[image])
-        pred = np.bincount(image[keep], area[keep], len(self.pixels)).astype(np.int64)
-        overlap = np.bincount(image[keep], both[keep], len(self.pixels)).astype(np.int64)
-        return metrics.from_areas(overlap, pred, self.true, self.pixels)
+    probs: np.ndarray | None
+    classes: Classes
+    pixels: np.ndarray | None = None
+    true: np.ndarray | None = None
+    components: dict[Hashable, tuple[np.ndarray, ...]] = field(default_factory=dict)
 
-
-def drawn_by(decision: Decision) -> Decision:
-    """The decision with everything reset that tables know without drawing: what names a table."""
-    return replace(
-        decision,
-        **{
-            f.name: f.default
-            for f in fields(Decision)
-            if f.name != "threshold" and f.name not in STEPS
-        },
-    )
-
-
-def build_table(predictions: Predictions, truth: Truth, decisions: list[Decision]) -> Table:
-    """The parts of every image's mask in each of the ways that the decisions need, at original size."""
-    ways = list(dict.fromkeys(map(drawn_by, decisions)))
-    rows = [truth.row[i] for i in predictions.ids]
-    pixels = truth.sizes[rows].prod(1)
-    found: dict[Decision, list] = {way: [] for way in ways}
-    true = np.zeros(len(rows), dtype=np.int64)
-
-    def look(i: int) -> tuple[int, list[tuple[np.ndarray, ...]]]:
-        mask = truth.mask(predictions.ids[i])
-        return np.count_nonzero(mask), _parts(predictions.mask[i], mask, ways)
-
-    # threads: nearly all of the time is spent in OpenCV and numpy, which run side by side, and nothing needs to be copied to another process
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(rows), "connected parts") as bar:
-        for i, (true[i], each) in enumerate(pool.map(look, range(len(rows)))):
-            for way, columns in zip(ways, each):
-                found[way].append((np.full(len(columns[0]), i), *columns))
-            bar.update()
-    return Table(
-        pixels,
-        true,
-        {
-            way: tuple(np.concatenate(column) for column in zip(*each))
-            for way, each in found.items()
-        },
-    )
+    def answer(self, decision: Decision) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """What the decision makes of all images: pixel counts (4,N) as of metrics.counts, and
+        labels (N); None for an answer that is absent."""
+        if self.pixels is None:
+            return apply_rules(decision, None, self.probs, self.classes)
+        image, areas, overlaps, larger = self.components[drawing(decision)]
+        keep = keep_mask(decision, areas, larger, self.pixels[image])
+        pred, overlap = (
+            np.bincount(image[keep], values[keep], len(self.pixels)).astype(np.int64)
+            for values in (areas, overlaps)
+        )
+        emptied, label = apply_rules(decision, pred == 0, self.probs, self.classes)
+        pred[emptied] = overlap[emptied] = 0
+        return metrics.from_areas(overlap, pred, self.true, self.pixels), label
 
 
-def _parts(
-    prob: np.ndarray, true: np.ndarray, ways: list[Decision]
+def drawing(decision: Decision) -> Hashable:
+    """The fields that decide how a mask is drawn, before components are dropped."""
+    return tuple(getattr(decision, name) for name in ("threshold", *STEPS))
+
+
+def build_table(
+    predictions: Predictions, truth: Truth, decisions: list[Decision], classes: Classes
+) -> Table:
+    """The connected components at original size of every mask in every drawing that the decisions
+    need."""
+    if predictions.mask is None:
+        return Table(predictions.label, classes)
+    drawings = {drawing(decision): decision for decision in decisions}
+
+    def look(i: int) -> tuple[int, int, list[tuple[np.ndarray, ...]]]:
+        true = truth.mask(predictions.ids[i])
+        found = _components(predictions.mask[i], true, list(drawings.values()))
+        return true.size, np.count_nonzero(true), found
+
+    pixels, true, found = zip(*in_threads(look, len(predictions), "connected components"))
+    components = {}
+    for key, per_image in zip(drawings, zip(*found)):
+        areas, overlaps, larger = (np.concatenate(column) for column in zip(*per_image))
+        image = np.repeat(np.arange(len(per_image)), [len(columns[0]) for columns in per_image])
+        components[key] = image, areas, overlaps, larger
+    return Table(predictions.label, classes, np.array(pixels), np.array(true), components)
+
+
+def _components(
+    prob: np.ndarray, true: np.ndarray, decisions: list[Decision]
 ) -> list[tuple[np.ndarray, ...]]:
-    """prob (S,S), true (H,W) -> for each way the areas and overlaps of its parts, and how many parts are larger."""
-    full = stretch(prob, *true.shape)
-    # only the box that holds a lesion at the lowest threshold; no step reaches out of it
-    left, top, width, height = cv2.boundingRect(
-        (full > np.float32(min(w.threshold for w in ways))).view(np.uint8)
-    )
+    """prob (S,S), true (H,W) -> for each drawing the areas and overlaps of its components, and how
+    many components are larger."""
+    full, pixels = stretch(prob, *true.shape), true.size
+    # only the box that holds a lesion at the lowest threshold: no step draws outside it
+    lowest = np.float32(min(decision.threshold for decision in decisions))
+    left, top, width, height = cv2.boundingRect((full > lowest).view(np.uint8))
+    if not width:
+        return [(np.zeros(0, np.int64),) * 3] * len(decisions)
     box = np.s_[top : top + height, left : left + width]
-    full, true, pixels = np.ascontiguousarray(full[box]), np.ascontiguousarray(true[box]), true.size
+    full, true = np.ascontiguousarray(full[box]), np.ascontiguousarray(true[box])
     found, seen = [], {}
-    for way in ways:
-        if not full.size:
-            found.append((np.zeros(0, np.int64),) * 3)
-            continue
-        mask = draw(full, way, pixels)
-        before, answer = seen.get(way.threshold, (None, None))
-        if before is None or not np.array_equal(
-            mask, before
-        ):  # most masks have no holes to fill, many are convex
-            numbers, areas = components(mask)
-            answer = (
-                areas[1:],
-                np.bincount(numbers[true], minlength=len(areas))[1:],
-                larger(areas[1:]),
-            )
-            seen[way.threshold] = mask, answer
-        found.append(answer)
+    for decision in decisions:
+        mask = draw(full, decision, pixels)
+        before, columns = seen.get(decision.threshold, (None, None))
+        # most masks have no holes to fill, and many are convex
+        if before is None or not np.array_equal(mask, before):
+            numbers, areas = connected_components(mask)
+            overlaps = np.bincount(numbers[true], minlength=len(areas))
+            columns = areas[1:], overlaps[1:], count_larger(areas[1:])
+            seen[decision.threshold] = mask, columns
+        found.append(columns)
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ the search
-
-
-def answer(
-    decision: Decision, table: Table | None, probs: np.ndarray | None, competition: Competition
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """What the decision makes of all images: pixel counts (4,N) and labels (N), None for an answer that is absent."""
-    found = None if table is None else table.counts(decision)
-    emptied, label = apply_rules(
-        decision,
-        None if table is None else found[0] + found[1] == 0,
-        probs,
-        competition.classes,
-    )
-    if table is not None:
-        nothing = np.zeros_like(table.true)
-        found = np.where(
-            emptied, metrics.from_areas(nothing, nothing, table.true, table.pixels), found
-        )
-    return found, label
+# ------------------------------------------------------------------------------ the search
 
 
 def tune(
     decisions: list[Decision],
-    table: Table | None,
-    probs: np.ndarray | None,
-    truth: np.ndarray,
-    parts: np.ndarray,
+    table: Table,
+    labels: np.ndarray,
+    cv_folds: np.ndarray,
     competition: Competition,
 ) -> tuple[Decision, dict[int, Decision]]:
-    """The best decision on all images, and for each part (N) the best on all the others: applied to that part, it has not seen what it is scored on."""
-    names = np.unique(parts)
-    without = [parts != k for k in names] + [
-        np.ones(len(parts), dtype=bool)
-    ]  # the subsets on which decisions are compared; the last one is all
-    share = np.stack(
-        [rows / rows.sum() for rows in without], axis=1
-    )  # (N, K+1): times values (N) it is their mean over each subset
-    wanted_masks = [m for m in competition.score if m in metrics.MASK_METRICS and table is not None]
-    wanted_labels = [
-        m for m in competition.score if m in metrics.LABEL_METRICS and probs is not None
-    ]
-    scores, seen = np.zeros((len(decisions), len(without))), {}
+    """The best decision on all images, and for each fold (N) the best on all the others: applied to
+    that fold, it has not seen what it is scored on."""
+    folds = np.unique(cv_folds)
+    # the subsets on which decisions are compared; the last one is all images
+    subsets = [cv_folds != k for k in folds] + [np.ones(len(cv_folds), dtype=bool)]
+    # (N, K+1): times values (N) it is their mean over each subset
+    share = np.stack([rows / rows.sum() for rows in subsets], axis=1)
+    mask_metrics = [m for m in competition.score if m in metrics.MASK_METRICS]
+    label_metrics = [m for m in competition.score if m in metrics.LABEL_METRICS]
+    scores, seen = np.zeros((len(decisions), len(subsets))), {}
     with progress(len(decisions), "decisions") as bar:
         for i, decision in enumerate(decisions):
-            pixel_counts, label = answer(decision, table, probs, competition)
-            # no @: a product of matrices adds in another order with every number of threads
-            found = {
-                m: (metrics.MASK_METRICS[m](*pixel_counts)[:, None] * share).sum(0)
-                for m in wanted_masks
-            }
-            if wanted_labels:
-                key = label.tobytes()  # most decisions leave the labels as they are
+            counts, decided = table.answer(decision)
+            found = {}
+            if counts is not None:
+                for m in mask_metrics:
+                    # no @: a matrix product adds in another order with every number of threads
+                    found[m] = (metrics.MASK_METRICS[m](*counts)[:, None] * share).sum(0)
+            if decided is not None and label_metrics:
+                key = decided.tobytes()  # most decisions leave the labels as they are
                 if key not in seen:
+                    cells = [(labels[r], decided[r], table.probs[r]) for r in subsets]
                     seen[key] = {
-                        m: np.array(
-                            [
-                                metrics.LABEL_METRICS[m](truth[r], label[r], probs[r])
-                                for r in without
-                            ]
-                        )
-                        for m in wanted_labels
+                        m: np.array([metrics.LABEL_METRICS[m](*cell) for cell in cells])
+                        for m in label_metrics
                     }
                 found |= seen[key]
             scores[i] = metrics.score(competition.score, found)
             bar.update()
     far = distances(decisions, competition.evaluate)
     best = [decisions[_nearest_of_best(column, far)] for column in scores.T]
-    return best[-1], {int(k): d for k, d in zip(names, best)}
+    return best[-1], {int(k): decision for k, decision in zip(folds, best)}
 
 
 def _nearest_of_best(scores: np.ndarray, far: np.ndarray) -> int:
-    """Among scores within SCORE_TOLERANCE of the best: the least distance from untuned, then the higher score, then the earlier."""
+    """Among scores within SCORE_TOLERANCE of the best: the least distance from the untuned
+    decision, then the higher score, then the earlier."""
     near = np.flatnonzero(scores >= scores.max() - SCORE_TOLERANCE)
     return int(near[np.lexsort((-scores[near], far[near]))[0]])
 
 
 def apply_each(
-    decision_of: dict[int, Decision],
-    table: Table | None,
-    probs: np.ndarray | None,
-    parts: np.ndarray,
-    competition: Competition,
+    decision_of: dict[int, Decision], table: Table, cv_folds: np.ndarray
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Every part (N) answered by its own decision: pixel counts (4,N) and labels (N)."""
-    pixel_counts, label = answer(next(iter(decision_of.values())), table, probs, competition)
-    for k, decision in decision_of.items():
-        its_counts, its_label = answer(decision, table, probs, competition)
-        if pixel_counts is not None:
-            pixel_counts[:, parts == k] = its_counts[:, parts == k]
-        if label is not None:
-            label[parts == k] = its_label[parts == k]
-    return pixel_counts, label
+    """Every fold (N) answered by its own decision: pixel counts (4,N) and labels (N)."""
+    answers = {k: table.answer(decision) for k, decision in decision_of.items()}
+    counts, labels = next(iter(answers.values()))
+    for k, (of_fold, labels_of_fold) in answers.items():
+        rows = cv_folds == k
+        if counts is not None:
+            counts[:, rows] = of_fold[:, rows]
+        if labels is not None:
+            labels[rows] = labels_of_fold[rows]
+    return counts, labels

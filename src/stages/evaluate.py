@@ -66,23 +66,18 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         data = load(name, competition, paths)
         probs = data.predictions.label
         decisions = tuning.grid(competition, data.predictions.mask is not None, probs is not None)
-        table = (
-            None
-            if data.predictions.mask is None
-            else tuning.build_table(data.predictions, data.truth, decisions)
-        )
+        table = tuning.build_table(data.predictions, data.truth, decisions, competition.classes)
         untuned = Decision.untuned(competition.evaluate)
-        tuned, without = tuning.tune(decisions, table, probs, data.labels, data.parts, competition)
-        counts, decided = tuning.apply_each(without, table, probs, data.parts, competition)
+        tuned, without = tuning.tune(decisions, table, data.labels, data.parts, competition)
+        counts, decided = tuning.apply_each(without, table, data.parts)
         distances, plain_distances = (
             outlines(data, [without[k] for k in data.parts.tolist()]),
             outlines(data, [untuned] * len(data.labels)),
         )
         results = {
             "untuned": {"decision": asdict(untuned)}
-            | measure(data, *tuning.answer(untuned, table, probs, competition), plain_distances),
-            "tuned": {"decision": asdict(tuned)}
-            | measure(data, *tuning.answer(tuned, table, probs, competition)),
+            | measure(data, *table.answer(untuned), plain_distances),
+            "tuned": {"decision": asdict(tuned)} | measure(data, *table.answer(tuned)),
             "nested": {"decisions": {k: asdict(d) for k, d in without.items()}}
             | measure(data, counts, decided, distances),
         }
@@ -101,7 +96,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         about |= {
             "in_pixels": list(distances or {}),
             "lecture_by_fold": (folds := by_the_lecture(data)),
-            "lecture": lecture.mean(folds),
+            "lecture": lecture.mean(folds.values()),
         }
         draw(data, about, results, images, without, paths)
         with replacing(paths.per_image(name)) as temporary:
@@ -354,11 +349,11 @@ def shown_with_outlines(
         except (OSError, ValueError) as problem:  # a report without one picture is better than none
             warn(f"{short(file)} is not shown: {problem}")
             continue
-        mine = (None if answer is None else answer[i] for answer in (masks, probs))
         pred, _ = apply(
             without[int(data.parts[i])],
-            *mine,
-            *pixels.shape[:2],
+            data.predictions,
+            i,
+            pixels.shape[:2],
             data.competition.classes,
         )
         shown.append(figures.tile(pixels, true, pred))

@@ -337,9 +337,9 @@ def same_images(config: Config, index: pd.DataFrame, paths: Paths) -> str:
             )
             pred, _ = apply(
                 Decision(**decisions[label][str(left_out[name])]),
-                made.mask[i],
-                None if made.label is None else made.label[i],
-                *pixels.shape[:2],
+                made,
+                i,
+                pixels.shape[:2],
                 firsts[label].competition.classes,
             )
             shown.append(

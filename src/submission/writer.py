@@ -18,7 +18,7 @@ from src.core.settings import Classes, Data
 from src.data.predictions import Predictions
 from src.data.rle import encode
 from src.data.tables import read_index
-from src.parts.postprocess import Decision, apply, components, stretch
+from src.parts.postprocess import Decision, apply, connected_components, stretch
 from src.submission.answer import Answer
 from src.submission.form import Form
 from src.submission.sample import Row
@@ -106,17 +106,16 @@ def _answer(
     classes: Classes,
 ) -> Answer:
     height, width = map(int, form.size or size)
-    prob, probs = (None if p is None else p[at] for p in (predictions.mask, predictions.label))
-    mask, label = apply(decision, prob, probs, height, width, classes)
+    mask, label = apply(decision, predictions, at, (height, width), classes)
     found = Answer(
         height,
         width,
         None if mask is None else np.packbits(mask),
         None if label is None else classes.names[label],
-        probs,
+        None if predictions.label is None else predictions.label[at],
     )
     if form.boxes and mask is not None and mask.any():
-        found.boxes = _boxes(form, mask, stretch(prob, height, width), found)
+        found.boxes = _boxes(form, mask, stretch(predictions.mask[at], height, width), found)
     return found
 
 
@@ -140,7 +139,7 @@ def _unknown(form: Form, classes: Classes) -> Answer:
 
 def _boxes(form: Form, mask: np.ndarray, prob: np.ndarray, answer: Answer) -> str:
     """One box around every connected part, the surest first; its confidence is the mean probability of lesion inside the part."""
-    parts, areas = components(mask)
+    parts, areas = connected_components(mask)
     found = []
     for k in range(1, len(areas)):
         y, x = np.nonzero(parts == k)
@@ -179,7 +178,7 @@ def _lines(row: Row, form: Form, answer: Answer, classes: list[str]) -> list[lis
             mask = np.zeros_like(mask)
         masks = [mask]
         if form.row_per_component and mask.any():
-            parts, areas = components(mask)
+            parts, areas = connected_components(mask)
             masks = [parts == k for k in range(1, len(areas))]
     lines = []
     for mask in masks:
