@@ -346,6 +346,11 @@ class Experiment(Strict):
     train: Train = Train()
     predict: Predict = Predict()
 
+    @property
+    def predict_batch_size(self) -> int:
+        """Images that are predicted at a time."""
+        return self.predict.batch_size or 2 * self.train.batch_size
+
 
 class Ensemble(Strict):
     members: list[str] = Field(min_length=1, max_length=1000)
