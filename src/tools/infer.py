@@ -59,7 +59,7 @@ from src.pipeline.store import find_test_images, write_test_stores
 from src.report import figures
 from src.scoring import greedy
 from src.submission import writer
-from src.submission.form import infer as infer_form
+from src.submission.infer_form import infer_form
 from src.submission.sample import sample_file
 from src.training.inference import mean_of_folds
 from src.training.time_budget import NetworkRun, Pace, describe_skipped, select_runs
@@ -131,8 +131,8 @@ def answer(
     stores = {scratch.images(e, "test"): e for e in experiments}
     items, sizes = write_test_stores(items, stores, paths.data, competition, problems)
     form = infer_form(sample, competition, [item.id for item in items], train_runs(home))
-    if form.unknown:
-        warn(writer.describe_missing_images(form, competition.data))
+    if form.missing_ids:
+        warn(writer.describe_missing_images(form))
     device = pick_device(exact=True)
     work = Work(config, home, scratch, manifest, times, items, sizes, device)
     members = listing(dict.fromkeys(run.member for run in runs))
@@ -147,9 +147,7 @@ def answer(
         )
     predictions, decision = mix(work), Decision.load(home.decision(name))
     target = paths.archive(name) if form.masks else paths.submission(name)
-    counts = writer.write(
-        target, form, predictions, dict(zip(work.ids, sizes)), decision, competition.classes
-    )
+    counts = writer.write(target, form, predictions, dict(zip(work.ids, sizes)), decision)
     draw(work, predictions, decision, paths.submission(name).with_suffix(".png"))
     remove_folder(scratch.artifacts)
     for folder in (scratch.artifacts.parent, paths.artifacts):  # a notebook shows every folder
