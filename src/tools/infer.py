@@ -42,7 +42,6 @@ from src.core.freshness import LIBRARIES, fingerprint
 from src.core.locks import Lock
 from src.core.paths import Paths
 from src.data.dataset import Item
-from src.data.images import read_image
 from src.data.predictions import Predictions
 from src.data.problems import Problems
 from src.parts import models
@@ -52,7 +51,7 @@ from src.pipeline import store as unlabelled
 from src.pipeline.inputs import folder_fingerprint
 from src.pipeline.jobs import train_runs
 from src.pipeline.records import read_manifest, read_weights
-from src.report import figures as pictures
+from src.report import figures
 from src.scoring import greedy
 from src.submission import writer
 from src.submission.form import infer as infer_form
@@ -463,18 +462,15 @@ def mix(work: Work) -> Predictions:
 
 def draw(work: Work, predictions: Predictions, decision: Decision, target: Path) -> None:
     """Some answers, evenly over the test images."""
-    sheet, captions, data = [], [], work.config.competition.data
+    shown, data = [], work.config.competition.data
     for i in np.unique(np.linspace(0, len(work.items) - 1, SHOWN).round().astype(int)):
-        image = read_image(work.items[i].image, data.channels)
-        classes = work.config.competition.classes
-        mask, label = apply(decision, predictions, i, image.shape[:2], classes)
-        sheet.append(pictures.tile(image, None, mask))
-        captions.append(
-            work.items[i].id[:40]
-            + ("" if label is None else f"\n{data.classes[label]} {predictions.label[i, label]:.2f}")
+        item = work.items[i]
+        mask, label = apply(
+            decision, predictions, i, work.sizes[i], work.config.competition.classes
         )
-    figure = pictures.tiles(sheet, captions)
-    figure.suptitle(
-        f"{pictures.plain(work.config.name)}: predicted outlines", fontsize=12, color="#444444"
-    )
-    pictures.save(figure, target)
+        caption = item.id[:40]
+        if label is not None:
+            caption += f"\n{data.classes[label]} {predictions.label[i, label]:.2f}"
+        shown += figures.tiles(item.image, data.channels, [(None, mask, caption)])
+    title = f"{figures.plain(work.config.name)}: predicted outlines"
+    figures.save(figures.sheet(shown, title), target)
