@@ -11,7 +11,7 @@ from conftest import refused
 from kaggle_server import make_zip
 
 from src.kaggle_io import unzip as archives
-from src.kaggle_io.unzip import Damaged, crc_of, unpack
+from src.kaggle_io.unzip import Damaged, FileRecord, unpack
 
 LINK, PIPE, BLOCK = stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o666, stat.S_IFBLK | 0o666
 
@@ -162,8 +162,7 @@ def test_what_is_there_is_left_as_it_is(tmp_path):
     )
     assert (tmp_path / "out" / "same").stat().st_mtime_ns == before
     assert done.files == {
-        n: {"bytes": len(d), "crc": f"{crc_of(tmp_path / 'out' / n):08x}"}
-        for n, d in below(tmp_path / "out").items()
+        name: FileRecord.of(tmp_path / "out" / name) for name in below(tmp_path / "out")
     }
 
 

@@ -26,15 +26,16 @@ from src.core.paths import Paths
 from src.core.settings import Experiment
 from src.data.predictions import Predictions
 from src.data.tables import read_folds, read_index
-from src.parts import models
+from src.parts import building
 from src.parts.tta import TTA
+from src.pipeline import networks
 from src.pipeline.jobs import evaluate_job, weights_used
 from src.stages import evaluate, predict
 from src.tools import bundle, infer
 from src.training import inference
 from src.training import time_budget as budget
 from src.training.checkpoint import load_weights, round_weights
-from src.training.time_budget import Unit
+from src.training.time_budget import NetworkRun
 
 SETS = [
     *SETTINGS,
@@ -245,7 +246,7 @@ def test_a_longer_hidden_test_set(home, packed, tmp_path):
 
 
 def test_a_stopped_run_goes_on(home, packed, only_test, tmp_path, monkeypatch):
-    asked, real = [], infer.infer
+    asked, real = [], networks.predict_proba
 
     def third_fails(*arguments):
         asked.append(1)
@@ -253,7 +254,7 @@ def test_a_stopped_run_goes_on(home, packed, only_test, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(infer, "infer", third_fails)
+    monkeypatch.setattr(networks, "predict_proba", third_fails)
     with pytest.raises(KeyboardInterrupt):
         inferred(packed, only_test, tmp_path / "work")
     inferred(packed, only_test, tmp_path / "work")
@@ -263,13 +264,15 @@ def test_a_stopped_run_goes_on(home, packed, only_test, tmp_path, monkeypatch):
 def test_what_a_stopped_run_left_is_not_used_for_other_images(
     packed, only_test, tmp_path, monkeypatch
 ):
-    real = infer.infer
+    real = networks.predict_proba
     monkeypatch.setattr(infer, "mix", lambda work: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         inferred(packed, only_test, tmp_path / "work")
     monkeypatch.undo()
     asked = []
-    monkeypatch.setattr(infer, "infer", lambda *arguments: asked.append(1) or real(*arguments))
+    monkeypatch.setattr(
+        networks, "predict_proba", lambda *arguments: asked.append(1) or real(*arguments)
+    )
     file = next((only_test / "test").glob("*.png"))
     save(file, picture(3, 90, 150))
     inferred(packed, only_test, tmp_path / "work")
@@ -284,7 +287,7 @@ class Clock:
 
     def __init__(self, monkeypatch, seconds: float = 1.0):
         self.now, self.seconds, self.asked = 0.0, seconds, []
-        real = infer.infer
+        real = networks.predict_proba
 
         def slow(net, images, rows, views, device, dtype, batch, advance=lambda n: None):
             self.asked.append((len(rows), len(views)))
@@ -292,7 +295,7 @@ class Clock:
             advance(0)
             return real(net, images, rows, views, device, dtype, batch, advance)
 
-        monkeypatch.setattr(infer, "infer", slow)
+        monkeypatch.setattr(networks, "predict_proba", slow)
 
     def __call__(self) -> float:
         return self.now
@@ -323,22 +326,26 @@ def test_with_enough_time_the_same_bytes(home, packed, only_test, tmp_path, monk
     ("seconds", "asked", "said"),
     [
         (
-            12 + 30 * budget.SURE,
+            12 + 30 * budget.MEASURED,
             [2, 1, 1, 1],
-            ["left out for want of time: views: hflip of small fold 1."],
+            ["skipped to stay within --minutes: views: hflip of small fold 1."],
         ),  # probe and all networks, but for one view
         (
-            12 + 24 * budget.SURE,
+            12 + 24 * budget.MEASURED,
             [1, 1, 1, 1],
             ["views: hflip of small fold 0, hflip of small fold 1."],
         ),
         (
-            12 + 18 * budget.SURE + 0.1,
+            12 + 18 * budget.MEASURED + 0.1,
             [1, 1, 1],
             ["views: hflip of small fold 0, hflip of small fold 1; networks: other fold 1."],
         ),
-        (12 + 12 * budget.SURE + 0.1, [1, 1], ["networks: other fold 0, other fold 1."]),
-        (12 + 6 * budget.SURE + 0.1, [1], ["networks: small fold 1, other fold 0, other fold 1"]),
+        (12 + 12 * budget.MEASURED + 0.1, [1, 1], ["networks: other fold 0, other fold 1."]),
+        (
+            12 + 6 * budget.MEASURED + 0.1,
+            [1],
+            ["networks: small fold 1, other fold 0, other fold 1"],
+        ),
         (
             3,
             [1],
@@ -353,7 +360,7 @@ def test_what_does_not_fit_is_left_out(
     packed, only_test, tmp_path, monkeypatch, capfd, seconds, asked, said
 ):
     """Six images, a second for each and view; views first, the lightest member's last fold first (of equals the later one), then networks."""
-    monkeypatch.setattr(budget, "UNSURE", budget.SURE)
+    monkeypatch.setattr(budget, "ESTIMATED", budget.MEASURED)
     manifest = json.loads((packed / "bundle.json").read_text())
     for about in manifest["networks"].values():
         about["pace"] = 0.01  # alike, so that the first one tells of the other
@@ -389,13 +396,15 @@ def test_a_network_that_overruns_is_broken_off(packed, only_test, tmp_path, monk
     inferred(packed, only_test, tmp_path / "work", minutes=2, clock=clock)
     err = capfd.readouterr().err
     assert (
-        "small fold 1 takes longer than was to be expected" in err
+        "small fold 1 exceeded its time estimate" in err
         and "networks: small fold 1, other fold 1" in err
     )
 
 
-def unit(member: str, fold: int, views: str = "ihs", rank: int = 0, answers: str = "both") -> Unit:
-    return Unit(
+def unit(
+    member: str, fold: int, views: str = "ihs", rank: int = 0, answers: str = "both"
+) -> NetworkRun:
+    return NetworkRun(
         member,
         fold,
         tuple({"i": "identity", "h": "hflip", "s": "scale_0.85"}[v] for v in views),
@@ -409,8 +418,8 @@ def test_views_go_before_networks_and_light_members_before_heavy_ones():
 
     def fitting(left, done=()):
         return [
-            (u.member, u.fold, len(u.views))
-            for u in budget.fit(waiting, done, lambda u: len(u.views), left)
+            (u.member, u.fold, len(u.tta))
+            for u in budget.select_runs(waiting, done, lambda u: len(u.tta), left)
         ]
 
     assert fitting(12) == [("a", 0, 3), ("b", 0, 3), ("a", 1, 3), ("b", 1, 3)]
@@ -423,7 +432,7 @@ def test_views_go_before_networks_and_light_members_before_heavy_ones():
         and fitting(0) == [("a", 0, 1)]
     )
     assert fitting(0, [unit("a", 2)]) == []
-    assert budget.fewer(("hflip", "identity")) == ("identity",) and budget.fewer(
+    assert budget.drop_view(("hflip", "identity")) == ("identity",) and budget.drop_view(
         ("identity", "hflip", "scale_0.85")
     ) == ("identity", "hflip")
 
@@ -436,7 +445,7 @@ def test_an_answer_is_never_given_up():
         unit("classes", 0, "i", 1, "label"),
         unit("classes", 1, "i", 1, "label"),
     ]
-    assert [u.title for u in budget.fit(waiting, [], lambda u: 1, 0)] == [
+    assert [u.title for u in budget.select_runs(waiting, [], lambda u: 1, 0)] == [
         "masks fold 0",
         "classes fold 0",
     ]
@@ -445,9 +454,9 @@ def test_an_answer_is_never_given_up():
 def test_an_experiment_not_yet_seen_is_as_much_slower_as_the_others():
     pace = budget.Pace({"a": 0.1, "b": 0.3, "c": None}, {"a": 0.2}, {"a": 5.0})
     assert pace.rate("b") == pytest.approx(0.6) and pace.rate("c") == 0.2
-    assert pace.cost(unit("a", 0), 10) == pytest.approx(budget.SURE * (5 + 0.2 * 30)) and pace.cost(
-        unit("b", 0, "i"), 10
-    ) == pytest.approx(budget.UNSURE * (5 + 6))
+    assert pace.cost(unit("a", 0), 10) == pytest.approx(
+        budget.MEASURED * (5 + 0.2 * 30)
+    ) and pace.cost(unit("b", 0, "i"), 10) == pytest.approx(budget.ESTIMATED * (5 + 6))
 
 
 # --------------------------------------------------------------------------------------------------------------------- what the bundle is
@@ -497,7 +506,7 @@ def test_weights_are_those_that_predict_used(home, packed):
     for one in (config.owner("small"), config.owner("other")):
         e, kind = one.experiment, weights_used(one, paths, 1)
         kinds = {torch.float32, torch.int64} | ({torch.float16} if kind == "float16" else set())
-        used, carried = (models.build(e, 3, pretrained=False) for _ in range(2))
+        used, carried = (building.build(e, 3, pretrained=False) for _ in range(2))
         load_weights(paths.checkpoint(one.name, 1, e.predict.checkpoint), used, kind)
         file = Paths(packed, packed).checkpoint(one.name, 1, e.predict.checkpoint)
         load_weights(file, carried)
@@ -516,7 +525,7 @@ def test_weights_are_rounded_where_that_moves_no_score(copy, monkeypatch, steady
     """The predictions are of the very weights that the record names, also where predict was stopped in between."""
     config, paths = loaded(copy, "other")
     monkeypatch.setenv(AUTO_AMP, numbers)
-    monkeypatch.setattr(predict, "STEADY", steady)
+    monkeypatch.setattr(predict, "TOLERANCE", steady)
     monkeypatch.setattr(predict, "mean_of_folds", stop)
     assert cli(copy, "predict", "--force", config="other") == 130
     assert {json.loads(paths.rounding("other", k).read_text())["weights"] for k in (0, 1)} == {kind}
@@ -529,9 +538,9 @@ def test_weights_are_rounded_where_that_moves_no_score(copy, monkeypatch, steady
     assert record["weights"] == {"0": kind, "1": kind} and not paths.rounding("other", 0).exists()
     index = read_index(paths, "train")
     rows, e = np.flatnonzero(read_folds(paths, index["id"]) == 1), config.experiment
-    net = models.build(e, 3, pretrained=False)
+    net = building.build(e, 3, pretrained=False)
     load_weights(paths.checkpoint("other", 1, "best"), net, weights_used(config, paths, 1))
-    _, label = inference.infer(
+    _, label = inference.predict_proba(
         net,
         np.load(paths.images(Experiment(image_size=96, resize="letterbox")), mmap_mode="r"),
         rows,
@@ -574,7 +583,7 @@ def test_what_is_rounded():
 def test_the_same_artifacts_give_the_same_bytes_and_wheels_stay(copy, monkeypatch, capfd):
     folder, archive = Paths(copy, copy).bundle("ensemble"), Paths(copy, copy).bundle_zip("ensemble")
     about, first = json.loads((folder / "bundle.json").read_text()), archive.read_bytes()
-    monkeypatch.setattr(bundle, "tried", lambda *_: about["packages"])
+    monkeypatch.setattr(bundle, "imported_packages", lambda *_: about["packages"])
     assert made(copy) == 0 and archive.read_bytes() == first
     version = about["packages"]["segmentation-models-pytorch"]
     assert "pip download" in capfd.readouterr().out
@@ -634,7 +643,9 @@ def test_stopped_it_leaves_the_bundle_before_it(copy, monkeypatch):
         made(copy)
     monkeypatch.undo()
     monkeypatch.setattr(
-        bundle, "tried", lambda *_: (_ for _ in ()).throw(StageError("the bundle does not load"))
+        bundle,
+        "imported_packages",
+        lambda *_: (_ for _ in ()).throw(StageError("the bundle does not load")),
     )
     with pytest.raises(StageError):
         made(copy)

@@ -24,8 +24,16 @@ from src.pipeline import jobs as stages
 SETTINGS = ["split.folds=2", "train.epochs=2", "train.workers=0"]
 CLASSES = ["benign", "malignant", "normal"]
 ENSEMBLE = "members: [small, other]\nmethod: greedy\n"
-SMALL = "image_size: 64\nmodel: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none, options: {decoder_channels: [32, 16, 16, 8, 8]}}\ntrain: {lr: 2.0e-3}\n"
-OTHER = "image_size: 96\nresize: letterbox\nmodel: {arch: linknet, encoder: tu-lcnet_035, encoder_weights: none}\npredict: {views: [identity], checkpoint: best}\n"
+SMALL = """image_size: 64
+model: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none,
+        options: {decoder_channels: [32, 16, 16, 8, 8]}}
+train: {lr: 2.0e-3}
+"""
+OTHER = """image_size: 96
+resize: letterbox
+model: {arch: linknet, encoder: tu-lcnet_035, encoder_weights: none}
+predict: {views: [identity], checkpoint: best}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -106,19 +114,20 @@ def test_the_chain_ends_in_a_submission_that_decodes_to_what_was_decided(home):
 
 
 def test_out_of_fold_means_out_of_fold(home):
-    """Fold 0's answers come from the network that did not train on fold 0: another checkpoint gives others."""
+    """Fold 0's answers come from the network that did not train on fold 0: another checkpoint gives
+    others."""
     import torch
 
-    from src.parts import models
+    from src.parts import building
     from src.parts.tta import TTA
     from src.training.checkpoint import load_weights
-    from src.training.inference import infer
+    from src.training.inference import predict_proba
 
     paths, config = Paths(home, home / "data"), load(home / "configs" / "small.yaml", SETTINGS)
     index = read_index(paths, "train")
     folds = read_folds(paths, index["id"])
     oof = Predictions.load(paths.oof("small"), CLASSES).select(index["id"])
-    net = models.build(config.experiment, 3, pretrained=False)
+    net = building.build(config.experiment, 3, pretrained=False)
     rows = np.flatnonzero(folds == 0)
     agree = []
     for fold in (0, 1):
@@ -126,7 +135,7 @@ def test_out_of_fold_means_out_of_fold(home):
             paths.checkpoint("small", fold, "last"), net, stages.weights_used(config, paths, fold)
         )
         views = [TTA[v] for v in config.experiment.predict.tta]
-        _, label = infer(
+        _, label = predict_proba(
             net,
             np.load(paths.images(Experiment(image_size=64, resize="stretch")), mmap_mode="r"),
             rows,
@@ -282,21 +291,21 @@ def test_a_stage_that_began_and_did_not_end_is_not_taken_for_done(copy):
 def test_parts_of_an_unfinished_predict_are_used_again_only_under_the_same_settings(
     copy, monkeypatch
 ):
-    """Stopped after one fold: the same command goes on with the other; another checkpoint or view starts anew."""
-    from src.stages import predict
+    """Stopped after one fold: the same command goes on with the other; another checkpoint or view
+    starts anew."""
+    from src.pipeline import networks
 
-    paths, asked, real = Paths(copy, copy / "data"), [], predict.infer
+    paths, asked, real = Paths(copy, copy / "data"), [], networks.predict_proba
     assert run(copy, config="small") == 0
 
     def stopped(*arguments):
         asked.append(1)
-        if (
-            len(asked) == 4
-        ):  # a fold asks three times: held-out images, these again with rounded weights, test images
+        # a fold asks three times: held-out images, these again with rounded weights, test images
+        if len(asked) == 4:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(predict, "infer", stopped)
+    monkeypatch.setattr(networks, "predict_proba", stopped)
     views = ("--set", "predict.tta=[identity]")
     assert main(line(copy, "predict", config="small") + list(views)) == 130
     assert len(list(paths.predictions("small").glob("part_*"))) == 2
@@ -304,7 +313,7 @@ def test_parts_of_an_unfinished_predict_are_used_again_only_under_the_same_setti
     assert len(asked) == 7, "two parts were there, two were made"
     del asked[:]
     assert main(line(copy, "predict", config="small")) == 130
-    monkeypatch.setattr(predict, "infer", lambda *arguments: asked.append(1) or real(*arguments))
+    monkeypatch.setattr(networks, "predict_proba", lambda *given: asked.append(1) or real(*given))
     del asked[:]
     assert main(line(copy, "predict", config="small") + list(views)) == 0
     assert len(asked) == 6, "the parts of other views are not used"
@@ -334,11 +343,13 @@ def test_predicting_never_asks_for_weights(copy):
     """The file that the training started from is gone."""
     import torch
 
-    from src.parts import models
+    from src.parts import building
 
     small = load(copy / "configs" / "small.yaml")
     file = copy / "lcnet_035.pth"
-    torch.save(models.build(small.experiment, 3, pretrained=False).body.encoder.state_dict(), file)
+    torch.save(
+        building.build(small.experiment, 3, pretrained=False).body.encoder.state_dict(), file
+    )
     weights = ["--set", f"model.encoder_weights={file}", "--set", "train.epochs=1"]
     assert main(line(copy, "train", config="small") + weights) == 0
     from src.pipeline.jobs import predict_job
@@ -362,8 +373,8 @@ def test_twins_that_were_torn_apart_by_hand_are_told(copy, capfd):
     lines = paths.folds.read_text().splitlines()
     paths.folds.write_text(
         "\n".join(
-            f"{l.rsplit(',', 1)[0]},{1 - int(l[-1])}" if l.rsplit(",", 1)[0] == twin else l
-            for l in lines
+            f"{twin},{1 - int(line[-1])}" if line.rsplit(",", 1)[0] == twin else line
+            for line in lines
         )
         + "\n"
     )
@@ -439,41 +450,43 @@ def test_evaluate_calls_a_greedy_ensemble_no_better_than_its_left_out_score(copy
 
 
 def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeypatch):
-    """A network that answers with the true letterboxed mask is right at original size, in predict and in train's validation."""
+    """A network that answers with the true letterboxed mask is right at original size, in predict
+    and in train's validation."""
+    import torch
+
     from src.data.rle import Truth
+    from src.pipeline import networks
     from src.scoring.images import score_predictions
-    from src.stages import predict, train
+    from src.stages import train
 
     config, paths = load(copy / "configs" / "other.yaml", SETTINGS), Paths(copy, copy / "data")
     index = read_index(paths, "train")
     masks = np.load(paths.masks(Experiment(image_size=96, resize="letterbox"))).astype(np.float16)
     label = np.full((len(index), 3), 1 / 3, np.float32)
-    monkeypatch.setattr(predict, "infer", lambda *_: (masks, label))
-    predict.one_part(
-        copy / "part.npz",
+    monkeypatch.setattr(networks, "predict_proba", lambda *_: (masks, label))
+    predictions = networks.predict_images(
         None,
+        config,
         masks,
         np.arange(len(index)),
-        index,
+        index["id"].to_numpy(),
+        index[["height", "width"]].to_numpy(),
+        torch.device("cpu"),
         [],
-        config,
-        None,
-        None,
-        8,
-        None,
     )
     truth = Truth.load(paths.truth).subset(index["id"])
     score = score_predictions(
-        Predictions.load(copy / "part.npz", CLASSES),
+        predictions,
         np.zeros(len(index), int),
         truth,
         config.competition,
     )
     lesion = score["per_image"]["true_area"] > 0
     assert score["per_image"]["dice"][lesion].mean() > 0.9
-    of = train.FoldImages.load(config, paths, 0)
-    monkeypatch.setattr(train, "infer", lambda *_: (masks[of.held_out], label[of.held_out]))
-    assert train.validate(None, of, config, None, None)["dice"] > 0.9
+    data = train.FoldData.load(config, paths, 0)
+    answers = masks[data.held_out], label[data.held_out]
+    monkeypatch.setattr(train, "predict_proba", lambda *_: answers)
+    assert train.validate(None, data, config, None, None)["dice"] > 0.9
 
 
 def test_a_team_mates_folder_is_a_member(copy, tmp_path, capfd):

@@ -11,7 +11,7 @@ from kaggle_server import SECRETS, enter, make_zip
 
 from src.__main__ import main
 from src.kaggle_io import client as kaggle
-from src.kaggle_io import errors
+from src.kaggle_io import download, errors
 from src.kaggle_io import unzip as archives
 from src.tools import fetch
 
@@ -21,7 +21,7 @@ CONFIG = str(ROOT / "configs" / "cpu.yaml")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(kaggle, "PAUSE", 0.01)
-    monkeypatch.setattr(fetch, "PAUSE", 0.01)
+    monkeypatch.setattr(download, "PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_the_slug_of_the_config_and_a_changed_contest(server, home, run):
     code, out, err = run("--set", "slug=a-contest")
     assert (
         code == 0
-        and "1 files are no longer part of it, and stay: b.csv" in err
+        and "1 files are no longer part of it, and are kept: b.csv" in err
         and set(below(home / "a-contest")) == {"a.csv", "b.csv", "c.csv"}
     )
     assert set(json.loads((home / "a-contest" / "fetched.json").read_text())["files"]) == {
@@ -286,13 +286,16 @@ def test_the_disk_is_full(server, home, run, monkeypatch):
     assert (
         code == 2
         and "[disk_full]" in err
-        and fetch.size(needed) in err
+        and download.size(needed) in err
         and "1.0 kB" in err
         and "--data" in err
     )
     monkeypatch.undo()
     enter(monkeypatch, server, home.parent / "home")
-    for module in (fetch, archives):  # the disk fills up while it downloads, and while it unpacks
+    for module in (
+        download,
+        archives,
+    ):  # the disk fills up while it downloads, and while it unpacks
         monkeypatch.setattr(module, "open", full, raising=False)
         code, out, err = run("--competition", "a-contest")
         assert code == 2 and err.splitlines()[-1].endswith(" [disk_full]") and "is kept" in err
@@ -321,7 +324,7 @@ def full(path, mode="r", *rest, **more):
 
 def test_progress_where_there_is_no_terminal(server, home, run, monkeypatch):
     server.add("a-contest", {"a.bin": noise(400_000)})
-    monkeypatch.setattr(fetch, "QUIET", 0)
+    monkeypatch.setattr(download, "QUIET", 0)
     out = run("--competition", "a-contest")[1]
     lines = [line for line in out.splitlines() if line.startswith("  download: ")]
     assert (

@@ -13,8 +13,8 @@ from conftest import ROOT
 from kaggle_server import CLEARED, SECRETS, make_zip
 from test_fetch import CONFIG, below, home, noise, quick, run  # noqa: F401
 
+from src.kaggle_io import download
 from src.kaggle_io import unzip as archives
-from src.tools import fetch
 
 
 def test_it_goes_on_after_every_break(server, home, run):  # noqa: F811
@@ -44,7 +44,7 @@ def test_it_gives_up_and_goes_on_in_the_next_run(server, home, run):  # noqa: F8
     code, out, err = run("--competition", "a-contest")
     last = err.splitlines()[-1]
     assert code == 1 and last.endswith(" [connection_lost]")
-    assert f"131.1 kB of {fetch.size(total)}, 5 times in a row" in last and "is kept" in last
+    assert f"131.1 kB of {download.size(total)}, 5 times in a row" in last and "is kept" in last
     assert below(home / "a-contest") == {} and not (home / "a-contest" / "fetched.json").exists()
     broken.times = 0
     code, out, err = run("--competition", "a-contest")
@@ -58,7 +58,7 @@ def test_it_gives_up_and_goes_on_in_the_next_run(server, home, run):  # noqa: F8
 def test_what_arrived_of_another_version_is_not_gone_on_with(server, home, run):  # noqa: F811
     contest = server.add("a-contest", {"a.bin": noise(400_000)})
     server.fault("Storage", cut=150_000, times=1)
-    server.fault("Storage", cut=0, times=fetch.BREAKS)
+    server.fault("Storage", cut=0, times=download.BREAKS)
     assert run("--competition", "a-contest")[0] == 1
     contest.files, contest.archive = {"a.bin": noise(400_000, seed=1)}, None
     assert run("--competition", "a-contest")[0] == 0 and below(home / "a-contest") == contest.files
@@ -108,19 +108,19 @@ def test_stopped_at_any_moment(server, home, run, tmp_path):  # noqa: F811
 def test_stopped_while_it_unpacks(server, home, run, monkeypatch):  # noqa: F811
     files = {f"{i}.bin": noise(1000, i) for i in range(9)}
     server.add("a-contest", files)
-    original, left = archives._write, iter(range(4))
+    original, left = archives.Unpacked._write, iter(range(4))
 
     def stopping(*given) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
         original(*given)
 
-    monkeypatch.setattr(archives, "_write", stopping)
+    monkeypatch.setattr(archives.Unpacked, "_write", stopping)
     assert run("--competition", "a-contest")[0] == 130
     assert (
         len(below(home / "a-contest")) == 4 and not (home / "a-contest" / "fetched.json").exists()
     )
-    monkeypatch.setattr(archives, "_write", original)
+    monkeypatch.setattr(archives.Unpacked, "_write", original)
     server.fault("Storage", cut=0)  # not a byte of it is needed again
     code, out, err = run("--competition", "a-contest")
     assert (
@@ -134,7 +134,7 @@ def test_stopped_while_it_unpacks(server, home, run, monkeypatch):  # noqa: F811
         ({"longer": 500}, "broke at .* of .*, 5 times in a row"),
         (
             {"damage": True},
-            "the download is damaged: its MD5 is not the one that Kaggle says. It was thrown away: run the same command again",
+            "the download is damaged: its MD5 is not that of Kaggle's file. It was thrown away: run the same command again",
         ),
     ],
 )
@@ -165,4 +165,4 @@ def test_a_damaged_zip_whose_md5_is_right(server, home, run):  # noqa: F811
     )
     contest.archive = b"<html>sign in</html>"
     code, out, err = run("--competition", "a-contest")
-    assert code == 1 and "[download_damaged]" in err and "archive.zip is no zip" in err
+    assert code == 1 and "[download_damaged]" in err and "archive.zip is not a zip" in err

@@ -269,7 +269,7 @@ class Job:
                 "seconds": round(time.time() - started, 1),
                 "outputs": {path.name: path.stat().st_size for path in self.outputs},
                 "digests": {path.name: known.get(path) for path in self.outputs},
-                "versions": _versions(),
+                "versions": versions(),
                 "sources": self._sources(),
             }
             write_json(self.record_file, record | facts)
@@ -388,7 +388,7 @@ def fingerprint(path: Path, paths: Paths) -> str:
     return Fingerprints.of(paths).get(path) if path.is_file() else ""
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     found = {}
     for library in LIBRARIES:
         with suppress(metadata.PackageNotFoundError):

@@ -27,6 +27,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from src.core.console import InputError, StageError, short
 from src.kaggle_io.errors import (
     NotSubmitted,
@@ -82,14 +84,25 @@ class RemoteSubmission:
     user: str = ""
 
 
+class Mark(BaseModel, extra="forbid", strict=True):
+    """What identifies a file's content; None what Kaggle does not tell."""
+
+    etag: str | None
+    modified: str | None
+    bytes: int | None
+
+    @property
+    def identity(self) -> str | None:
+        return self.etag or self.modified
+
+
 @dataclass
 class Download:
     """A running download. Iterating gives its bytes from `start` on, and raises ConnectionLost
     where the connection breaks."""
 
     name: str
-    # etag, modified, bytes; None what Kaggle does not tell. The same mark means the same bytes
-    mark: dict[str, Any]
+    mark: Mark
     md5: str  # of the whole file, base64; '' where Kaggle does not tell
     start: int
     response: Any = field(repr=False)
@@ -142,13 +155,12 @@ class Kaggle:
                 return found
         return {}
 
-    def download(self, of: str, start: int = 0, mark: dict[str, Any] | None = None) -> Download:
+    def download(self, of: str, start: int = 0, mark: Mark | None = None) -> Download:
         """Everything of a contest SLUG or a data set OWNER/NAME as one file: from byte `start` on
         where it still is the file of this `mark`, else from 0."""
         headers = {"Accept-Encoding": "identity"}
-        known = (mark["etag"] or mark["modified"]) if mark else None
-        if start and known:
-            headers |= {"Range": f"bytes={start}-", "If-Range": known}
+        if start and mark and mark.identity:
+            headers |= {"Range": f"bytes={start}-", "If-Range": mark.identity}
         try:
             if "/" in of:
                 owner, name = of.split("/")
@@ -166,11 +178,11 @@ class Kaggle:
         length = None if given.get("Content-Encoding") else given.get("Content-Length")
         if part:
             length = part[2]
-        now = {
-            "etag": given.get("ETag"),
-            "modified": given.get("Last-Modified"),
-            "bytes": int(length) if length else None,
-        }
+        now = Mark(
+            etag=given.get("ETag"),
+            modified=given.get("Last-Modified"),
+            bytes=int(length) if length else None,
+        )
         as_asked = part and int(part[1]) == start and now == mark
         if response.status_code == 206 and not as_asked:  # If-Range was not heeded
             response.close()

@@ -181,9 +181,9 @@ def mix(members: list[Predictions], mixtures: list[Mixture], answer: str) -> np.
     return mixed
 
 
-def same_size(members: list[Predictions]) -> None:
-    """Masks of different S are resized to the largest, in place."""
-    largest = max((m.mask.shape[1] for m in members), default=0)
+def same_size(members: list[Predictions], least: int = 0) -> None:
+    """Masks of different S are resized to the largest, and to `least`, in place."""
+    largest = max([least, *(m.mask.shape[1] for m in members)])
     for m in members:
         if m.mask.shape[1] != largest:
             resized = np.empty((len(m), largest, largest), dtype=np.float16)

@@ -1,114 +1,75 @@
-"""predict: probabilities for the train images by the fold that did not see them, and for the test images by all folds.
+"""predict: probabilities for the train images by the fold that did not see them, and for the test
+images by all folds.
 
-READS   prepared/index.csv, truth.npz, images_S.npy, images_S_test.npy, folds.csv, models/<experiment>/fold<k>/last.pt or best.pt
-WRITES  predictions/<experiment>/ oof.npz test.npz stage.json (and, until it is finished, one part per fold)
+READS   prepared/index.csv, truth.npz, images_S.npy, images_S_test.npy, folds.csv,
+        models/<experiment>/fold<k>/last.pt or best.pt
+WRITES  predictions/<experiment>/ oof.npz test.npz stage.json (and, until it is finished, one part
+        per fold)
 
-predict.weights auto: a fold's weights are rounded to float16 where that moves no score of its held-out images by more than STEADY. Scores are of the very
-weights that are used from then on, here and in a bundle; stage.json says which.
+predict.weights auto: a fold's weights are rounded to float16 where that moves no score of its
+held-out images by more than TOLERANCE. Scores are of the very weights that are used from then on,
+here and in a bundle; stage.json says which.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from src.config.load import Config
 from src.core.console import InputError, header, progress, say, short
-from src.core.device import amp_dtype, pick_device
-from src.core.disk import move, read_json, remove, write_json
+from src.core.device import pick_device
+from src.core.disk import read_json, remove, write_json
 from src.core.freshness import Job
 from src.core.paths import Paths
 from src.core.settings import Classes
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
-from src.parts import models
+from src.parts.network import Network
 from src.parts.postprocess import Decision
-from src.parts.tta import TTA
 from src.pipeline.jobs import folds as folds_to_use
+from src.pipeline.networks import load_network, predict_images
 from src.scoring.images import measure
-from src.training.checkpoint import load_weights, round_weights
-from src.training.inference import enough_memory, infer, mean_of_folds, to_predictions
+from src.training.checkpoint import round_weights
+from src.training.inference import mean_of_folds
 
-STEADY = 1e-4
+TOLERANCE = 1e-4
 SCORES = ("dice", "iou", "accuracy", "macro_f1", "auc")
 
 
 def run(job: Job, config: Config, paths: Paths) -> None:
-    e, name = config.experiment, config.name
-    classes = config.competition.data.classes
+    e, name, classes = config.experiment, config.name, config.competition.data.classes
     train, test = read_index(paths, "train"), read_index(paths, "test")
-    fold_of = read_folds(paths, train["id"])
-    folds = folds_to_use(config, paths)
+    folds, fold_of = folds_to_use(config, paths), read_folds(paths, train["id"])
     header("predict", name, [paths.fold(name, k) for k in folds], job.outputs)
+    tta = ", ".join(e.predict.tta)
     say(
-        f"  {e.predict.checkpoint} checkpoints of {len(folds)} folds; views {', '.join(e.predict.tta)}; {len(train)} train and {len(test)} test images"
+        f"  {e.predict.checkpoint} checkpoints of {len(folds)} folds; views {tta}; "
+        f"{len(train)} train and {len(test)} test images"
     )
+    if empty := [k for k in folds if k not in fold_of]:
+        what = f"fold {empty[0]} has no images"
+        raise InputError(what, short(paths.folds), how_to_mend_folds(), code="fold_empty")
     device = pick_device(exact=True)
-    dtype = amp_dtype(e.train.amp, device)
-    views = [TTA[v] for v in e.predict.tta]
-    tables = {"oof": train} | ({"test": test} if len(test) else {})
-    files = {of: paths.images(e, "train" if of == "oof" else "test") for of in tables}
-    stores = {of: open_store(files[of], len(tables[of]), e.image_size) for of in tables}
-    rows = {k: {"oof": np.flatnonzero(fold_of == k), "test": np.arange(len(test))} for k in folds}
-    if empty := [k for k in folds if not len(rows[k]["oof"])]:
-        raise InputError(
-            f"fold {empty[0]} has no images",
-            short(paths.folds),
-            how_to_mend_folds(),
-            code="fold_empty",
-        )
-    batch = e.predict.batch_size or 2 * e.train.batch_size
-
+    images = {"oof": Images(train, open_store(paths.images(e), len(train), e.image_size), fold_of)}
+    if len(test):
+        store = open_store(paths.images(e, "test"), len(test), e.image_size)
+        images["test"] = Images(test, store)
     with job.running(facts := {}):
-        seen, spent = 0, 0.0
-        with progress(
-            sum(len(rows[k][of]) for k in folds for of in stores), f"predict {name}"
-        ) as bar:
+        count, seconds = 0, 0.0
+        total = sum(len(of.rows(k)) for k in folds for of in images.values())
+        with progress(total, f"predict {name}") as bar:
             for k in folds:
-                net, chosen = None, paths.rounding(name, k)
-                kind = rounding(chosen) or e.predict.weights
-                for of, images in stores.items():
-                    part = paths.part(name, k, of)
-                    if kind == "auto" or not is_intact(part, classes):
-                        if net is None:
-                            net = models.build(e, len(classes), pretrained=False)
-                            load_weights(
-                                paths.checkpoint(name, k, e.predict.checkpoint),
-                                net,
-                                "float16" if kind == "float16" else "float32",
-                                k,
-                            )
-                            net = net.to(device, memory_format=torch.channels_last)
-                        ask = partial(
-                            one_part,
-                            net=net,
-                            images=images,
-                            rows=rows[k][of],
-                            table=tables[of],
-                            views=views,
-                            config=config,
-                            device=device,
-                            dtype=dtype,
-                            batch=batch,
-                        )
-                        started = time.perf_counter()
-                        ask(part, advance=bar.update)
-                        seen, spent = (
-                            seen + len(views) * len(rows[k][of]),
-                            spent + time.perf_counter() - started,
-                        )
-                        if kind == "auto":
-                            kind, moved = rounded(
-                                part, net, ask, train.iloc[rows[k][of]], paths, config
-                            )
-                            write_json(chosen, {"weights": kind, "moved": moved})
-                    else:
-                        bar.update(len(rows[k][of]))
+                done = predict_fold(k, images, config, paths, device, bar.update)
+                count, seconds = count + done[0], seconds + done[1]
         join_folds(
             [paths.part(name, k, "oof") for k in folds],
             paths.oof(name),
@@ -116,107 +77,138 @@ def run(job: Job, config: Config, paths: Paths) -> None:
             classes,
         )
         if len(test):
-            mean_of_folds([paths.part(name, k, "test") for k in folds], classes).save(
-                paths.test(name)
-            )
-        facts["summary"] = f"{len(folds)} folds, views {', '.join(e.predict.tta)}"
+            parts = [paths.part(name, k, "test") for k in folds]
+            mean_of_folds(parts, classes).save(paths.test(name))
+        facts["summary"] = f"{len(folds)} folds, views {tta}"
         facts["weights"] = {
-            k: rounding(paths.rounding(name, k)) or e.predict.weights for k in folds
+            k: read_rounding(paths.rounding(name, k)) or e.predict.weights for k in folds
         }
-        facts["pace"] = (
-            spent / seen if seen else None
-        )  # seconds per image and view: infer plans by it
-        for part in job.extras:
-            remove(part)
+        facts["pace"] = seconds / count if count else None  # infer plans by it
+        for file in job.extras:
+            remove(file)
 
 
-def rounding(file: Path) -> str:
-    """What an earlier run has decided of a fold's weights; '' where it has not, or not readably:
-    then it is decided anew."""
+@dataclass
+class Images:
+    """Train or test images: their rows of the index and of the pixel store.
+
+    fold_of (N): the fold that predicts each of them; None: every fold predicts all.
+    """
+
+    index: pd.DataFrame
+    store: np.ndarray
+    fold_of: np.ndarray | None = None
+
+    def rows(self, fold: int) -> np.ndarray:
+        if self.fold_of is None:
+            return np.arange(len(self.index))
+        return np.flatnonzero(self.fold_of == fold)
+
+
+def predict_fold(
+    fold: int,
+    images: dict[str, Images],
+    config: Config,
+    paths: Paths,
+    device: torch.device,
+    advance: Callable[[int], None],
+) -> tuple[int, float]:
+    """Write what one fold predicts, a part for 'oof' and one for 'test', unless an earlier run has.
+    Returns how many images × views that were, and how many seconds they took."""
+    e, classes = config.experiment, config.competition.data.classes
+    decided = paths.rounding(config.name, fold)
+    weights = read_rounding(decided) or e.predict.weights
+    net, count, seconds = None, 0, 0.0
+    for part, of in images.items():
+        file, rows = paths.part(config.name, fold, part), of.rows(fold)
+        if weights != "auto" and is_readable(file, classes):
+            advance(len(rows))
+            continue
+        if net is None:
+            checkpoint = paths.checkpoint(config.name, fold, e.predict.checkpoint)
+            kind = "float16" if weights == "float16" else "float32"
+            net = load_network(config, checkpoint, device, kind, fold)
+        table = of.index.iloc[rows]
+        ids, sizes = table["id"].to_numpy(), table[["height", "width"]].to_numpy()
+        ask = partial(
+            predict_images, net, config, of.store, rows, ids, sizes, device, e.predict.tta
+        )
+        started = time.perf_counter()
+        predictions = ask(advance)
+        count += len(e.predict.tta) * len(rows)
+        seconds += time.perf_counter() - started
+        if weights == "auto":
+            weights, moved, predictions = try_rounding(net, predictions, ask, table, config, paths)
+            predictions.save(file)
+            write_json(decided, {"weights": weights, "moved": moved})
+        else:
+            predictions.save(file)
+    return count, seconds
+
+
+def read_rounding(file: Path) -> str:
+    """How an earlier run has decided to use a fold's weights: 'float16' or 'float32'; '' where it
+    has not, or not readably: then it is decided again."""
     try:
-        found = read_json(file)
-        return found["weights"] if found["weights"] in ("float16", "float32") else ""
-    except (OSError, InputError, RecursionError, KeyError, TypeError):
+        weights = read_json(file)["weights"]
+    except (OSError, InputError, KeyError):
         return ""
+    return weights if weights in ("float16", "float32") else ""
 
 
-def is_intact(part: Path, classes: list[str]) -> bool:
-    """Whether an earlier run has left this part, and left it readable."""
+def is_readable(part: Path, classes: list[str]) -> bool:
+    """Whether an earlier run has left this part intact."""
     try:
         return bool(len(Predictions.load(part, classes)))
     except InputError:
         return False
 
 
-def one_part(
-    part: Path,
-    net,
-    images,
-    rows,
-    table,
-    views,
+def try_rounding(
+    net: Network,
+    exact: Predictions,
+    ask: Callable[[], Predictions],
+    held_out: pd.DataFrame,
     config: Config,
-    device,
-    dtype,
-    batch: int,
-    advance=lambda n: None,
-) -> None:
-    """One fold's answers for some rows, written to `part`: what is there when a run is stopped need not be done again."""
-    with enough_memory(batch, images.shape[1]):
-        mask, label = infer(net, images, rows, views, device, dtype, batch, advance)
-    sizes = table[["height", "width"]].to_numpy()[rows]
-    to_predictions(
-        mask,
-        label,
-        table["id"].to_numpy()[rows],
-        sizes,
-        config.experiment.resize,
-        config.competition.data.classes,
-    ).save(part)
-
-
-def rounded(
-    part: Path, net, ask, held_out, paths: Paths, config: Config
-) -> tuple[str, float | None]:
-    """('float16', how far scores moved) where they hardly do: `part` then holds these predictions, and `net` these weights; else ('float32', …), and all is as
-    it was. The decision is the plainest one, so that no setting of evaluate or score changes what is predicted."""
-    exact = {k: v.clone() for k, v in net.state_dict().items()}
-    halves = round_weights(exact, net, "float16")
-    if all(halves[k] is v for k, v in exact.items()):  # nothing to round
-        return "float32", None
-    other = part.with_suffix(".float16")
-    try:
-        net.load_state_dict(halves)
-        ask(other)
-        classes = config.competition.data.classes
-        labels, truths = (
-            read_labels(paths, held_out, classes),
-            Truth.load(paths.truth).subset(held_out["id"]),
-        )
-        # the plainest decision, which has no rule between mask and class: no empty class is asked for
-        before, after = (
-            measure(Predictions.load(f, classes), labels, truths, Decision(), Classes(classes))
-            for f in (part, other)
-        )
-        moved = max(
-            abs(after[s] - before[s]) for s in SCORES if s in before and np.isfinite(before[s])
-        )
-        if moved <= STEADY:
-            move(other, part)
-            return "float16", moved
-        net.load_state_dict(exact)
-        return "float32", moved
-    finally:
-        remove(other)
+    paths: Paths,
+) -> tuple[str, float | None, Predictions]:
+    """('float16', how far scores moved, the new predictions) where they hardly do, and `net` then
+    has these weights; else ('float32', …, `exact`), and all is as it was. The decision is the
+    default one, so that no setting of evaluate or score changes what is predicted."""
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    halves = round_weights(state, net, "float16")
+    if all(halves[k] is v for k, v in state.items()):  # nothing to round
+        return "float32", None, exact
+    net.load_state_dict(halves)
+    rounded = ask()
+    classes = config.competition.data.classes
+    labels = read_labels(paths, held_out, classes)
+    truths = Truth.load(paths.truth).subset(held_out["id"])
+    # the default decision has no rule between mask and class: it needs no empty class
+    before, after = (
+        measure(predictions, labels, truths, Decision(), Classes(classes))
+        for predictions in (exact, rounded)
+    )
+    finite = [s for s in SCORES if s in before and np.isfinite(before[s])]
+    moved = max(abs(after[s] - before[s]) for s in finite)
+    if moved <= TOLERANCE:
+        return "float16", moved, rounded
+    net.load_state_dict(state)
+    return "float32", moved, exact
 
 
 def join_folds(parts: list[Path], target: Path, ids: np.ndarray, classes: list[str]) -> None:
-    """The folds' held-out images together, in the index's order (a hold-out has only some of them)."""
-    found = [Predictions.load(p, classes) for p in parts]
-    mask, label = (
-        None if answers[0] is None else np.concatenate(answers)
-        for answers in ([f.mask for f in found], [f.label for f in found])
+    """The folds' held-out images together, in the index's order (a hold-out has only some)."""
+    folds = [Predictions.load(part, classes) for part in parts]
+
+    def joined(answers: list[np.ndarray | None]) -> np.ndarray | None:
+        return None if answers[0] is None else np.concatenate(answers)
+
+    all_ = Predictions(
+        np.concatenate([f.ids for f in folds]),
+        joined([f.mask for f in folds]),
+        joined([f.label for f in folds]),
+        classes,
     )
-    all_ = Predictions(np.concatenate([f.ids for f in found]), mask, label, classes)
-    there = set(all_.ids)
-    all_.select([i for i in ids if i in there]).save(target)
+    predicted = set(all_.ids)
+    all_.select([i for i in ids if i in predicted]).save(target)

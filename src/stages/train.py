@@ -1,16 +1,15 @@
 """train: one network for one experiment × fold.
 
-READS   prepared/index.csv, images_S.npy, masks_S.npy, truth.npz, folds.csv, and pre-trained encoder weights
+READS   prepared/index.csv, images_S.npy, masks_S.npy, truth.npz, folds.csv, and pre-trained encoder
+        weights
 WRITES  models/<experiment>/fold<k>/ last.pt best.pt log.csv curves.png stage.json
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +18,17 @@ import torch
 
 from src.config.load import Config
 from src.core.console import InputError, Interrupts, StageError, Stopped, header, say, short, warn
-from src.core.device import amp_dtype, memory_advice, out_of_memory, pick_device, worker_count
+from src.core.device import amp_dtype, memory_advice, out_of_memory, pick_device
 from src.core.freshness import Job
-from src.core.paths import Paths
+from src.core.paths import CONFIGS, Paths
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
-from src.parts import augment, losses, models, sampling
+from src.parts import building, models
+from src.parts.network import Network
 from src.parts.tta import TTA
+from src.pipeline.training import make_loop
 from src.scoring.images import score_predictions
-from src.training.batches import EpochSampler, Images, loader
+from src.training.batches import to_tensor
 from src.training.checkpoint import (
     is_intact,
     load_checkpoint,
@@ -35,15 +36,16 @@ from src.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from src.training.inference import infer, to_predictions
-from src.training.loop import Loop, optimiser_for, rate
-from src.training.runlog import BadSteps, Clock, epoch_line, since_best, write_log
+from src.training.inference import predict_proba, to_predictions
+from src.training.loop import lr_factor
+from src.training.runlog import Clock, RunLog, epoch_line, write_log
 
-BAD_IN_A_ROW = 10
+BAD_IN_A_ROW = 10  # steps whose loss or gradients are not finite, before training gives up
+SMALL_CONFIG = CONFIGS / "cpu.yaml"
 
 
 def run(job: Job, config: Config, paths: Paths) -> None:
-    """Train, or go on with, one fold. Raises Stopped on Ctrl+C or SIGTERM, after saving."""
+    """Train one fold, or go on with it. Raises Stopped on Ctrl+C or SIGTERM, after saving."""
     header(
         "train",
         f"{config.name} fold {job.fold}",
@@ -53,175 +55,112 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     facts: dict = {}
     with job.running(facts):
         try:
-            found, asked_to_stop = train(job, config, paths)
+            result, stop = train(job, config, paths)
         except (RuntimeError, MemoryError) as error:
             if out_of_memory(error):
                 raise memory_advice(config.experiment, config.file) from error
             raise
-        facts |= found
-    if (
-        asked_to_stop
-    ):  # during the very last validation: this fold is finished, the next one is not begun
+        facts |= result
+    if stop:
         raise Stopped(f"{job.title} is finished")
 
 
 def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
-    """What the record keeps, and whether it was asked to stop at the very end."""
-    e, fold, classes = config.experiment, job.fold, config.competition.data.classes
-    t = e.train
-    last, best = (
-        paths.checkpoint(config.name, fold, "last"),
-        paths.checkpoint(config.name, fold, "best"),
-    )
+    """Returns what the record keeps, and whether a stop was requested during the last validation:
+    this fold is finished then, and the next one is not begun."""
+    e, t, fold = config.experiment, config.experiment.train, job.fold
+    last = paths.checkpoint(config.name, fold, "last")
+    best = paths.checkpoint(config.name, fold, "best")
+    log = RunLog(paths.log(config.name, fold), paths.curves(config.name, fold))
     device = pick_device()
     dtype = amp_dtype(t.amp, device)
+    data = FoldData.load(config, paths, fold)
 
-    # the fold's images
-    of = FoldImages.load(config, paths, fold)
-    strength = augment.build(t.augment) if t.augment != "none" else None
-    plan = EpochSampler(
-        len(of.seen),
-        t.batch_size,
-        t.accumulate,
-        t.seed,
-        fold,
-        sampling.draw(t, of.labels[of.seen], config.competition.data),
-    )
-    shares = np.eye(len(classes), dtype=np.float32)[of.labels[of.seen]]
-    batches = loader(
-        Images(of.images, of.masks, of.seen, shares, strength, losses.maps(e), augment.mix(t)),
-        plan,
-        worker_count(t.workers, device),
-        device,
-    )
-
-    # the network and everything that moves with it
+    # the network: pre-trained, or as an earlier run left it
     torch.manual_seed(t.seed * 1000 + fold)
-    saved = load_checkpoint(last)
-    if saved and saved["history"] and not is_intact(best):
-        warn(f"{short(best)} is {'damaged' if best.is_file() else 'gone'}: this fold starts over")
-        saved = None
-    net = models.build(e, len(classes), pretrained=saved is None).to(
-        device, memory_format=torch.channels_last
-    )
+    saved = resumable(last, best)
+    net = building.build(e, len(config.competition.data.classes), pretrained=saved is None)
+    net = net.to(device, memory_format=torch.channels_last)
     if saved is None:
-        models.try_views(net, {v: TTA[v].do for v in e.predict.tta if v != "identity"}, e.model)
-    if hasattr(net.body, "fit"):  # learns without gradients, or nothing
-        return fit(net, of, config, paths, fold, device, dtype), False
-    ema = copy.deepcopy(net).eval().requires_grad_(False)
-    optimiser = optimiser_for(
-        net.parameter_groups(
-            t.lr, t.lr / 3 if t.encoder_lr is None else t.encoder_lr, t.weight_decay
-        ),
-        t,
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    frequencies = losses.Frequencies.of(
-        torch.from_numpy(of.labels[of.seen]), len(classes), e.loss, device
-    )
-    loop = Loop(
-        net,
-        ema,
-        optimiser,
-        scaler,
-        partial(losses.total, classes=frequencies, settings=e.loss),
-        plan,
-        batches,
-        t,
-        device,
-        dtype,
-        partial(net.freeze, t),
-    )
-    judged = ema if t.ema else net  # what is validated is what is kept
-    state = {"epoch": 0, "step": 0, "history": [], "best": None, "sums": {}, "bad": 0.0}
+        building.try_views(net, {v: TTA[v].do for v in e.predict.tta if v != "identity"}, e.model)
+    if hasattr(net.body, "fit"):  # it learns without gradients, or not at all
+        return fit(net, data, config, paths, fold, device, dtype), False
+    labels = data.labels[data.seen]
+    loop = make_loop(net, config, data.images, data.masks, data.seen, labels, fold, device)
     say(
-        f"  {len(of.seen)} images to train on, {len(of.held_out)} to validate on; {models.title(e.model)}, "
-        f"{sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters; {device.type}, {str(dtype).removeprefix('torch.')}"
+        f"  {len(data.seen)} images to train on, {len(data.held_out)} to validate on; "
+        f"{models.title(e.model)}, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M "
+        f"parameters; {device.type}, {str(dtype).removeprefix('torch.')}"
     )
+    state = {"epoch": 0, "step": 0, "history": [], "best": None, "sums": {}, "bad": 0.0}
+    steps = loop.sampler.steps
     if saved:
-        state |= restore(saved, net, ema, optimiser, scaler, last, fold)
-        say(f"  goes on from epoch {state['epoch']}, step {state['step']} of {plan.steps}")
+        state |= restore(saved, loop, last, fold)
+        say(f"  goes on from epoch {state['epoch']}, step {state['step']} of {steps}")
+    loop.bad_in_a_row += state["bad"]
 
-    bad = BadSteps(device, state["bad"], BAD_IN_A_ROW)
-    clock = Clock(job, plan.steps, t.epochs, state["epoch"], device)
+    clock = Clock(job, steps, t.epochs, state["epoch"], small_config_hint(config, device))
     with Interrupts() as interrupts:
-        while state["epoch"] < t.epochs and not (
-            t.patience and since_best(state["history"]) >= t.patience
-        ):
-            began, first = time.time(), state["step"]
-            for finite in loop.steps(state["epoch"], first, state["sums"]):
+        while state["epoch"] < t.epochs and not out_of_patience(state["history"], t.patience):
+            epoch, first, started = state["epoch"], state["step"], time.time()
+            for _ in loop.steps(epoch, first, state["sums"]):
                 state["step"] += 1
-                if bad.too_many(finite):
-                    raise diverged(
-                        f"the loss was not finite {BAD_IN_A_ROW} steps in a row (epoch {state['epoch'] + 1}, step {state['step']})",
-                        last,
-                        t.lr,
-                    )
+                if loop.bad_so_far >= BAD_IN_A_ROW:
+                    what = f"the loss was not finite {BAD_IN_A_ROW} steps in a row"
+                    raise diverged(f"{what} (epoch {epoch + 1}, step {state['step']})", last, t.lr)
                 clock.tick()
                 if interrupts.asked:
-                    state |= {
-                        "sums": {k: v.item() for k, v in loop.sums.items()},
-                        "bad": bad.count(),
-                    }
-                    save_checkpoint(last, net, judged, optimiser, scaler, state)
-                    clock.draw(paths.curves(config.name, fold), state["history"], final=True)
-                    raise Stopped(
-                        f"saved at epoch {state['epoch'] + 1}, step {state['step']} of {plan.steps}"
-                    )
-            skipped = int(loop.sums["skipped"].item())
-            training = time.time() - began
-            if bad.count() >= BAD_IN_A_ROW or skipped and not loop.is_finite():
-                raise diverged(
-                    f"the loss or the network's weights are no longer finite (epoch {state['epoch'] + 1})",
-                    last,
-                    t.lr,
-                )
+                    state["sums"] = {k: v.item() for k, v in loop.sums.items()}
+                    state["bad"] = loop.bad_in_a_row.item()
+                    save_checkpoint(last, loop, state)
+                    log.write(state["history"], final=True)
+                    raise Stopped(f"saved at epoch {epoch + 1}, step {state['step']} of {steps}")
+            skipped, bad = int(loop.sums["skipped"].item()), loop.bad_in_a_row.item()
+            seconds = time.time() - started
+            if bad >= BAD_IN_A_ROW or skipped and not loop.is_finite():
+                what = "the loss or the network's weights are no longer finite"
+                raise diverged(f"{what} (epoch {epoch + 1})", last, t.lr)
 
-            found = validate(judged, of, config, device, dtype)
+            images = (steps - first) * loop.sampler.accumulate * loop.sampler.batch_size
             row = {
-                "epoch": state["epoch"] + 1,
-                "lr": t.lr
-                * rate(
-                    (state["epoch"] + 1) * plan.steps - 1,
-                    t.epochs * plan.steps,
-                    t.warmup,
-                    t.schedule,
-                ),
-            } | {k: (v / plan.steps).item() for k, v in loop.sums.items()}
-            row |= found | {"skipped": skipped}
-            row |= {
-                "images_per_second": round(
-                    (plan.steps - first) * plan.accumulate * plan.size / training, 1
-                ),
-                "seconds": round(time.time() - began, 2),
+                "epoch": epoch + 1,
+                "lr": t.lr * lr_factor((epoch + 1) * steps - 1, t.epochs * steps, t),
+                **{name: (total / steps).item() for name, total in loop.sums.items()},
+                **validate(loop.ema, data, config, device, dtype),
+                "skipped": skipped,
+                "images_per_second": round(images / seconds, 1),
+                "seconds": round(time.time() - started, 2),
             }
             better = state["best"] is None or row["score"] > state["best"]
-            state |= {
-                "epoch": row["epoch"],
-                "step": 0,
-                "sums": {},
-                "bad": bad.count(),
-                "history": [*state["history"], row],
-                "best": row["score"] if better else state["best"],
-            }
             if better:
-                save_weights(best, judged, row["epoch"], row["score"])
-            save_checkpoint(last, net, judged, optimiser, scaler, state)
-            write_log(paths.log(config.name, fold), state["history"])
-            clock.draw(paths.curves(config.name, fold), state["history"])
+                state["best"] = row["score"]
+                save_weights(best, loop.ema, row["epoch"], row["score"])
+            state["history"] = [*state["history"], row]
+            state |= {"epoch": epoch + 1, "step": 0, "sums": {}, "bad": bad}
+            save_checkpoint(last, loop, state)
+            log.write(state["history"])
             say(epoch_line(row, t.epochs, better))
             if interrupts.asked and state["epoch"] < t.epochs:
                 raise Stopped(f"saved after epoch {state['epoch']}")
-    if len(state["history"]) < t.epochs:
+    if state["epoch"] < t.epochs:
         say(f"  stopped early: no better score for {t.patience} epochs")
-    write_log(paths.log(config.name, fold), state["history"])
-    clock.draw(paths.curves(config.name, fold), state["history"], final=True)
+    log.write(state["history"], final=True)
     return finish(config, state["history"], device, dtype), interrupts.asked
 
 
+def resumable(last: Path, best: Path) -> dict | None:
+    """The checkpoint to go on from; None where the fold starts from the beginning."""
+    saved = load_checkpoint(last)
+    if saved and saved["history"] and not is_intact(best):
+        warn(f"{short(best)} is {'damaged' if best.is_file() else 'gone'}: this fold starts over")
+        return None
+    return saved
+
+
 @dataclass
-class FoldImages:
-    """One fold's rows of the index and of the pixel store: those that it learns from, and those held out."""
+class FoldData:
+    """The train images' rows in the index and in the pixel store: those that a fold learns from,
+    and those held out."""
 
     index: pd.DataFrame
     labels: np.ndarray  # (N) int
@@ -232,11 +171,10 @@ class FoldImages:
     truths: Truth  # of those held out
 
     @classmethod
-    def load(cls, config: Config, paths: Paths, fold: int) -> FoldImages:
-        e, classes = config.experiment, config.competition.data.classes
+    def load(cls, config: Config, paths: Paths, fold: int) -> FoldData:
         index = read_index(paths, "train")
         folds = read_folds(paths, index["id"])
-        labels = read_labels(paths, index, classes)
+        labels = read_labels(paths, index, config.competition.data.classes)
         seen, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         if len(seen) < 2 or not len(held_out):
             raise InputError(
@@ -246,91 +184,84 @@ class FoldImages:
                 how_to_mend_folds(),
                 code="fold_empty",
             )
-        images, masks = (
-            paths.images(e),
-            paths.masks(e),
-        )
-        for file in (
-            images,
-            masks,
-        ):  # read where they are needed, in other processes too: what is wrong is said here
-            open_store(file, len(index), e.image_size)
-        return cls(
-            index,
-            labels,
-            seen,
-            held_out,
-            images,
-            masks,
-            Truth.load(paths.truth).subset(index["id"].iloc[held_out]),
-        )
+        images, masks = paths.images(config.experiment), paths.masks(config.experiment)
+        for file in (images, masks):  # other processes read them: what is wrong is said here
+            open_store(file, len(index), config.experiment.image_size)
+        truths = Truth.load(paths.truth).subset(index["id"].iloc[held_out])
+        return cls(index, labels, seen, held_out, images, masks, truths)
 
 
 def validate(
-    net: torch.nn.Module, of: FoldImages, config: Config, device: torch.device, dtype: torch.dtype
+    net: torch.nn.Module, data: FoldData, config: Config, device: torch.device, dtype: torch.dtype
 ) -> dict[str, float]:
-    """The one score, and every metric, on the fold's held-out images."""
-    e, rows = config.experiment, of.index.iloc[of.held_out]
-    mask, proba = infer(
+    """The one score, and every metric, on the fold's held-out images, without test-time views."""
+    e, rows = config.experiment, data.index.iloc[data.held_out]
+    mask, label = predict_proba(
         net,
-        np.load(of.images, mmap_mode="r"),
-        of.held_out,
+        np.load(data.images, mmap_mode="r"),
+        data.held_out,
         [TTA["identity"]],
         device,
         dtype,
         2 * e.train.batch_size,
     )
-    said = to_predictions(
-        mask,
-        proba,
-        rows["id"].to_numpy(),
-        rows[["height", "width"]].to_numpy(),
-        e.resize,
-        config.competition.data.classes,
+    sizes, classes = rows[["height", "width"]].to_numpy(), config.competition.data.classes
+    predictions = to_predictions(mask, label, rows["id"].to_numpy(), sizes, e.resize, classes)
+    scores = score_predictions(
+        predictions, data.labels[data.held_out], data.truths, config.competition
     )
-    found = score_predictions(said, of.labels[of.held_out], of.truths, config.competition)
-    return {k: float(v) for k, v in found.items() if k != "per_image"}
+    return {name: float(value) for name, value in scores.items() if name != "per_image"}
 
 
 def fit(
-    net: models.Network,
-    of: FoldImages,
+    net: Network,
+    data: FoldData,
     config: Config,
     paths: Paths,
     fold: int,
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict:
-    """In place of epochs, for a network whose body has `fit` (parts/fitted.py): once over the images, as they are stored. What the record keeps."""
-    e, began = config.experiment, time.time()
+    """In place of epochs, for a network whose body has `fit` (parts/fitted.py): once over the
+    images, as they are stored. Returns what the record keeps."""
+    e, started = config.experiment, time.time()
     say(
-        f"  {len(of.seen)} images to fit on, {len(of.held_out)} to validate on; {e.model.arch}; {device.type}"
+        f"  {len(data.seen)} images to fit on, {len(data.held_out)} to validate on; "
+        f"{e.model.arch}; {device.type}"
     )
-    pixels, groups = np.load(of.images, mmap_mode="r"), of.index["group"].to_numpy(np.int64)
+    pixels, groups = np.load(data.images, mmap_mode="r"), data.index["group"].to_numpy(np.int64)
 
     def batches():
-        for rows in np.array_split(of.seen, math.ceil(len(of.seen) / e.train.batch_size)):
-            batch = torch.from_numpy(pixels[rows]).to(device)
-            batch = batch[:, None] if batch.ndim == 3 else batch.permute(0, 3, 1, 2)
-            yield (
-                (batch.float() - net.mean) / net.std,
-                torch.from_numpy(of.labels[rows]),
-                torch.from_numpy(groups[rows]),
-            )
+        for rows in np.array_split(data.seen, math.ceil(len(data.seen) / e.train.batch_size)):
+            images = (to_tensor(pixels[rows]).to(device).float() - net.mean) / net.std
+            yield images, torch.from_numpy(data.labels[rows]), torch.from_numpy(groups[rows])
 
     net.eval()
     net.body.fit(batches())
-    seconds = time.time() - began
-    row = {"epoch": 1} | validate(net, of, config, device, dtype)
-    row |= {
-        "images_per_second": round(len(of.seen) / max(seconds, 1e-3), 1),
-        "seconds": round(time.time() - began, 2),
-        "skipped": 0,
-    }
+    seconds = time.time() - started
+    row = {"epoch": 1} | validate(net, data, config, device, dtype)
+    row["images_per_second"] = round(len(data.seen) / max(seconds, 1e-3), 1)
+    row["seconds"] = round(time.time() - started, 2)
+    row["skipped"] = 0
     for which in ("best", "last"):
         save_weights(paths.checkpoint(config.name, fold, which), net, 1, row["score"])
     write_log(paths.log(config.name, fold), [row])
     return finish(config, [row], device, dtype)
+
+
+def out_of_patience(history: list[dict], patience: int) -> bool:
+    """Whether the best score is `patience` epochs old (0: never)."""
+    scores = [row["score"] for row in history]
+    return bool(patience and scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
+
+
+def small_config_hint(config: Config, device: torch.device) -> str:
+    if device.type != "cpu" or config.file.resolve() == SMALL_CONFIG:
+        return ""
+    return (
+        "  that is long: for a machine without a GPU there is "
+        f"./run.sh --config {SMALL_CONFIG.relative_to(CONFIGS.parent)}"
+    )
 
 
 def diverged(what: str, last: Path, lr: float) -> StageError:
@@ -343,12 +274,13 @@ def diverged(what: str, last: Path, lr: float) -> StageError:
 
 
 def finish(config: Config, history: list[dict], device: torch.device, dtype: torch.dtype) -> dict:
-    """The last words of a fold, and what its record keeps."""
+    """Name the checkpoint that predict uses; returns what the record keeps."""
     which = config.experiment.predict.checkpoint
-    best = max(history, key=lambda r: r["score"])
+    best = max(history, key=lambda row: row["score"])
     used = history[-1] if which == "last" else best
     say(
-        f"  predict uses the {which} checkpoint: epoch {used['epoch']}, score {used['score']:.4f} (the best was epoch {best['epoch']}, {best['score']:.4f})"
+        f"  predict uses the {which} checkpoint: epoch {used['epoch']}, score {used['score']:.4f} "
+        f"(the best was epoch {best['epoch']}, {best['score']:.4f})"
     )
     return {
         "score": used["score"],
@@ -356,5 +288,5 @@ def finish(config: Config, history: list[dict], device: torch.device, dtype: tor
         "epochs": len(history),
         "device": device.type,
         "amp": str(dtype).removeprefix("torch."),
-        "train_seconds": round(sum(r["seconds"] for r in history), 1),
+        "train_seconds": round(sum(row["seconds"] for row in history), 1),
     }

@@ -1,19 +1,21 @@
-"""Benchmarks: `python -m src.tools.bench WHAT …`, alternating repeats in one process, medians.
+"""bench: how fast are training, prediction and the stages? Alternating repeats, medians.
 
-python -m src.tools.bench train predict --config configs/cpu.yaml --set model.encoder_weights=none
-    the training loop (loader, augmentation, EMA, sums) ÷ a bare loop of the same network, loss and optimiser on one resident batch;
-    predict's loop ÷ a bare forward pass. On generated images; on the GPU where there is one.
-python -m src.tools.bench stages --config configs/cpu.yaml --data DIR [--work DIR]
-    seconds of prepare (all of the data, anew, in a temporary folder), and of evaluate, ensemble and submit, of the command line's answers and of an
-    up-to-date run, on what a finished run left in --work; nothing of it is changed.
-python -m src.tools.bench greedy --config configs/cpu.yaml --data DIR [--work DIR]
-    seconds of greedy selection over six members, made from that run's predictions by adding smooth noise.
+./run.sh bench train predict --config configs/cpu.yaml --set model.encoder_weights=none
+    the training loop (loader, augmentation, averaging, sums) ÷ a bare loop of the same network,
+    loss and optimiser on one resident batch; predict's loop ÷ a bare forward pass. On generated
+    images; on the GPU where there is one.
+./run.sh bench stages --config configs/cpu.yaml --data DIR [--work DIR]
+    seconds of prepare (all of the data, in a temporary folder), and of evaluate, ensemble and
+    submit, of the command line's answers and of an up-to-date run, on what a finished run left in
+    --work; nothing of it is changed.
+./run.sh bench greedy --config configs/cpu.yaml --data DIR [--work DIR]
+    seconds of greedy selection over six members, made from that run's predictions by adding smooth
+    noise.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import shutil
 import statistics
@@ -22,351 +24,215 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import numpy as np
+import torch
 
-from src.config.load import Config, load
-from src.core.console import InputError, error_line, say
-from src.core.paths import COMPETITION, CONFIGS, ROOT, Paths
+from src.config.load import Config
+from src.core.console import InputError, say
+from src.core.device import amp_dtype, autocast, pick_device
+from src.core.disk import write_json
+from src.core.paths import COMPETITION, ROOT, Paths
+from src.data.predictions import Predictions
+from src.parts import building, models
+from src.parts.tta import TTA
+from src.pipeline.training import make_loop
+from src.training.batches import to_tensor
+from src.training.inference import predict_proba
 
+STEPS = 12  # steps (or batches) of one repeat
 REPEATS = 5
+MEMBERS = 6  # of the ensemble
+Loops = tuple[Callable[[], None], Callable[[], None]]  # the real one, the bare one
 
 
-def main(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m src.tools.bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("what", nargs="+", choices=["train", "predict", "stages", "greedy"])
-    parser.add_argument("--config", type=Path, default=CONFIGS / "cpu.yaml")
-    parser.add_argument("--set", dest="sets", action="append", default=[])
-    parser.add_argument("--data", type=Path, default=ROOT / "input")
-    parser.add_argument("--work", type=Path, default=ROOT)
-    parser.add_argument("--steps", type=int, default=12, help="steps (or batches) of one repeat")
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    given = parser.parse_args(words)
-    try:
-        config = load(given.config, given.sets)
-        for what in given.what:
-            {"train": train_ratio, "predict": predict_ratio, "stages": stages, "greedy": greedy}[
-                what
-            ](config, given)
-    except InputError as error:
-        print(error_line(error), file=sys.stderr)
-        return 2
+class Generated(NamedTuple):
+    """Pixel stores of noise, and labels (N) int."""
+
+    images: Path
+    masks: Path
+    labels: np.ndarray
+
+
+def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
+    """given: `what` (words of LOOPS and COMMANDS), `sets`, and `steps` and `repeats` or None."""
+    repeats = given.repeats or REPEATS
+    words = [w for s in given.sets for w in ("--set", s)] + ["--data", str(paths.data)]
+    for what in given.what:
+        if what in LOOPS:
+            compare(what, config, given.steps or STEPS, repeats)
+        else:
+            with tempfile.TemporaryDirectory(dir=paths.work) as folder:
+                COMMANDS[what](config, paths, Path(folder), words, repeats)
     return 0
 
 
-def train_ratio(config: Config, given: argparse.Namespace) -> None:
-    """Images/s of the real loop and of a bare one, in turns."""
-    import torch
-
-    from src.core.device import amp_dtype, autocast, pick_device, worker_count
-    from src.parts import augment, losses, models
-    from src.training.batches import EpochSampler, Images, loader
-    from src.training.loop import Loop, optimiser_for
-    from src.training.runlog import BadSteps
-
-    e, classes = config.experiment, config.competition.data.classes
-    t, device = e.train, pick_device()
-    dtype = amp_dtype(t.amp, device)
-    with tempfile.TemporaryDirectory() as folder:
-        images, masks, labels = generated(
-            Path(folder),
-            e.image_size,
-            given.steps * t.batch_size * t.accumulate,
-            len(classes),
-            config.competition.data.channels,
-        )
-        plan = EpochSampler(len(labels), t.batch_size, t.accumulate, 0, 0)
-        stream = loader(
-            Images(
-                images,
-                masks,
-                np.arange(len(labels)),
-                np.eye(len(classes), dtype=np.float32)[labels],
-                augment.build(t.augment),
-                losses.maps(e),
-                augment.mix(t),
-            ),
-            plan,
-            worker_count(t.workers, device),
-            device,
-        )
-        net = models.build(e, len(classes), pretrained=False).to(
-            device, memory_format=torch.channels_last
-        )
-        if hasattr(net.body, "fit"):
-            raise InputError(
-                f"{e.model.arch} learns without steps to time",
-                "model.arch",
-                "Choose another config",
-                code="not_by_gradients",
-            )
-        optimiser = optimiser_for(net.parameter_groups(t.lr, t.lr, t.weight_decay), t)
-        scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        loss = partial(
-            losses.total,
-            classes=losses.Frequencies(torch.ones(len(classes), device=device) / len(classes)),
-            settings=e.loss,
-        )
-        loop = Loop(
-            net,
-            copy.deepcopy(net).eval().requires_grad_(False),
-            optimiser,
-            scaler,
-            loss,
-            plan,
-            stream,
-            t,
-            device,
-            dtype,
-            partial(net.freeze, t),
-        )
-        bad = BadSteps(device, 0, 10**9)
-        plan.set_epoch(0, 0)
-        images, target = next(iter(stream))
-        resident = images.to(device), {k: v.to(device) for k, v in target.items()}
-
-        def whole() -> None:
-            for finite in loop.steps(0):
-                bad.too_many(finite)
-
-        def bare() -> None:
-            net.train()
-            for _ in range(plan.steps * plan.accumulate):
-                with autocast(device, dtype):
-                    output = loop.forward(resident[0])
-                scaler.scale(loss(output, resident[1])["loss"]).backward()
-                scaler.step(optimiser)
-                scaler.update()
-                optimiser.zero_grad(set_to_none=True)
-
-        compare(
-            "train",
-            whole,
-            bare,
-            len(labels),
-            device,
-            given.repeats,
-            f"{models.title(e.model)}, {e.image_size} px, batch {t.batch_size}, {dtype}, {device.type}, augment {t.augment}",
-        )
+# ------------------------------------------------------------------------------ in this process
 
 
-def predict_ratio(config: Config, given: argparse.Namespace) -> None:
-    """Images/s of predict's loop and of bare forward passes, in turns; one view each."""
-    import torch
-
-    from src.core.device import amp_dtype, autocast, pick_device
-    from src.parts import models
-    from src.parts.tta import TTA
-    from src.training.inference import infer
-
-    e, classes = config.experiment, config.competition.data.classes
-    device = pick_device()
+def compare(what: str, config: Config, steps: int, repeats: int) -> None:
+    """Images/s of the real loop and of a bare one, in turns, after one warm-up each; the median of
+    the ratios of neighbours, since machines drift."""
+    e, device = config.experiment, pick_device()
+    net = building.build(e, len(config.competition.data.classes), pretrained=False)
+    net = net.to(device, memory_format=torch.channels_last)
+    if hasattr(net.body, "fit"):
+        problem, todo = f"{e.model.arch} learns without steps to time", "Choose another config"
+        raise InputError(problem, "model.arch", todo, code="not_by_gradients")
     dtype = amp_dtype(e.train.amp, device)
-    batch = e.predict.batch_size or 2 * e.train.batch_size
+    batch = e.train.batch_size if what == "train" else e.predict_batch_size
+    count = steps * batch * (e.train.accumulate if what == "train" else 1)
     with tempfile.TemporaryDirectory() as folder:
-        images, _, labels = generated(
-            Path(folder),
-            e.image_size,
-            given.steps * batch,
-            len(classes),
-            config.competition.data.channels,
-        )
-        pixels = np.load(images, mmap_mode="r")
-        net = (
-            models.build(e, len(classes), pretrained=False)
-            .to(device, memory_format=torch.channels_last)
-            .eval()
-        )
-        first = np.array(pixels[:batch])
-        resident = torch.from_numpy(
-            np.ascontiguousarray(first[:, None] if first.ndim == 3 else first.transpose(0, 3, 1, 2))
-        ).to(device)
+        real, bare = LOOPS[what](net, config, generate(Path(folder), config, count), device, dtype)
 
-        def whole() -> None:
-            infer(net, pixels, range(len(labels)), [TTA["identity"]], device, dtype, batch)
+        def rate(work: Callable[[], None]) -> float:
+            started = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            return count / (time.perf_counter() - started)
 
-        @torch.inference_mode()
-        def bare() -> None:
-            for _ in range(given.steps):
-                with autocast(device, dtype):
-                    net(resident)
-
-        compare(
-            "predict",
-            whole,
-            bare,
-            len(labels),
-            device,
-            given.repeats,
-            f"{models.title(e.model)}, {e.image_size} px, batch {batch}, {dtype}, {device.type}",
-        )
-
-
-def compare(
-    name: str,
-    whole: Callable[[], None],
-    bare: Callable[[], None],
-    images: int,
-    device,
-    repeats: int,
-    setting: str,
-) -> None:
-    """Both in turns, after one warm-up each; the median of the ratios of neighbours, since machines drift."""
-    import torch
-
-    def rate(work: Callable[[], None]) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return images / (time.perf_counter() - began)
-
-    rate(bare), rate(whole)
-    pairs = [(rate(whole), rate(bare)) for _ in range(repeats)]
-    ratios = sorted(w / b for w, b in pairs)
+        rates = [(rate(real), rate(bare)) for _ in range(repeats + 1)][1:]
+    ratios = sorted(one / other for one, other in rates)
+    real_rate, bare_rate = (statistics.median(column) for column in zip(*rates))
+    setting = f"{models.title(e.model)}, {e.image_size} px, batch {batch}, {dtype}, {device.type}"
+    if what == "train":
+        setting += f", augment {e.train.augment}"
     say(
-        f"{name:<8} {statistics.median(w for w, _ in pairs):8.1f} img/s   bare {statistics.median(b for _, b in pairs):8.1f} img/s   ratio {statistics.median(ratios):.3f} "
-        f"({ratios[0]:.3f} to {ratios[-1]:.3f}, {repeats} pairs)   {setting}"
+        f"{what:<8} {real_rate:8.1f} img/s   bare {bare_rate:8.1f} img/s   ratio "
+        f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}, {repeats} pairs)"
+        f"   {setting}"
     )
 
 
-def generated(
-    folder: Path, size: int, count: int, classes: int, channels: int
-) -> tuple[Path, Path, np.ndarray]:
-    """A pixel store of noise: speed does not depend on what is in the pictures."""
-    random = np.random.default_rng(0)
-    images = random.integers(
-        0, 256, (count, size, size, *((3,) if channels == 3 else ())), dtype=np.uint8
-    )
+def train(net, config: Config, data: Generated, device, dtype) -> Loops:
+    """One epoch of the training loop, and as many steps on one batch."""
+    rows = np.arange(len(data.labels))
+    loop = make_loop(net, config, data.images, data.masks, rows, data.labels, 0, device)
+    loop.sampler.set_epoch(0)
+    images, target = next(iter(loop.loader))
+    images, target = images.to(device), {k: v.to(device) for k, v in target.items()}
+
+    def real() -> None:
+        for _ in loop.steps(0):
+            loop.bad_so_far.item()
+
+    def bare() -> None:
+        net.train()
+        for _ in range(loop.sampler.steps * loop.sampler.accumulate):
+            with autocast(device, dtype):
+                output = loop.forward(images)
+            loop.scaler.scale(loop.loss(output, target)["loss"]).backward()
+            loop.scaler.step(loop.optimiser)
+            loop.scaler.update()
+            loop.optimiser.zero_grad(set_to_none=True)
+
+    return real, bare
+
+
+def predict(net, config: Config, data: Generated, device, dtype) -> Loops:
+    """predict's loop, one view, and as many forward passes of one batch."""
+    images, rows = np.load(data.images, mmap_mode="r"), range(len(data.labels))
+    batch = config.experiment.predict_batch_size
+    resident = to_tensor(np.array(images[:batch])).to(device)
+    net.eval()
+
+    def real() -> None:
+        predict_proba(net, images, rows, [TTA["identity"]], device, dtype, batch)
+
+    @torch.inference_mode()
+    def bare() -> None:
+        for _ in range(len(rows) // batch):
+            with autocast(device, dtype):
+                net(resident)
+
+    return real, bare
+
+
+def generate(folder: Path, config: Config, count: int) -> Generated:
+    """A pixel store of noise: speed does not depend on what is in the images."""
+    random, size = np.random.default_rng(0), config.experiment.image_size
+    colour = (3,) if config.competition.data.channels == 3 else ()
     masks = np.zeros((count, size, size), np.uint8)
     masks[:, size // 4 : size // 2, size // 4 : size // 2] = 1
-    np.save(folder / "images.npy", images)
-    np.save(folder / "masks.npy", masks)
-    return folder / "images.npy", folder / "masks.npy", random.integers(0, classes, count)
+    images = random.integers(0, 256, (count, size, size, *colour), dtype=np.uint8)
+    for name, pixels in (("images", images), ("masks", masks)):
+        np.save(folder / f"{name}.npy", pixels)
+    labels = random.integers(0, len(config.competition.data.classes), count)
+    return Generated(folder / "images.npy", folder / "masks.npy", labels)
 
 
-def stages(config: Config, given: argparse.Namespace) -> None:
-    """Whole processes, as a user starts them, on a copy of what lies in --work."""
-    common = [
-        "--config",
-        str(given.config),
-        *(w for s in given.sets for w in ("--set", s)),
-        "--data",
-        str(given.data),
-    ]
-    source = Paths(given.work.resolve(), given.data.resolve())
-    with tempfile.TemporaryDirectory(dir=given.work) as folder:
-        fresh, copied = Path(folder) / "fresh", Path(folder) / "copied"
-        fresh.mkdir()
-        rows = [
-            ("--help", ["--help"]),
-            ("prepare", ["prepare", *common, "--work", str(fresh), "--force"]),
-        ]
-        if source.html(config.name).is_file():
-            shutil.copytree(
-                source.artifacts,
-                copied / "artifacts",
-                ignore=shutil.ignore_patterns(source.old.name),
-            )
-            if source.submissions.is_dir():
-                shutil.copytree(source.submissions, copied / "submissions")
-            there = [*common, "--work", str(copied)]
-            if config.ensemble:
-                rows.append(("ensemble", ["ensemble", *there, "--force"]))
-            rows += [
-                ("evaluate", ["evaluate", *there, "--force"]),
-                ("submit", ["submit", *there, "--force"]),
-                ("status", ["status", *there]),
-                ("up-to-date run", there),
-            ]
-            timed(there, quiet=True)
-        else:
-            say(
-                "no finished run in --work: evaluate, ensemble, submit, status and an up-to-date run are left out"
-            )
-        for name, words in rows:
-            report(name, words, given.repeats)
+# ---------------------------------------------------------------------------------- whole processes
 
 
-def greedy(config: Config, given: argparse.Namespace) -> None:
-    """Six members that err in different places."""
-    import cv2
-
-    from src.data.predictions import Predictions
-
-    source, random = Paths(given.work.resolve(), given.data.resolve()), np.random.default_rng(0)
-    if not source.oof(config.name).is_file():
-        raise InputError(
-            "no finished run",
-            str(given.work),
-            f"./run.sh --config {given.config} makes one",
-            code="not_finished",
+def stages(config: Config, paths: Paths, folder: Path, words: list[str], repeats: int) -> None:
+    """As a user starts them, on a copy of what lies in --work."""
+    common = ["--config", str(config.file), *words, "--work"]
+    fresh, copied = folder / "fresh", folder / "copied"
+    fresh.mkdir()
+    report("--help", ["--help"], repeats)
+    report("prepare", ["prepare", *common, str(fresh), "--force"], repeats)
+    if not paths.html(config.name).is_file():
+        say(
+            "no finished run in --work: evaluate, ensemble, submit, status and an up-to-date run "
+            "are left out"
         )
-    with tempfile.TemporaryDirectory(dir=given.work) as folder:
-        home = Path(folder)
-        shutil.copytree(
-            source.artifacts,
-            home / source.artifacts.name,
-            ignore=shutil.ignore_patterns("models", "predictions", source.old.name),
-        )
-        shutil.copy(given.config.parent / COMPETITION, home)
-        for member in range(6):
-            for file in (source.oof(config.name), source.test(config.name)):
-                if file.is_file():
-                    found = Predictions.load(file, config.competition.data.classes)
-                    size = found.mask.shape[1]
-                    noise = np.stack(
-                        [
-                            cv2.resize(
-                                random.normal(0, 0.25, (12, 12)).astype(np.float32), (size, size)
-                            )
-                            for _ in found.ids
-                        ]
-                    )
-                    label = np.clip(
-                        found.label + random.normal(0, 0.15, found.label.shape), 1e-3, None
-                    )
-                    mask = np.clip(found.mask.astype(np.float32) + noise, 0, 1).astype(np.float16)
-                    Predictions(
-                        found.ids,
-                        mask,
-                        (label / label.sum(1, keepdims=True)).astype(np.float32),
-                        found.classes,
-                    ).save(home / f"m{member}" / file.name)
-        (home / "six.yaml").write_text(
-            f"members: [{', '.join(str(home / f'm{m}') for m in range(6))}]\nmethod: greedy\n",
-            encoding="utf-8",
-        )
-        words = [
-            "ensemble",
-            "--config",
-            str(home / "six.yaml"),
-            "--data",
-            str(given.data),
-            "--work",
-            str(home),
-            "--force",
-        ]
-        report("greedy, 6 members", words, given.repeats)
+        return
+    copy_artifacts(paths, copied, paths.old.name)
+    if paths.submissions.is_dir():
+        shutil.copytree(paths.submissions, copied / "submissions")
+    there = [*common, str(copied)]
+    timed(there, must_end_well=False)
+    for stage in (["ensemble"] if config.ensemble else []) + ["evaluate", "submit"]:
+        report(stage, [stage, *there, "--force"], repeats)
+    report("status", ["status", *there], repeats)
+    report("up-to-date run", there, repeats)
+
+
+def greedy(config: Config, paths: Paths, folder: Path, words: list[str], repeats: int) -> None:
+    """Members that err in different places."""
+    random = np.random.default_rng(0)
+    if not paths.oof(config.name).is_file():
+        todo = f"./run.sh --config {config.file} makes one"
+        raise InputError("no finished run", str(paths.work), todo, code="not_finished")
+    copy_artifacts(paths, folder, "models", "predictions", paths.old.name)
+    shutil.copy(config.file.parent / COMPETITION, folder)
+    files = [f for f in (paths.oof(config.name), paths.test(config.name)) if f.is_file()]
+    members = [folder / f"m{k}" for k in range(MEMBERS)]
+    for member in members:
+        for file in files:
+            found = Predictions.load(file, config.competition.data.classes)
+            size = found.mask.shape[1:]
+            coarse = random.normal(0, 0.25, (len(found), 12, 12)).astype(np.float32)
+            noise = np.stack([cv2.resize(c, size) for c in coarse])
+            mask = np.clip(found.mask.astype(np.float32) + noise, 0, 1).astype(np.float16)
+            label = np.clip(found.label + random.normal(0, 0.15, found.label.shape), 1e-3, None)
+            label = (label / label.sum(1, keepdims=True)).astype(np.float32)
+            Predictions(found.ids, mask, label, found.classes).save(member / file.name)
+    ensemble = folder / "six.yaml"  # JSON is YAML
+    write_json(ensemble, {"members": [str(member) for member in members], "method": "greedy"})
+    line = ["ensemble", "--config", str(ensemble), *words, "--work", str(folder), "--force"]
+    report(f"greedy, {MEMBERS} members", line, repeats)
+
+
+def copy_artifacts(paths: Paths, work: Path, *left_out: str) -> None:
+    ignore = shutil.ignore_patterns(*left_out)
+    shutil.copytree(paths.artifacts, work / paths.artifacts.name, ignore=ignore)
 
 
 def report(name: str, words: list[str], repeats: int) -> None:
-    seconds = [timed(words, quiet=False) for _ in range(repeats)]
+    seconds = [timed(words) for _ in range(repeats)]
     say(
-        f"{name:<16} {statistics.median(seconds):6.2f} s   ({min(seconds):.2f} to {max(seconds):.2f}, {len(seconds)} runs)"
+        f"{name:<16} {statistics.median(seconds):6.2f} s   "
+        f"({min(seconds):.2f} to {max(seconds):.2f}, {repeats} runs)"
     )
 
 
-def timed(words: list[str], quiet: bool) -> float:
-    began = time.perf_counter()
+def timed(words: list[str], must_end_well: bool = True) -> float:
+    started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "src", *words],
         cwd=ROOT,
@@ -375,13 +241,11 @@ def timed(words: list[str], quiet: bool) -> float:
         text=True,
         encoding="utf-8",
     )
-    if done.returncode and not quiet:
-        raise InputError(
-            f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}",
-            code="command_failed",
-        )
-    return time.perf_counter() - began
+    if done.returncode and must_end_well:
+        what = f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}"
+        raise InputError(what, code="command_failed")
+    return time.perf_counter() - started
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+LOOPS = {"train": train, "predict": predict}
+COMMANDS = {"stages": stages, "greedy": greedy}

@@ -1,11 +1,16 @@
 """export: a fold's network as ONNX, for those who serve it elsewhere.
 
-READS   models/<experiment>/fold<k>/last.pt or best.pt (the weights that predict uses), and some of the fold's images to check the answer with
+READS   models/<experiment>/fold<k>/last.pt or best.pt (the weights that predict uses), and some of
+        the fold's images to check the answer with
 WRITES  models/<experiment>/fold<k>/model.onnx
 
-Input   images (N,C,S,S) uint8: grey (C = 1) or RGB (C = 3) as prepare stores them, filtered and resized to S×S; the normalisation is inside. N is free.
-Outputs mask (N,S,S) and label (N,classes) float32, as far as the experiment's task has them: probabilities, without test-time views.
-All that one must know to feed it stands in the file's metadata_props. Nothing is written whose answers differ from torch's by more than TOLERANCE.
+Input   images (N,C,S,S) uint8: grey (C = 1) or RGB (C = 3) as prepare stores them, filtered and
+        resized to S×S; the normalisation is inside. N is free.
+Outputs mask (N,S,S) and label (N,classes) float32, as far as the experiment's task has them:
+        probabilities, without test-time augmentation.
+
+The file's metadata_props hold all that one must know to feed it. Nothing is written whose answers
+differ from torch's by more than TOLERANCE.
 """
 
 from __future__ import annotations
@@ -28,107 +33,74 @@ from src.core.console import InputError, StageError, duration, header, listing, 
 from src.core.disk import explained, replacing, system_error
 from src.core.paths import Paths
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index
-from src.parts import models
+from src.parts import building, models
 from src.parts.fitted import FITTED
+from src.parts.network import Network
 from src.pipeline.jobs import folds as folds_to_use
 from src.pipeline.jobs import train_job, weights_used
+from src.pipeline.networks import ANSWERS
+from src.training.batches import to_tensor
 from src.training.checkpoint import load_weights
 
 PACKAGES = ["onnx", "onnxruntime", "onnxscript"]
-BATCHES = (1, 3)  # the network must not have learned the batch by heart
+BATCHES = (1, 3)  # the exported graph must not have the batch size baked in
 TOLERANCE = 1e-3
 
 
 def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     if absent := [p for p in PACKAGES if importlib.util.find_spec(p) is None]:
-        raise InputError(
-            f"export needs packages that are not installed: {listing(absent)}",
-            "",
-            f"pip install {' '.join(absent)}",
-            code="no_package",
-        )
-    wanted = [
-        (one, k)
-        for one in config.experiments
-        for k in folds_to_use(one, paths)
-        if given.fold in (None, k)
-    ]
+        what = f"export needs packages that are not installed: {listing(absent)}"
+        raise InputError(what, "", f"pip install {' '.join(absent)}", code="no_package")
+    everything = [(one, k) for one in config.experiments for k in folds_to_use(one, paths)]
+    wanted = [(one, k) for one, k in everything if given.fold in (None, k)]
     if not wanted:
-        raise InputError(
-            f"there is no fold {given.fold}",
-            "--fold",
-            f"The folds are {listing(folds_to_use(config.experiments[0], paths))}"
-            if config.experiments
-            else "",
-            code="no_such_fold",
-        )
+        folds = sorted({k for _, k in everything})
+        todo = f"The folds are {listing(folds)}" if folds else ""
+        raise InputError(f"there is no fold {given.fold}", "--fold", todo, code="no_such_fold")
     for one, k in wanted:
-        _check(one, k, paths)
-    header(
-        "export",
-        config.name,
-        [paths.fold(one.name, k) for one, k in wanted],
-        [paths.onnx(one.name, k) for one, k in wanted],
-    )
-    index = read_index(paths, "train")
-    fold_of = read_folds(paths, index["id"])
-    for one, k in wanted:
-        e, started = one.experiment, time.time()
-        file = paths.images(e)
-        store = open_store(file, len(index), e.image_size)
-        rows = np.flatnonzero(fold_of == k)
-        if not len(rows):
-            raise InputError(
-                f"fold {k} has no images",
-                short(paths.folds),
-                how_to_mend_folds(),
-                code="fold_empty",
-            )
-        images = np.stack(
-            [store[r] for r in np.resize(rows[:: max(1, len(rows) // max(BATCHES))], max(BATCHES))]
-        )
+        if (arch := one.experiment.model.arch) in FITTED:
+            what = f"{arch} is not trained by gradients and has no ONNX form"
+            todo = "Export an experiment with a network"
+            raise InputError(what, f"model.arch of {one.name}", todo, code="not_by_gradients")
+        train_job(one, paths, k).require("an ONNX file", verify=True)
+    targets = [paths.onnx(one.name, k) for one, k in wanted]
+    header("export", config.name, [paths.fold(one.name, k) for one, k in wanted], targets)
+    for (one, k), target in zip(wanted, targets):
+        started, which = time.time(), one.experiment.predict.checkpoint
         facts = {"fold": k, "weights": weights_used(one, paths, k)}
+        images = images_of(one, k, paths)
         with train_job(one, paths, k).lock.held():  # it lies in the fold's folder
-            largest = export(
-                one,
-                paths.checkpoint(one.name, k, e.predict.checkpoint),
-                images,
-                paths.onnx(one.name, k),
-                facts,
-            )
-        megabytes = paths.onnx(one.name, k).stat().st_size / 1e6
+            largest = export(one, paths.checkpoint(one.name, k, which), images, target, facts)
         say(
-            f"  {short(paths.onnx(one.name, k))}   {megabytes:.1f} MB, {duration(time.time() - started)}; largest difference from torch {largest:.1e} at batches of {' and '.join(map(str, BATCHES))}"
+            f"  {short(target)}   {target.stat().st_size / 1e6:.1f} MB, "
+            f"{duration(time.time() - started)}; largest difference from torch {largest:.1e} at "
+            f"batches of {' and '.join(map(str, BATCHES))}"
         )
     return 0
 
 
-def _check(config: Config, fold: int, paths: Paths) -> None:
-    """Raises InputError for what is not trained, and for what is no network in ONNX's sense."""
-    if config.experiment.model.arch in FITTED:
-        raise InputError(
-            f"{config.experiment.model.arch} is not trained by gradients and has no ONNX form",
-            f"model.arch of {config.name}",
-            "Export an experiment with a network",
-            code="not_by_gradients",
-        )
-    train_job(config, paths, fold).require("an ONNX file", verify=True)
+def images_of(config: Config, fold: int, paths: Paths) -> np.ndarray:
+    """A few of the fold's images, evenly over all of them."""
+    index, count = read_index(paths, "train"), max(BATCHES)
+    store = open_store(paths.images(config.experiment), len(index), config.experiment.image_size)
+    rows = np.flatnonzero(read_folds(paths, index["id"]) == fold)
+    if not len(rows):
+        what, where = f"fold {fold} has no images", short(paths.folds)
+        raise InputError(what, where, how_to_mend_folds(), code="fold_empty")
+    return np.stack([store[r] for r in np.resize(rows[:: max(1, len(rows) // count)], count)])
 
 
 def export(
     config: Config, checkpoint: Path, images: np.ndarray, target: Path, facts: dict
 ) -> float:
-    """Write one network; images (N,S,S) or (N,S,S,3) uint8 prove it. Returns the largest difference from torch; raises StageError where that is too large
-    or the network cannot be written."""
+    """Write one network; images (N,S,S) or (N,S,S,3) uint8 prove it. Returns the largest difference
+    from torch. Raises StageError where that is too large or the network cannot be written."""
     import onnx
 
-    e, classes = config.experiment, config.competition.data.classes
-    net = models.build(e, len(classes), pretrained=False)
+    e = config.experiment
+    net = building.build(e, len(config.competition.data.classes), pretrained=False)
     load_weights(checkpoint, net, facts.get("weights", "float32"), facts.get("fold"))
-    served = Served(net).eval()
-    inputs = torch.from_numpy(
-        np.ascontiguousarray(images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2))
-    )
+    served, inputs = Served(net).eval(), to_tensor(images)
     with torch.inference_mode():
         answers = dict(zip(served.answers, served(inputs)))
     with replacing(target) as temporary:
@@ -149,19 +121,13 @@ def export(
             if refused is not None:
                 raise explained(refused, target) from error
             why = str(error.__cause__ or error).strip().splitlines()[0]
-            raise StageError(
-                f"{models.title(e.model)} of {config.name} cannot be written as ONNX: {why}",
-                code="no_onnx",
-            ) from error
+            what = f"{models.title(e.model)} of {config.name} cannot be written as ONNX: {why}"
+            raise StageError(what, code="no_onnx") from error
         written = onnx.load(temporary)
         _strip(written.graph)
-        onnx.helper.set_model_props(
-            written,
-            {
-                k: v if isinstance(v, str) else json.dumps(v)
-                for k, v in (about(config, net) | facts).items()
-            },
-        )
+        values = (about(config, net) | facts).items()
+        properties = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values}
+        onnx.helper.set_model_props(written, properties)
         onnx.checker.check_model(written)
         onnx.save(written, temporary)
         largest = max(difference(temporary, inputs.numpy(), answers, n) for n in BATCHES)
@@ -174,7 +140,7 @@ def export(
     return largest
 
 
-def about(config: Config, net: models.Network) -> dict:
+def about(config: Config, net: Network) -> dict:
     """What a program that serves the network has to know."""
     e, data = config.experiment, config.competition.data
     return {
@@ -186,7 +152,8 @@ def about(config: Config, net: models.Network) -> dict:
         "resize": e.resize,
         "filter": e.filter,
         "filter_options": e.filter_options,
-        "input": "uint8, 0 to 255, filtered at its original size and then resized to size x size; letterbox: centred on black",
+        "input": "uint8, 0 to 255, filtered at its original size and then resized to size x size; "
+        "letterbox: centred on black",
         "mean": [round(float(v) / 255, 6) for v in net.mean.flatten()],
         "std": [round(float(v) / 255, 6) for v in net.std.flatten()],
         "normalisation": "inside: (image / 255 - mean) / std",
@@ -197,25 +164,25 @@ def about(config: Config, net: models.Network) -> dict:
 
 
 class Served(torch.nn.Module):
-    """A network with its logits made probabilities: images -> the answers that `answers` names, in this order."""
+    """A network with probabilities in place of logits: images -> the answers that `answers` names,
+    in this order."""
 
-    def __init__(self, net: models.Network):
+    def __init__(self, net: Network):
         super().__init__()
-        self.net = net
-        self.answers = {"both": ["mask", "label"], "mask": ["mask"], "class": ["label"]}[net.task]
+        self.net, self.answers = net, list(ANSWERS[net.task])
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = self.net(images)
+        logits = self.net(images)
         return tuple(
-            torch.sigmoid(found["mask"].float())[:, 0]
+            torch.sigmoid(logits["mask"].float())[:, 0]
             if name == "mask"
-            else torch.softmax(found["label"].float(), 1)
+            else torch.softmax(logits["label"].float(), 1)
             for name in self.answers
         )
 
 
 def difference(file: Path, images: np.ndarray, answers: dict, batch: int) -> float:
-    """The largest |ONNX − torch| over all images, asked `batch` at a time."""
+    """The largest |ONNX − torch| over all images, predicted `batch` at a time."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -223,32 +190,28 @@ def difference(file: Path, images: np.ndarray, answers: dict, batch: int) -> flo
     session = onnxruntime.InferenceSession(
         file.read_bytes(), options, providers=["CPUExecutionProvider"]
     )
-    starts = range(0, len(images) - batch + 1, batch)
-    found = [session.run(list(answers), {"images": images[s : s + batch]}) for s in starts]
-    return max(
-        float(np.abs(part - wanted[s : s + batch].numpy()).max())
-        for s, parts in zip(starts, found)
-        for part, wanted in zip(parts, answers.values())
-    )
+    largest = 0.0
+    for start in range(0, len(images) - batch + 1, batch):
+        part = slice(start, start + batch)
+        for answer, wanted in zip(
+            session.run(list(answers), {"images": images[part]}), answers.values()
+        ):
+            largest = np.maximum(largest, np.abs(answer - wanted[part].numpy()).max())
+    return float(largest)
 
 
 def _strip(graph) -> None:
-    """Without the exporter's notes on every node: they hold stack traces with this machine's paths."""
-    for holder in (
-        graph,
-        *graph.node,
-        *graph.value_info,
-        *graph.input,
-        *graph.output,
-        *graph.initializer,
-    ):
+    """Without the exporter's notes on every node: they hold stack traces with this machine's
+    paths."""
+    holders = (graph.node, graph.value_info, graph.input, graph.output, graph.initializer)
+    for holder in [graph, *(h for group in holders for h in group)]:
         del holder.metadata_props[:]
         holder.doc_string = ""
 
 
 @contextlib.contextmanager
 def _quiet():
-    """The exporter speaks of its own inner steps, on every channel there is."""
+    """The exporter reports its inner steps on every channel there is."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

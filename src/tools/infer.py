@@ -1,11 +1,16 @@
-"""infer: the submission from a bundle and test images alone: no network, no train images, no labels.
+"""infer: the submission from a bundle and test images alone: no network connection, no train
+images, no labels.
 
-READS   a bundle (see src/tools/bundle.py), the test images and the sample of the submission in --data
-WRITES  submissions/<name>.csv (or .zip), and <name>.png: some answers drawn on their images; on the way artifacts/infer/<name>/, from which a stopped run goes on
+READS   a bundle (see src/tools/bundle.py), the test images and the sample submission in --data
+WRITES  submissions/<name>.csv (or .zip), and <name>.png: some answers drawn on their images; on the
+        way artifacts/infer/<name>/, from which a stopped run goes on
 
-Images, batches, folds and members go the way that prepare, predict, ensemble and submit go: on the same device the file is the same, byte for byte.
---minutes M: what does not fit is left out, test-time views first, then networks (training/time_budget.py). The plan is made anew after every network, from what
-they took so far; a network that would overrun in spite of it is broken off. Nothing of an earlier run is used then.
+Images, batches, folds and members are treated as by prepare, predict, ensemble and submit: on the
+same device the file is the same, byte for byte.
+
+--minutes M: what does not fit is skipped, test-time augmentation first, then networks
+(training/time_budget.py). The plan is made again after every network, from what they took so far; a
+network that would overrun in spite of it is stopped. Nothing of an earlier run is used then.
 """
 
 from __future__ import annotations
@@ -18,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -36,270 +40,202 @@ from src.core.console import (
     short,
     warn,
 )
-from src.core.device import amp_dtype, pick_device
-from src.core.disk import remove_folder, write_json
-from src.core.freshness import LIBRARIES, fingerprint
+from src.core.device import pick_device
+from src.core.disk import read_json, remove_folder, write_json
+from src.core.freshness import LIBRARIES, fingerprint, versions
 from src.core.locks import Lock
 from src.core.paths import Paths
 from src.data.dataset import Item
 from src.data.predictions import Predictions
 from src.data.problems import Problems
-from src.parts import models
+from src.parts.network import Network
 from src.parts.postprocess import Decision, apply
-from src.parts.tta import TTA
-from src.pipeline import store as unlabelled
 from src.pipeline.inputs import folder_fingerprint
 from src.pipeline.jobs import train_runs
-from src.pipeline.records import read_manifest, read_weights
+from src.pipeline.networks import load_network, member_times, predict_images
+from src.pipeline.records import read_manifest
+from src.pipeline.store import find_test_images, write_test_stores
 from src.report import figures
 from src.scoring import greedy
 from src.submission import writer
-from src.submission.form import infer as infer_form
+from src.submission.infer_form import infer_form
 from src.submission.sample import sample_file
-from src.training.checkpoint import load_weights
-from src.training.inference import enough_memory, infer, mean_of_folds, to_predictions
-from src.training.time_budget import Pace, Unit, fit, given_up
+from src.training.inference import mean_of_folds
+from src.training.time_budget import NetworkRun, Pace, describe_skipped, select_runs
 
 SHOWN = 8  # answers in the picture
 PROBED = 8  # images that the first network is timed with, on a CPU
-LAST_SECONDS, PER_IMAGE, BYTES_PER_SECOND = (
-    15.0,
-    0.05,
-    150e6,
-)  # time kept back for what follows the networks: averaging, masks at full size, writing
-ANSWERS = {"both": {"mask", "label"}, "mask": {"mask"}, "class": {"label"}}  # of a task
+# time reserved for what follows the networks: averaging, masks at full size, writing
+LAST_SECONDS, PER_IMAGE, BYTES_PER_SECOND = 15.0, 0.05, 150e6
+REMAKE = "Make it again with ./run.sh bundle, and upload all of it"
 
 
 @dataclass
 class Work:
-    """One run: what it is made of, and what it has done so far."""
+    """What a run of infer is made of, and what it has done so far."""
 
     config: Config
-    home: Paths  # the bundle: weights, decision and facts lie in it where a working folder has them
+    home: Paths  # the bundle: its files lie in it as in a working folder
     scratch: Paths
     manifest: dict
+    times: dict[str, dict[str, int]]  # 'mask', 'label' -> how often each member is counted
     items: list[Item]
     sizes: list[tuple[int, int]]  # height, width
     device: torch.device
-    done: list[Unit] = field(default_factory=list)
+    done: list[NetworkRun] = field(default_factory=list)
 
     @property
-    def classes(self) -> list[str]:
-        return self.config.competition.data.classes
+    def ids(self) -> list[str]:
+        return [item.id for item in self.items]
 
-    def part(self, unit: Unit) -> Path:
-        return self.scratch.part(unit.member, unit.fold, "test")
+    def part(self, run: NetworkRun) -> Path:
+        return self.scratch.part(run.member, run.fold, "test")
 
 
 def run(
     given: argparse.Namespace, config: Config, paths: Paths, clock: Callable[[], float] = time.time
 ) -> int:
+    # not below --work: a notebook shows every file there
     digest = hashlib.sha256(os.fsencode(paths.submission(config.name))).hexdigest()[:16]
-    lock = Path(tempfile.gettempdir()) / f"infer-{digest}.lock"  # a notebook shows all of --work
+    lock = Path(tempfile.gettempdir()) / f"infer-{digest}.lock"
     with Lock.of(lock, f"infer {config.name}").held():
-        return answer(given, config, paths, clock)
+        answer(given, config, paths, clock)
+    return 0
 
 
 def answer(
     given: argparse.Namespace, config: Config, paths: Paths, clock: Callable[[], float]
-) -> int:
-    """`run`, under its lock; returns the exit code."""
-    begun, name, minutes, competition = (
-        min(STARTED, clock()),
-        config.name,
-        given.minutes,
-        config.competition,
-    )  # the imports count too
-    home, scratch = (
-        Paths(given.bundle.expanduser().resolve(), paths.data),
-        replace(paths, apart=f"infer/{name}"),
-    )
+) -> None:
+    started = min(STARTED, clock())  # the imports count too
+    name, competition, minutes = config.name, config.competition, given.minutes
+    home = Paths(given.bundle.expanduser().resolve(), paths.data)
+    scratch = replace(paths, apart=f"infer/{name}")
     manifest = check(home)
-    units = wanted(config, home, manifest)
+    times = member_times(config, home)
+    runs = list_runs(config, times, manifest, home)
     sample, problems = sample_file(competition, paths.data), Problems()
     if not sample.is_file():
-        raise InputError(
-            "there is no sample of the submission",
-            short(sample),
-            "It says which images are asked for, and how: name its folder with --data",
-            code="no_sample",
-        )
-    items = unlabelled.find_test_images(paths.data, competition, problems)
+        todo = "It says which images are asked for, and how: name its folder with --data"
+        what = "there is no sample submission"
+        raise InputError(what, short(sample), todo, code="no_sample")
+    items = find_test_images(paths.data, competition, problems)
     header("infer", name, [home.work, paths.data], [paths.submission(name)])
     try:
-        go_on(
-            scratch,
-            scratch.record("predict", name),
-            home,
-            items,
-            [
-                c.model_dump(mode="json")
-                for c in (competition, *(x.experiment for x in config.experiments))
-            ],
-            afresh=bool(minutes),
-        )
+        clear_scratch(scratch, config, home, items, afresh=bool(minutes))
     except OSError as error:
-        raise InputError(
-            f"nothing can be written there: {error.strerror}",
-            short(paths.work),
-            "Name another folder with --work",
-            code="not_writable",
-        ) from None
-    items, sizes = unlabelled.write_test_stores(
-        items,
-        {store(config, u.member, scratch): config.owner(u.member).experiment for u in units},
-        paths.data,
-        competition,
-        problems,
-    )
-    form = infer_form(sample, competition, [i.id for i in items], train_runs(home))
-    if form.unknown:
-        warn(writer.describe_missing_images(form, competition.data))
-    work = Work(config, home, scratch, manifest, items, sizes, pick_device(exact=True))
-    say(
-        f"  {len(units)} networks of {listing(dict.fromkeys(u.member for u in units))} on {len(items)} test images, {work.device}"
-    )
+        what = f"nothing can be written there: {error.strerror}"
+        todo = "Name another folder with --work"
+        raise InputError(what, short(paths.work), todo, code="not_writable") from None
+    experiments = [config.owner(run.member).experiment for run in runs]
+    stores = {scratch.images(e, "test"): e for e in experiments}
+    items, sizes = write_test_stores(items, stores, paths.data, competition, problems)
+    form = infer_form(sample, competition, [item.id for item in items], train_runs(home))
+    if form.missing_ids:
+        warn(writer.describe_missing_images(form))
+    device = pick_device(exact=True)
+    work = Work(config, home, scratch, manifest, times, items, sizes, device)
+    members = listing(dict.fromkeys(run.member for run in runs))
+    say(f"  {len(runs)} networks of {members} on {len(items)} test images, {device}")
     if others := other_versions(manifest):
         warn(f"the bundle was made with {others}: the answers may differ in the last digits")
-    predict(work, units, begun + 60 * minutes if minutes else None, clock)
-    if lost := given_up(units, work.done):
+    predict(work, runs, started + 60 * minutes if minutes else None, clock)
+    if skipped := describe_skipped(runs, work.done):
         warn(
-            f"left out for want of time: {lost}. The decision was tuned with all of it, and is used as it is"
+            f"skipped to stay within --minutes: {skipped}. The decision was tuned with all of it, "
+            "and is used as it is"
         )
     predictions, decision = mix(work), Decision.load(home.decision(name))
     target = paths.archive(name) if form.masks else paths.submission(name)
-    counts = writer.write(
-        target,
-        form,
-        predictions,
-        {i.id: size for i, size in zip(items, sizes)},
-        decision,
-        competition.classes,
-    )
+    counts = writer.write(target, form, predictions, dict(zip(work.ids, sizes)), decision)
     draw(work, predictions, decision, paths.submission(name).with_suffix(".png"))
     remove_folder(scratch.artifacts)
-    for folder in (
-        scratch.artifacts.parent,
-        paths.artifacts,
-    ):  # a notebook's output shows every folder
+    for folder in (scratch.artifacts.parent, paths.artifacts):  # a notebook shows every folder
         if not any(folder.iterdir()):
             folder.rmdir()
-    say(
-        f"  {counts['rows']} rows, read back and equal; {duration(clock() - begun)}"
-        + (f" of {minutes:g} min" if minutes else "")
-    )
-    say(
-        f"  {short(target)}"
-        + (
-            f"   CV score {manifest['score']:.4f}" + (", of all networks and views" if lost else "")
-            if manifest.get("score") is not None
-            else ""
-        )
-    )
-    return 0
+    limit = f" of {minutes:g} min" if minutes else ""
+    say(f"  {counts['rows']} rows, read back and equal; {duration(clock() - started)}{limit}")
+    score = ""
+    if manifest.get("score") is not None:
+        score = f"   CV score {manifest['score']:.4f}"
+        score += ", of all networks and views" if skipped else ""
+    say(f"  {short(target)}{score}")
 
 
-# --------------------------------------------------------------------------------------------------------------------- what there is to do
+# ------------------------------------------------------------------------------ what there is to do
 
 
 def check(home: Paths) -> dict:
-    """The bundle's manifest. Raises InputError where one of its files is gone or is not as it was made."""
-    manifest, todo = read_manifest(home), "Make it again with ./run.sh bundle, and upload all of it"
-    for file, digest in manifest["files"].items():
-        if fingerprint(home.work / file, home) != digest:
-            raise InputError(
-                f"the bundle is damaged: {file} is {'not as it was made' if (home.work / file).is_file() else 'gone'}",
-                short(home.work),
-                todo,
-                code="bundle_damaged",
-            )
+    """The bundle's manifest. Raises InputError where one of its files is missing or changed."""
+    manifest = read_manifest(home)
+    for name, digest in manifest["files"].items():
+        file = home.work / name
+        if fingerprint(file, home) != digest:
+            how = "not as it was made" if file.is_file() else "gone"
+            what = f"the bundle is damaged: {name} is {how}"
+            raise InputError(what, short(home.work), REMAKE, code="bundle_damaged")
     return manifest
 
 
 def other_versions(manifest: dict) -> str:
-    """Which of the libraries that the answers depend on are not those that the bundle was made with."""
-    then = {
-        name: version for name, version in manifest.get("packages", {}).items() if name in LIBRARIES
-    }
+    """Which of the libraries that the answers depend on are not those of the bundle."""
+    here, packages = versions(), manifest.get("packages", {})
     return listing(
-        f"{name} {version} (here {now})"
-        for name, version in then.items()
-        if (now := _version(name)) != version
+        f"{name} {packages[name]} (here {here.get(name, 'none')})"
+        for name in LIBRARIES
+        if name in packages and packages[name] != here.get(name)
     )
 
 
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "none"
-
-
-def shares(config: Config, home: Paths) -> dict[str, dict[str, int]]:
-    """'mask' and 'label' -> how often each member is counted, in the order in which they are added up."""
-    if config.experiment:
-        return {answer: {config.name: 1} for answer in ANSWERS[config.experiment.task]}
-    weights = read_weights(home, config.name, config.ensemble.members)
-    return {
-        answer: {m: t for m, t in weights[answer]["times"].items() if t}
-        for answer in ("mask", "label")
-        if weights[answer]
-    }
-
-
-def wanted(config: Config, home: Paths, manifest: dict) -> list[Unit]:
-    """Every network that has a say, the heaviest members' first."""
-    weights = {}
-    for answer, times in shares(config, home).items():
-        for member, t in times.items():
-            weights.setdefault(member, {})[answer] = t / sum(times.values())
+def list_runs(
+    config: Config, times: dict[str, dict[str, int]], manifest: dict, home: Paths
+) -> list[NetworkRun]:
+    """Every network that counts, the heaviest members' first."""
+    weights: dict[str, dict[str, float]] = {}
+    for answer, counted in times.items():
+        for member, n in counted.items():
+            weights.setdefault(member, {})[answer] = n / sum(counted.values())
     if lacking := [m for m in weights if m not in manifest["networks"]]:
-        todo = "Make it again with ./run.sh bundle, and upload all of it"
-        raise InputError(
-            f"the bundle has no networks of {listing(lacking)}",
-            short(home.manifest),
-            todo,
-            code="bundle_damaged",
-        )
-    ranked = sorted(weights, key=lambda m: -sum(weights[m].values()))
+        what = f"the bundle has no networks of {listing(lacking)}"
+        raise InputError(what, short(home.manifest), REMAKE, code="bundle_damaged")
+    heaviest_first = sorted(weights, key=lambda member: -sum(weights[member].values()))
     return [
-        Unit(m, k, tuple(config.owner(m).experiment.predict.tta), rank, frozenset(weights[m]))
-        for rank, m in enumerate(ranked)
-        for k in manifest["networks"][m]["folds"]
+        NetworkRun(
+            member,
+            fold,
+            tuple(config.owner(member).experiment.predict.tta),
+            rank,
+            frozenset(weights[member]),
+        )
+        for rank, member in enumerate(heaviest_first)
+        for fold in manifest["networks"][member]["folds"]
     ]
 
 
-def store(config: Config, member: str, scratch: Paths) -> Path:
-    e = config.owner(member).experiment
-    return scratch.images(e, "test")
-
-
-def go_on(
-    scratch: Paths, stamp: Path, home: Paths, items: list[Item], settings: list, afresh: bool
+def clear_scratch(
+    scratch: Paths, config: Config, home: Paths, items: list[Item], afresh: bool
 ) -> None:
-    """Empty `scratch`, unless it is from a run of the same bundle and settings on the same images and device, with all the time it needed."""
+    """Empty `scratch`, unless it is from a run of the same bundle and settings on the same images
+    and device, with all the time it needed."""
+    settings = [config.competition, *(one.experiment for one in config.experiments)]
     now = {
-        "settings": settings,
+        "settings": [one.model_dump(mode="json") for one in settings],
         "in_full": not afresh,
         "device": str(pick_device()),
         "bundle": fingerprint(home.manifest, home),
-        "images": folder_fingerprint([i.image for i in items], scratch.data, home),
-        "ids": [i.id for i in items],
+        "images": folder_fingerprint([item.image for item in items], scratch.data, home),
+        "ids": [item.id for item in items],
     }
-    if scratch.artifacts.exists() and (afresh or _stamped(stamp) != json.loads(json.dumps(now))):
+    stamp = scratch.record("predict", config.name)
+    try:
+        same = read_json(stamp) == json.loads(json.dumps(now))
+    except (OSError, InputError):
+        same = False
+    if scratch.artifacts.exists() and (afresh or not same):
         remove_folder(scratch.artifacts)
     write_json(stamp, now)
 
 
-def _stamped(stamp: Path) -> object:
-    """What an earlier run was made of; None where that is not there, or damaged."""
-    try:
-        return json.loads(stamp.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-# -------------------------------------------------------------------------------------------------------------------------- the networks
+# ------------------------------------------------------------------------------------- the networks
 
 
 class Late(Exception):
@@ -307,170 +243,138 @@ class Late(Exception):
 
 
 def predict(
-    work: Work, units: list[Unit], deadline: float | None, clock: Callable[[], float]
+    work: Work, runs: list[NetworkRun], deadline: float | None, clock: Callable[[], float]
 ) -> None:
-    """Every network's answers to scratch, as far as time allows; work.done says whose."""
-    work.done += [u for u in units if work.part(u).is_file()]
-    waiting, images, said = [u for u in units if u not in work.done], len(work.items), ""
-    pace, loaded, net = (
-        Pace({n: about.get("pace") for n, about in work.manifest["networks"].items()}),
-        None,
-        None,
-    )
-
-    def load(unit: Unit) -> None:
-        nonlocal loaded, net
-        started, e = clock(), work.config.owner(unit.member).experiment
-        net = models.build(e, len(work.classes), pretrained=False)
-        load_weights(
-            work.home.checkpoint(unit.member, unit.fold, e.predict.checkpoint), net
-        )  # rounded already where predict did
-        loaded, net = unit, net.to(work.device, memory_format=torch.channels_last)
-        pace.loading[unit.member] = clock() - started
-
+    """Predict with each network, as far as time allows; work.done says with which."""
+    work.done += [run for run in runs if work.part(run).is_file()]
+    waiting = [run for run in runs if run not in work.done]
+    images, plan = len(work.items), ""
+    pace = Pace({name: about.get("pace") for name, about in work.manifest["networks"].items()})
     if deadline:
-        waiting.sort(
-            key=lambda u: u.fold
-        )  # a fold of every member first: then it is known what each of them takes
-        written = sum(
-            2 * images * work.config.owner(u.member).experiment.image_size ** 2 for u in units
-        )
-        deadline -= LAST_SECONDS + images * PER_IMAGE + written / BYTES_PER_SECOND
-        load(waiting[0])
-        load(waiting[0])  # the first time imports what it needs
-        pace.measured[waiting[0].member] = probe(work, waiting[0], net, clock)
+        waiting.sort(key=lambda run: run.fold)  # a fold of every member first: so each is measured
+        deadline -= seconds_after(work, runs)
+        probe(work, waiting[0], pace, clock)
     with progress(len(waiting) * images, "infer") as bar:
         while waiting:
             todo = waiting
             if deadline:
                 left = deadline - clock()
-                todo = fit(waiting, work.done, lambda u: pace.cost(u, images), left)
+                todo = select_runs(waiting, work.done, lambda run: pace.cost(run, images), left)
                 if not todo:
                     break
-                short_of = sum(u not in waiting for u in todo)
-                room = (
-                    f"room for {len(todo)}, {short_of} of them with fewer views"
-                    if short_of
-                    else f"room for {len(todo)}"
-                    if len(todo) < len(waiting)
-                    else ""
-                )
-                if room != said:
-                    say(
-                        f"  {duration(max(0, left))} for {len(waiting)} networks: {room or 'room for all'}"
-                    )
-                said = room
-                if not work.done and sum(pace.cost(u, images) for u in todo) > left:
-                    warn(
-                        f"that is too short even for {listing(u.title for u in todo)} with one view; it is done all the same"
-                    )
-            unit = todo[0]
-            waiting = [u for u in waiting if (u.member, u.fold) != (unit.member, unit.fold)]
-            if not loaded or (loaded.member, loaded.fold) != (unit.member, unit.fold):
-                load(unit)
-            spare = any(unit.answers <= u.answers for u in work.done)
+                needed = sum(pace.cost(run, images) for run in todo)
+                plan = announce(todo, waiting, left, plan)
+                if not work.done and needed > left:
+                    titles = listing(run.title for run in todo)
+                    warn(f"that is too short even for {titles} with one view; it is done anyway")
+            run = todo[0]
+            waiting = [other for other in waiting if other.key != run.key]
+            spare = any(run.answers <= other.answers for other in work.done)
 
-            def advance(count: int) -> None:
+            def advance(count: int, may_stop: bool = spare) -> None:
                 bar.update(count)
-                if deadline and spare and clock() > deadline:
+                if deadline and may_stop and clock() > deadline:
                     raise Late
 
+            net = load(work, run, pace, clock)
             started = clock()
             try:
-                ask(work, unit, net, advance).save(work.part(unit))
+                ask(work, run, net, advance).save(work.part(run))
             except Late:
-                warn(f"{unit.title} takes longer than was to be expected: broken off")
+                warn(f"{run.title} exceeded its time estimate and was stopped")
                 continue
-            pace.measured[unit.member] = (clock() - started) / images / len(unit.views)
-            work.done.append(unit)
+            pace.measured[run.member] = (clock() - started) / images / len(run.tta)
+            work.done.append(run)
+
+
+def seconds_after(work: Work, runs: list[NetworkRun]) -> float:
+    """What remains to be done after the networks."""
+    sides = [work.config.owner(run.member).experiment.image_size for run in runs]
+    written = len(work.items) * sum(2 * side**2 for side in sides)
+    return LAST_SECONDS + len(work.items) * PER_IMAGE + written / BYTES_PER_SECOND
+
+
+def announce(todo: list[NetworkRun], waiting: list[NetworkRun], left: float, before: str) -> str:
+    """Say how many networks there is time for, unless `before` was the same; returns it."""
+    fewer_views = sum(run not in waiting for run in todo)
+    plan = "room for all"
+    if fewer_views:
+        plan = f"room for {len(todo)}, {fewer_views} of them with fewer views"
+    elif len(todo) < len(waiting):
+        plan = f"room for {len(todo)}"
+    if plan != (before or "room for all"):
+        say(f"  {duration(max(0, left))} for {len(waiting)} networks: {plan}")
+    return plan
+
+
+def load(work: Work, run: NetworkRun, pace: Pace, clock: Callable[[], float]) -> Network:
+    """The weights are rounded already where predict did so."""
+    started, config = clock(), work.config.owner(run.member)
+    which = config.experiment.predict.checkpoint
+    net = load_network(config, work.home.checkpoint(run.member, run.fold, which), work.device)
+    pace.loading[run.member] = clock() - started
+    return net
 
 
 def ask(
     work: Work,
-    unit: Unit,
-    net: models.Network,
+    run: NetworkRun,
+    net: Network,
     advance: Callable[[int], None] = lambda n: None,
-    first: int | None = None,
+    count: int | None = None,
 ) -> Predictions:
-    """What one network says of all test images, or of the first so many."""
-    e = work.config.owner(unit.member).experiment
-    images, ids, views = (
-        np.load(store(work.config, unit.member, work.scratch), mmap_mode="r"),
-        [i.id for i in work.items[:first]],
-        [TTA[v] for v in unit.views],
-    )
-    with enough_memory(batch_size(work, unit), e.image_size):
-        mask, label = infer(
-            net,
-            images,
-            np.arange(len(ids)),
-            views,
-            work.device,
-            amp_dtype(e.train.amp, work.device),
-            batch_size(work, unit),
-            advance,
-        )
-    return to_predictions(mask, label, ids, work.sizes[:first], e.resize, work.classes)
+    """The predictions of one network for all test images, or for the first `count`."""
+    config, ids = work.config.owner(run.member), work.ids[:count]
+    images = np.load(work.scratch.images(config.experiment, "test"), mmap_mode="r")
+    rows, sizes = np.arange(len(ids)), work.sizes[:count]
+    return predict_images(net, config, images, rows, ids, sizes, work.device, run.tta, advance)
 
 
-def batch_size(work: Work, unit: Unit) -> int:
-    e = work.config.owner(unit.member).experiment
-    return e.predict.batch_size or 2 * e.train.batch_size
-
-
-def probe(work: Work, unit: Unit, net: models.Network, clock: Callable[[], float]) -> float:
-    """Seconds per image and view: one view of a few images, twice, since the first time is slower."""
-    count = min(len(work.items), batch_size(work, unit) if work.device.type == "cuda" else PROBED)
+def probe(work: Work, run: NetworkRun, pace: Pace, clock: Callable[[], float]) -> None:
+    """Measure one view of a few images. Twice, since the first time is slower: it imports what it
+    needs."""
+    size = work.config.owner(run.member).experiment.predict_batch_size
+    count = min(len(work.items), size if work.device.type == "cuda" else PROBED)
     for _ in range(2):
+        net = load(work, run, pace, clock)
         started = clock()
-        ask(work, replace(unit, views=unit.views[:1]), net, first=count)
-    return (clock() - started) / count
+        ask(work, replace(run, tta=run.tta[:1]), net, count=count)
+        pace.measured[run.member] = (clock() - started) / count
 
 
-# --------------------------------------------------------------------------------------------------------------------------- the answers
+# -------------------------------------------------------------------------------------- the answers
 
 
 def mix(work: Work) -> Predictions:
-    """The mean of each member's folds, and of the members by their weights: of those that are there."""
-    folds = sorted(work.done, key=lambda u: u.fold)
-    members = {
-        m: mean_of_folds([work.part(u) for u in folds if u.member == m], work.classes)
-        for m in dict.fromkeys(u.member for u in folds)
-    }
-    if work.config.experiment:
-        return members[work.config.name]
-    size = work.manifest["mask_size"]
-    if size:  # as large as all members together had it, those too that are not here
-        greedy.same_size(
-            [
-                *(m for m in members.values() if m.mask is not None),
-                Predictions(
-                    np.array([]), np.empty((0, size, size), np.float16), None, work.classes
-                ),
-            ]
-        )
-    found: dict[str, np.ndarray | None] = {"mask": None, "label": None}
-    for answer, times in shares(work.config, work.home).items():
-        if used := {m: t for m, t in times.items() if m in members}:
-            found[answer] = greedy.mix(
-                [members[m] for m in used], [tuple(used.values())] * len(work.items), answer
+    """The mean of each member's folds, and of the members by their weights: of those predicted."""
+    classes = work.config.competition.data.classes
+    files: dict[str, list[Path]] = {}
+    for run in sorted(work.done, key=lambda run: run.fold):
+        files.setdefault(run.member, []).append(work.part(run))
+    members = {member: mean_of_folds(parts, classes) for member, parts in files.items()}
+    # as large as all members together had it, those too that are skipped here
+    with_mask = [m for m in members.values() if m.mask is not None]
+    greedy.same_size(with_mask, work.manifest.get("mask_size", 0))
+    mixed: dict[str, np.ndarray | None] = {"mask": None, "label": None}
+    for answer, times in work.times.items():
+        used = [member for member in times if member in members]
+        if used:
+            mixture = tuple(times[member] for member in used)
+            mixed[answer] = greedy.mix(
+                [members[member] for member in used], [mixture] * len(work.items), answer
             )
-    return Predictions(
-        np.array([i.id for i in work.items]), found["mask"], found["label"], work.classes
-    )
+    return Predictions(np.array(work.ids), mixed["mask"], mixed["label"], classes)
 
 
 def draw(work: Work, predictions: Predictions, decision: Decision, target: Path) -> None:
     """Some answers, evenly over the test images."""
-    shown, data = [], work.config.competition.data
+    shown, competition = [], work.config.competition
     for i in np.unique(np.linspace(0, len(work.items) - 1, SHOWN).round().astype(int)):
-        item = work.items[i]
-        mask, label = apply(
-            decision, predictions, i, work.sizes[i], work.config.competition.classes
-        )
+        item, classes = work.items[i], competition.classes
+        mask, label = apply(decision, predictions, i, work.sizes[i], classes)
         caption = item.id[:40]
         if label is not None:
-            caption += f"\n{data.classes[label]} {predictions.label[i, label]:.2f}"
-        shown += figures.tiles(item.image, data.channels, [(None, mask, caption)])
+            caption += f"\n{classes.names[label]} {predictions.label[i, label]:.2f}"
+        shown += figures.tiles(item.image, competition.data.channels, [(None, mask, caption)])
     title = f"{figures.plain(work.config.name)}: predicted outlines"
     figures.save(figures.sheet(shown, title), target)

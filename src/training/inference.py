@@ -1,4 +1,5 @@
-"""From a network and rows of the pixel store to probabilities: the one loop that train's validation, predict, infer and the benchmark share."""
+"""From a network and rows of the pixel store to probabilities: the one loop that train's
+validation, predict, infer and bench share."""
 
 from __future__ import annotations
 
@@ -14,79 +15,81 @@ from src.core.console import StageError
 from src.core.device import autocast, out_of_memory
 from src.data.images import restore
 from src.data.predictions import Predictions
+from src.training.batches import to_tensor
 
 
 @torch.inference_mode()
-def infer(
+def predict_proba(
     net: nn.Module,
     images: np.ndarray,
     rows: Sequence[int],
-    views: Sequence,
+    tta: Sequence,
     device: torch.device,
     dtype: torch.dtype,
     batch_size: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """images (N,S,S[,3]) uint8, memory-mapped -> mask probabilities (len(rows),S,S) float16 and class probabilities (len(rows),C) float32,
-    averaged over the views; None for an answer that the network does not give. `advance` is told of finished images."""
+    """images (N,S,S[,3]) uint8, memory-mapped -> mask probabilities (len(rows),S,S) float16 and
+    class probabilities (len(rows),C) float32, averaged over `tta`, a list of parts.tta.View; None for
+    an answer that the network does not give. `advance` gets the number of images just finished."""
     was_training = net.training
     net.eval()
-    size = images.shape[1]
-    found: dict[str, list[np.ndarray]] = {"mask": [], "label": []}
-    waiting: tuple | None = None  # one batch is taken from the GPU while the next one computes
     gpu = device.type == "cuda"
+    answers: dict[str, list[np.ndarray]] = {"mask": [], "label": []}
+    pending: tuple = ()  # a batch on its way from the GPU while the next one computes
 
-    def fetch(answers: dict[str, torch.Tensor], count: int, copied) -> None:
-        if copied:
+    def collect(means: dict[str, torch.Tensor], count: int, copied: torch.cuda.Event) -> None:
+        if gpu:
             copied.synchronize()
-        for name, answer in answers.items():
-            found[name].append(answer.numpy())
+        for name, mean in means.items():
+            answers[name].append(mean.numpy())
         advance(count)
 
     for start in range(0, len(rows), batch_size):
-        batch = np.stack([images[r] for r in rows[start : start + batch_size]])
-        batch = batch[:, None] if batch.ndim == 3 else batch.transpose(0, 3, 1, 2)
-        inputs = torch.from_numpy(np.ascontiguousarray(batch))
+        inputs = to_tensor(np.stack([images[r] for r in rows[start : start + batch_size]]))
         inputs = (inputs.pin_memory() if gpu else inputs).to(device, non_blocking=True)
-        sums: dict[str, torch.Tensor] = {}
-        for view in views:
-            with autocast(device, dtype):
-                output = net(view.do(inputs))
-            if "mask" in output:
-                sums["mask"] = (
-                    sums.get("mask", 0)
-                    + view.undo(torch.sigmoid(output["mask"].float()), size)[:, 0]
-                )
-            if "label" in output:
-                sums["label"] = sums.get("label", 0) + torch.softmax(output["label"].float(), 1)
-        means = {
-            k: (v / len(views)).to(torch.float16 if k == "mask" else torch.float32)
-            for k, v in sums.items()
-        }
-        host = {k: v.to("cpu", non_blocking=gpu) for k, v in means.items()}
+        means = mean_over_tta(net, inputs, tta, dtype)
+        means = {name: mean.to("cpu", non_blocking=gpu) for name, mean in means.items()}
         copied = torch.cuda.Event() if gpu else None
-        if copied:
+        if gpu:
             copied.record()
-        if waiting:
-            fetch(*waiting)
-        waiting = (host, len(batch), copied)
-    if waiting:
-        fetch(*waiting)
+        if pending:
+            collect(*pending)
+        pending = (means, len(inputs), copied)
+    if pending:
+        collect(*pending)
     net.train(was_training)
-    mask, label = (np.concatenate(v) if v else None for v in found.values())
+    mask, label = (np.concatenate(batches) if batches else None for batches in answers.values())
     return mask, label
 
 
+def mean_over_tta(
+    net: nn.Module, images: torch.Tensor, tta: Sequence, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """images (B,C,S,S) -> probabilities, "mask" (B,S,S) float16 and "label" (B,C) float32."""
+    sums: dict[str, torch.Tensor] = {}
+    for view in tta:
+        with autocast(images.device, dtype):
+            output = net(view.do(images))
+        if "mask" in output:
+            mask = view.undo(torch.sigmoid(output["mask"].float()), images.shape[-1])[:, 0]
+            sums["mask"] = sums.get("mask", 0) + mask
+        if "label" in output:
+            sums["label"] = sums.get("label", 0) + torch.softmax(output["label"].float(), 1)
+    formats = {"mask": torch.float16, "label": torch.float32}
+    return {name: (total / len(tta)).to(formats[name]) for name, total in sums.items()}
+
+
 @contextmanager
-def enough_memory(batch: int, size: int) -> Iterator[None]:
-    """Around `infer`: out of memory becomes a StageError that names the setting which takes less."""
+def explain_out_of_memory(batch_size: int, image_size: int) -> Iterator[None]:
+    """Around `predict_proba`: out of memory becomes a StageError that names the setting."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
             raise StageError(
-                f"out of memory at {batch} images of {size} px. --set "
-                f"predict.batch_size={max(1, batch // 4)} takes a quarter of it",
+                f"out of memory at {batch_size} images of {image_size} px. --set "
+                f"predict.batch_size={max(1, batch_size // 4)} takes a quarter of it",
                 code="out_of_memory",
             ) from error
         raise
@@ -100,24 +103,21 @@ def to_predictions(
     resize: str,
     classes: list[str],
 ) -> Predictions:
-    """What `infer` gave for these images of these sizes (height, width), with masks over the whole image."""
+    """What `predict_proba` gave for these images of these sizes (height, width), with each mask
+    over the image as it was before letterboxing."""
     if resize == "letterbox" and mask is not None:
-        mask = np.stack(
-            [restore(m, h, w, "letterbox") for m, (h, w) in zip(mask, sizes, strict=True)]
-        ).astype(np.float16)
+        restored = [restore(m, h, w, "letterbox") for m, (h, w) in zip(mask, sizes, strict=True)]
+        mask = np.stack(restored).astype(np.float16)
     return Predictions(np.asarray(ids), mask, label, classes)
 
 
-def mean_of_folds(parts: list[Path], classes: list[str]) -> Predictions:
-    """One fold at a time: the sum is all that is held."""
+def mean_of_folds(files: list[Path], classes: list[str]) -> Predictions:
+    """One fold at a time: only the sum is held in memory."""
     mask = label = 0
-    for part in parts:
-        found = Predictions.load(part, classes)
-        mask = None if found.mask is None else mask + found.mask.astype(np.float32)
-        label = None if found.label is None else label + found.label
-    return Predictions(
-        found.ids,
-        None if mask is None else (mask / len(parts)).astype(np.float16),
-        None if label is None else label / len(parts),
-        classes,
-    )
+    for file in files:
+        fold = Predictions.load(file, classes)
+        mask = None if fold.mask is None else mask + fold.mask.astype(np.float32)
+        label = None if fold.label is None else label + fold.label
+    mask = None if mask is None else (mask / len(files)).astype(np.float16)
+    label = None if label is None else label / len(files)
+    return Predictions(fold.ids, mask, label, classes)
