@@ -18,7 +18,8 @@ from src.data.tables import is_fold
 from src.pipeline import inputs
 from src.pipeline.inputs import has_test, index_ids, sample_of
 from src.pipeline.records import read_runs
-from src.submission.form import Form, infer
+from src.submission.form import Form
+from src.submission.infer_form import infer_form
 from src.submission.preview import preview_form
 
 # a study runs all but the last for each of its cells, and then makes its table
@@ -58,7 +59,7 @@ def form_of(config: Config, paths: Paths) -> Form:
     if paths.report.is_file():
         read_runs(paths)
     sample, ids = sample_of(config, paths), index_ids(paths.index, "test")
-    return infer(sample, config.competition, ids, train_runs(paths))
+    return infer_form(sample, config.competition, ids, train_runs(paths))
 
 
 def train_runs(paths: Paths) -> dict | None:
@@ -82,7 +83,7 @@ def unanswered(config: Config, paths: Paths) -> str:
     tasks = {c.experiment.task for c in config.experiments}
     lacking = {("mask",): "label", ("class",): "mask"}.get(tuple(tasks))
     form = preview_of(config, paths) if lacking else None
-    return form.asks.get(lacking, "") if form else ""
+    return form.requested.get(lacking, "") if form else ""
 
 
 def folds(config: Config, paths: Paths) -> list[int]:
@@ -236,8 +237,8 @@ def train_job(config: Config, paths: Paths, fold: int) -> Training:
             paths.log(name, fold),
         ],
         extras=[paths.curves(name, fold), paths.onnx(name, fold)],
-        sources="stages/train training/loop core/pretrained parts/models parts/losses "
-        "parts/augment parts/heads parts/transfer parts/monai_networks parts/fitted",
+        sources="stages/train training/loop core/pretrained parts/models parts/network "
+        "parts/building parts/losses parts/augment parts/heads parts/monai_networks parts/fitted",
         scored_by=scored_by,
         score_matters=e.predict.checkpoint == "best" or e.train.patience > 0,
     )
