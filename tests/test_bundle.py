@@ -26,7 +26,7 @@ from src.core.paths import Paths
 from src.core.settings import Experiment
 from src.data.predictions import Predictions
 from src.data.tables import read_folds, read_index
-from src.parts import models
+from src.parts import building
 from src.parts.tta import TTA
 from src.pipeline import networks
 from src.pipeline.jobs import evaluate_job, weights_used
@@ -270,7 +270,9 @@ def test_what_a_stopped_run_left_is_not_used_for_other_images(
         inferred(packed, only_test, tmp_path / "work")
     monkeypatch.undo()
     asked = []
-    monkeypatch.setattr(networks, "predict_proba", lambda *arguments: asked.append(1) or real(*arguments))
+    monkeypatch.setattr(
+        networks, "predict_proba", lambda *arguments: asked.append(1) or real(*arguments)
+    )
     file = next((only_test / "test").glob("*.png"))
     save(file, picture(3, 90, 150))
     inferred(packed, only_test, tmp_path / "work")
@@ -339,7 +341,11 @@ def test_with_enough_time_the_same_bytes(home, packed, only_test, tmp_path, monk
             ["views: hflip of small fold 0, hflip of small fold 1; networks: other fold 1."],
         ),
         (12 + 12 * budget.MEASURED + 0.1, [1, 1], ["networks: other fold 0, other fold 1."]),
-        (12 + 6 * budget.MEASURED + 0.1, [1], ["networks: small fold 1, other fold 0, other fold 1"]),
+        (
+            12 + 6 * budget.MEASURED + 0.1,
+            [1],
+            ["networks: small fold 1, other fold 0, other fold 1"],
+        ),
         (
             3,
             [1],
@@ -395,7 +401,9 @@ def test_a_network_that_overruns_is_broken_off(packed, only_test, tmp_path, monk
     )
 
 
-def unit(member: str, fold: int, views: str = "ihs", rank: int = 0, answers: str = "both") -> NetworkRun:
+def unit(
+    member: str, fold: int, views: str = "ihs", rank: int = 0, answers: str = "both"
+) -> NetworkRun:
     return NetworkRun(
         member,
         fold,
@@ -446,9 +454,9 @@ def test_an_answer_is_never_given_up():
 def test_an_experiment_not_yet_seen_is_as_much_slower_as_the_others():
     pace = budget.Pace({"a": 0.1, "b": 0.3, "c": None}, {"a": 0.2}, {"a": 5.0})
     assert pace.rate("b") == pytest.approx(0.6) and pace.rate("c") == 0.2
-    assert pace.cost(unit("a", 0), 10) == pytest.approx(budget.MEASURED * (5 + 0.2 * 30)) and pace.cost(
-        unit("b", 0, "i"), 10
-    ) == pytest.approx(budget.ESTIMATED * (5 + 6))
+    assert pace.cost(unit("a", 0), 10) == pytest.approx(
+        budget.MEASURED * (5 + 0.2 * 30)
+    ) and pace.cost(unit("b", 0, "i"), 10) == pytest.approx(budget.ESTIMATED * (5 + 6))
 
 
 # --------------------------------------------------------------------------------------------------------------------- what the bundle is
@@ -498,7 +506,7 @@ def test_weights_are_those_that_predict_used(home, packed):
     for one in (config.owner("small"), config.owner("other")):
         e, kind = one.experiment, weights_used(one, paths, 1)
         kinds = {torch.float32, torch.int64} | ({torch.float16} if kind == "float16" else set())
-        used, carried = (models.build(e, 3, pretrained=False) for _ in range(2))
+        used, carried = (building.build(e, 3, pretrained=False) for _ in range(2))
         load_weights(paths.checkpoint(one.name, 1, e.predict.checkpoint), used, kind)
         file = Paths(packed, packed).checkpoint(one.name, 1, e.predict.checkpoint)
         load_weights(file, carried)
@@ -530,7 +538,7 @@ def test_weights_are_rounded_where_that_moves_no_score(copy, monkeypatch, steady
     assert record["weights"] == {"0": kind, "1": kind} and not paths.rounding("other", 0).exists()
     index = read_index(paths, "train")
     rows, e = np.flatnonzero(read_folds(paths, index["id"]) == 1), config.experiment
-    net = models.build(e, 3, pretrained=False)
+    net = building.build(e, 3, pretrained=False)
     load_weights(paths.checkpoint("other", 1, "best"), net, weights_used(config, paths, 1))
     _, label = inference.predict_proba(
         net,
@@ -635,7 +643,9 @@ def test_stopped_it_leaves_the_bundle_before_it(copy, monkeypatch):
         made(copy)
     monkeypatch.undo()
     monkeypatch.setattr(
-        bundle, "imported_packages", lambda *_: (_ for _ in ()).throw(StageError("the bundle does not load"))
+        bundle,
+        "imported_packages",
+        lambda *_: (_ for _ in ()).throw(StageError("the bundle does not load")),
     )
     with pytest.raises(StageError):
         made(copy)

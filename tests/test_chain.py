@@ -118,7 +118,7 @@ def test_out_of_fold_means_out_of_fold(home):
     others."""
     import torch
 
-    from src.parts import models
+    from src.parts import building
     from src.parts.tta import TTA
     from src.training.checkpoint import load_weights
     from src.training.inference import predict_proba
@@ -127,7 +127,7 @@ def test_out_of_fold_means_out_of_fold(home):
     index = read_index(paths, "train")
     folds = read_folds(paths, index["id"])
     oof = Predictions.load(paths.oof("small"), CLASSES).select(index["id"])
-    net = models.build(config.experiment, 3, pretrained=False)
+    net = building.build(config.experiment, 3, pretrained=False)
     rows = np.flatnonzero(folds == 0)
     agree = []
     for fold in (0, 1):
@@ -343,11 +343,13 @@ def test_predicting_never_asks_for_weights(copy):
     """The file that the training started from is gone."""
     import torch
 
-    from src.parts import models
+    from src.parts import building
 
     small = load(copy / "configs" / "small.yaml")
     file = copy / "lcnet_035.pth"
-    torch.save(models.build(small.experiment, 3, pretrained=False).body.encoder.state_dict(), file)
+    torch.save(
+        building.build(small.experiment, 3, pretrained=False).body.encoder.state_dict(), file
+    )
     weights = ["--set", f"model.encoder_weights={file}", "--set", "train.epochs=1"]
     assert main(line(copy, "train", config="small") + weights) == 0
     from src.pipeline.jobs import predict_job

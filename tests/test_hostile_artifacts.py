@@ -33,7 +33,7 @@ from src.data.rle import Truth
 from src.kaggle_io import client as kaggle
 from src.kaggle_io import download, log, slugs
 from src.kaggle_io import unzip as archives
-from src.parts import contours, metrics
+from src.parts import losses, metrics
 from src.parts.postprocess import Decision
 from src.pipeline import jobs as stages
 from src.pipeline import records
@@ -356,10 +356,10 @@ def test_distances_between_outlines_are_the_same_wherever_they_lie_in_memory():
 def test_maps_of_contours_are_exact():
     mask = np.zeros((64, 64), np.float32)
     mask[20:40, 10:50] = 1
-    distances = contours.contour_distance(mask, Loss()) * 64 + 0.5
+    distances = losses.contour_distance(mask, Loss()) * 64 + 0.5
     assert np.allclose(distances**2, np.rint(distances**2), atol=2e-3)
     assert np.array_equal(
-        contours._to_zero(mask > 0), np.sqrt(np.rint(contours._to_zero(mask > 0) ** 2))
+        losses.distance_to_zero(mask > 0), np.sqrt(np.rint(losses.distance_to_zero(mask > 0) ** 2))
     )
 
 

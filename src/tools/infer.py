@@ -46,10 +46,9 @@ from src.core.freshness import LIBRARIES, fingerprint, versions
 from src.core.locks import Lock
 from src.core.paths import Paths
 from src.data.dataset import Item
-from src.data.images import read_image
 from src.data.predictions import Predictions
 from src.data.problems import Problems
-from src.parts import models
+from src.parts.network import Network
 from src.parts.postprocess import Decision, apply
 from src.pipeline.inputs import folder_fingerprint
 from src.pipeline.jobs import train_runs
@@ -59,7 +58,7 @@ from src.pipeline.store import find_test_images, write_test_stores
 from src.report import figures
 from src.scoring import greedy
 from src.submission import writer
-from src.submission.form import infer as infer_form
+from src.submission.infer_form import infer_form
 from src.submission.sample import sample_file
 from src.training.inference import mean_of_folds
 from src.training.time_budget import NetworkRun, Pace, describe_skipped, select_runs
@@ -131,8 +130,8 @@ def answer(
     stores = {scratch.images(e, "test"): e for e in experiments}
     items, sizes = write_test_stores(items, stores, paths.data, competition, problems)
     form = infer_form(sample, competition, [item.id for item in items], train_runs(home))
-    if form.unknown:
-        warn(writer.describe_missing_images(form, competition.data))
+    if form.missing_ids:
+        warn(writer.describe_missing_images(form))
     device = pick_device(exact=True)
     work = Work(config, home, scratch, manifest, times, items, sizes, device)
     members = listing(dict.fromkeys(run.member for run in runs))
@@ -147,9 +146,7 @@ def answer(
         )
     predictions, decision = mix(work), Decision.load(home.decision(name))
     target = paths.archive(name) if form.masks else paths.submission(name)
-    counts = writer.write(
-        target, form, predictions, dict(zip(work.ids, sizes)), decision, competition.classes
-    )
+    counts = writer.write(target, form, predictions, dict(zip(work.ids, sizes)), decision)
     draw(work, predictions, decision, paths.submission(name).with_suffix(".png"))
     remove_folder(scratch.artifacts)
     for folder in (scratch.artifacts.parent, paths.artifacts):  # a notebook shows every folder
@@ -310,7 +307,7 @@ def announce(todo: list[NetworkRun], waiting: list[NetworkRun], left: float, bef
     return plan
 
 
-def load(work: Work, run: NetworkRun, pace: Pace, clock: Callable[[], float]) -> models.Network:
+def load(work: Work, run: NetworkRun, pace: Pace, clock: Callable[[], float]) -> Network:
     """The weights are rounded already where predict did so."""
     started, config = clock(), work.config.owner(run.member)
     which = config.experiment.predict.checkpoint
@@ -322,7 +319,7 @@ def load(work: Work, run: NetworkRun, pace: Pace, clock: Callable[[], float]) ->
 def ask(
     work: Work,
     run: NetworkRun,
-    net: models.Network,
+    net: Network,
     advance: Callable[[int], None] = lambda n: None,
     count: int | None = None,
 ) -> Predictions:
@@ -371,16 +368,13 @@ def mix(work: Work) -> Predictions:
 
 def draw(work: Work, predictions: Predictions, decision: Decision, target: Path) -> None:
     """Some answers, evenly over the test images."""
-    tiles, captions, classes = [], [], work.config.competition.classes
+    shown, competition = [], work.config.competition
     for i in np.unique(np.linspace(0, len(work.items) - 1, SHOWN).round().astype(int)):
-        image = read_image(work.items[i].image, work.config.competition.data.channels)
-        mask, label = apply(decision, predictions, i, image.shape[:2], classes)
-        tiles.append(figures.tile(image, None, mask))
-        answer = ""
+        item, classes = work.items[i], competition.classes
+        mask, label = apply(decision, predictions, i, work.sizes[i], classes)
+        caption = item.id[:40]
         if label is not None:
-            answer = f"\n{classes.names[label]} {predictions.label[i, label]:.2f}"
-        captions.append(work.items[i].id[:40] + answer)
-    sheet = figures.tiles(tiles, captions)
+            caption += f"\n{classes.names[label]} {predictions.label[i, label]:.2f}"
+        shown += figures.tiles(item.image, competition.data.channels, [(None, mask, caption)])
     title = f"{figures.plain(work.config.name)}: predicted outlines"
-    sheet.suptitle(title, fontsize=12, color="#444444")
-    figures.save(sheet, target)
+    figures.save(figures.sheet(shown, title), target)
