@@ -46,7 +46,6 @@ from src.core.freshness import LIBRARIES, fingerprint, versions
 from src.core.locks import Lock
 from src.core.paths import Paths
 from src.data.dataset import Item
-from src.data.images import read_image
 from src.data.predictions import Predictions
 from src.data.problems import Problems
 from src.parts.network import Network
@@ -369,16 +368,13 @@ def mix(work: Work) -> Predictions:
 
 def draw(work: Work, predictions: Predictions, decision: Decision, target: Path) -> None:
     """Some answers, evenly over the test images."""
-    tiles, captions, classes = [], [], work.config.competition.classes
+    shown, competition = [], work.config.competition
     for i in np.unique(np.linspace(0, len(work.items) - 1, SHOWN).round().astype(int)):
-        image = read_image(work.items[i].image, work.config.competition.data.channels)
-        mask, label = apply(decision, predictions, i, image.shape[:2], classes)
-        tiles.append(figures.tile(image, None, mask))
-        answer = ""
+        item, classes = work.items[i], competition.classes
+        mask, label = apply(decision, predictions, i, work.sizes[i], classes)
+        caption = item.id[:40]
         if label is not None:
-            answer = f"\n{classes.names[label]} {predictions.label[i, label]:.2f}"
-        captions.append(work.items[i].id[:40] + answer)
-    sheet = figures.tiles(tiles, captions)
+            caption += f"\n{classes.names[label]} {predictions.label[i, label]:.2f}"
+        shown += figures.tiles(item.image, competition.data.channels, [(None, mask, caption)])
     title = f"{figures.plain(work.config.name)}: predicted outlines"
-    sheet.suptitle(title, fontsize=12, color="#444444")
-    figures.save(sheet, target)
+    figures.save(figures.sheet(shown, title), target)
