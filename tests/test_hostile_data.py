@@ -24,12 +24,12 @@ from src.core.settings import Competition, Experiment
 from src.data import rle
 from src.data.cells import as_text, is_formula
 from src.data.dataset import find_test, natural
+from src.data.files import data_files
 from src.data.images import read_image, read_mask
 from src.data.problems import Problems
 from src.data.tables import read_index
 from src.kaggle_io import log
 from src.parts import filters
-from src.pipeline.inputs import data_files
 from src.pipeline.jobs import submit_job
 from src.report import figures as pictures
 from src.stages import submit
