@@ -182,7 +182,7 @@ def test_stopped_at_the_very_end_of_an_epoch_it_goes_on(
         if at == "step":
             patched.setattr("src.training.runlog.Clock.tick", stop_at(2 * steps, lambda self: None))
         else:
-            patched.setattr(train, "predict_proba", stop_at(3, train.predict_proba))
+            patched.setattr(train, "predict_images", stop_at(3, train.predict_images))
         assert main(words("train", demo, work)) == 130, (
             "with two folds to train, the second is not begun"
         )

@@ -128,17 +128,15 @@ def predict_fold(
             checkpoint = paths.checkpoint(config.name, fold, e.predict.checkpoint)
             kind = "float16" if weights == "float16" else "float32"
             net = load_network(config, checkpoint, device, kind, fold)
-        table = of.index.iloc[rows]
-        ids, sizes = table["id"].to_numpy(), table[["height", "width"]].to_numpy()
-        ask = partial(
-            predict_images, net, config, of.store, rows, ids, sizes, device, e.predict.tta
-        )
+        ask = partial(predict_images, net, config, of.store, of.index, rows, device, e.predict.tta)
         started = time.perf_counter()
         predictions = ask(advance)
         count += len(e.predict.tta) * len(rows)
         seconds += time.perf_counter() - started
         if weights == "auto":
-            weights, moved, predictions = try_rounding(net, predictions, ask, table, config, paths)
+            weights, moved, predictions = try_rounding(
+                net, predictions, ask, of.index.iloc[rows], config, paths
+            )
             predictions.save(file)
             write_json(decided, {"weights": weights, "moved": moved})
         else:

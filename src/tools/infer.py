@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from src.config.load import Config
@@ -81,13 +82,9 @@ class Work:
     manifest: dict
     times: dict[str, dict[str, int]]  # 'mask', 'label' -> how often each member is counted
     items: list[Item]
-    sizes: list[tuple[int, int]]  # height, width
+    index: pd.DataFrame  # id, height and width of the items
     device: torch.device
     done: list[NetworkRun] = field(default_factory=list)
-
-    @property
-    def ids(self) -> list[str]:
-        return [item.id for item in self.items]
 
     def part(self, run: NetworkRun) -> Path:
         return self.scratch.part(run.member, run.fold, "test")
@@ -130,11 +127,13 @@ def answer(
     experiments = [config.owner(run.member).experiment for run in runs]
     stores = {scratch.images(e, "test"): e for e in experiments}
     items, sizes = write_test_stores(items, stores, paths.data, competition, problems)
-    form = infer_form(sample, competition, [item.id for item in items], train_runs(home))
+    index = pd.DataFrame(sizes, columns=["height", "width"])
+    index["id"] = [item.id for item in items]
+    form = infer_form(sample, competition, [*index.id], train_runs(home))
     if form.unknown:
         warn(writer.describe_missing_images(form, competition.data))
     device = pick_device(exact=True)
-    work = Work(config, home, scratch, manifest, times, items, sizes, device)
+    work = Work(config, home, scratch, manifest, times, items, index, device)
     members = listing(dict.fromkeys(run.member for run in runs))
     say(f"  {len(runs)} networks of {members} on {len(items)} test images, {device}")
     if others := other_versions(manifest):
@@ -148,7 +147,7 @@ def answer(
     predictions, decision = mix(work), Decision.load(home.decision(name))
     target = paths.archive(name) if form.masks else paths.submission(name)
     counts = writer.write(
-        target, form, predictions, dict(zip(work.ids, sizes)), decision, competition.classes
+        target, form, predictions, dict(zip(index.id, sizes)), decision, competition.classes
     )
     draw(work, predictions, decision, paths.submission(name).with_suffix(".png"))
     remove_folder(scratch.artifacts)
@@ -327,10 +326,9 @@ def ask(
     count: int | None = None,
 ) -> Predictions:
     """The predictions of one network for all test images, or for the first `count`."""
-    config, ids = work.config.owner(run.member), work.ids[:count]
+    config, rows = work.config.owner(run.member), np.arange(count or len(work.items))
     images = np.load(work.scratch.images(config.experiment, "test"), mmap_mode="r")
-    rows, sizes = np.arange(len(ids)), work.sizes[:count]
-    return predict_images(net, config, images, rows, ids, sizes, work.device, run.tta, advance)
+    return predict_images(net, config, images, work.index, rows, work.device, run.tta, advance)
 
 
 def probe(work: Work, run: NetworkRun, pace: Pace, clock: Callable[[], float]) -> None:
@@ -366,7 +364,7 @@ def mix(work: Work) -> Predictions:
             mixed[answer] = greedy.mix(
                 [members[member] for member in used], [mixture] * len(work.items), answer
             )
-    return Predictions(np.array(work.ids), mixed["mask"], mixed["label"], classes)
+    return Predictions(work.index.id.to_numpy(), mixed["mask"], mixed["label"], classes)
 
 
 def draw(work: Work, predictions: Predictions, decision: Decision, target: Path) -> None:
