@@ -70,12 +70,8 @@ def run(job: Job, config: Config, paths: Paths) -> None:
             for k in folds:
                 done = predict_fold(k, images, config, paths, device, bar.update)
                 count, seconds = count + done[0], seconds + done[1]
-        join_folds(
-            [paths.part(name, k, "oof") for k in folds],
-            paths.oof(name),
-            train["id"].to_numpy(),
-            classes,
-        )
+        parts = [paths.part(name, k, "oof") for k in folds]
+        join_folds(parts, train["id"].to_numpy(str), classes).save(paths.oof(name))
         if len(test):
             parts = [paths.part(name, k, "test") for k in folds]
             mean_of_folds(parts, classes).save(paths.test(name))
@@ -195,18 +191,13 @@ def try_rounding(
     return "float32", moved, exact
 
 
-def join_folds(parts: list[Path], target: Path, ids: np.ndarray, classes: list[str]) -> None:
+def join_folds(parts: list[Path], ids: np.ndarray, classes: list[str]) -> Predictions:
     """The folds' held-out images together, in the index's order (a hold-out has only some)."""
     folds = [Predictions.load(part, classes) for part in parts]
 
-    def joined(answers: list[np.ndarray | None]) -> np.ndarray | None:
-        return None if answers[0] is None else np.concatenate(answers)
+    def joined(answer: str) -> np.ndarray | None:
+        arrays = [getattr(fold, answer) for fold in folds]
+        return None if arrays[0] is None else np.concatenate(arrays)
 
-    all_ = Predictions(
-        np.concatenate([f.ids for f in folds]),
-        joined([f.mask for f in folds]),
-        joined([f.label for f in folds]),
-        classes,
-    )
-    predicted = set(all_.ids)
-    all_.select([i for i in ids if i in predicted]).save(target)
+    everything = Predictions(joined("ids"), joined("mask"), joined("label"), classes)
+    return everything.select(ids[np.isin(ids, everything.ids)])

@@ -305,7 +305,7 @@ def write_zip(folder: Path, target: Path) -> None:
                 shutil.copyfileobj(source, member, 2**20)
 
 
-# --------------------------------------------------------------------------------- what it depends on
+# ------------------------------------------------------------------------------- what it depends on
 
 
 def imported_packages(folder: Path, config: Config, paths: Paths) -> dict[str, str]:

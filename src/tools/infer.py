@@ -192,25 +192,20 @@ def list_runs(
     config: Config, times: dict[str, dict[str, int]], manifest: dict, home: Paths
 ) -> list[NetworkRun]:
     """Every network that counts, the heaviest members' first."""
-    weights: dict[str, dict[str, float]] = {}
-    for answer, counted in times.items():
+    weights: dict[str, float] = {}
+    for counted in times.values():
         for member, n in counted.items():
-            weights.setdefault(member, {})[answer] = n / sum(counted.values())
-    if lacking := [m for m in weights if m not in manifest["networks"]]:
+            weights[member] = weights.get(member, 0.0) + n / sum(counted.values())
+    if lacking := [member for member in weights if member not in manifest["networks"]]:
         what = f"the bundle has no networks of {listing(lacking)}"
         raise InputError(what, short(home.manifest), REMAKE, code="bundle_damaged")
-    heaviest_first = sorted(weights, key=lambda member: -sum(weights[member].values()))
-    return [
-        NetworkRun(
-            member,
-            fold,
-            tuple(config.owner(member).experiment.predict.tta),
-            rank,
-            frozenset(weights[member]),
-        )
-        for rank, member in enumerate(heaviest_first)
-        for fold in manifest["networks"][member]["folds"]
-    ]
+    runs = []
+    for rank, member in enumerate(sorted(weights, key=lambda member: -weights[member])):
+        tta = tuple(config.owner(member).experiment.predict.tta)
+        answers = frozenset(answer for answer, counted in times.items() if member in counted)
+        for fold in manifest["networks"][member]["folds"]:
+            runs.append(NetworkRun(member, fold, tta, rank, answers))
+    return runs
 
 
 def clear_scratch(
