@@ -238,7 +238,9 @@ def train_job(config: Config, paths: Paths, fold: int) -> Training:
         extras=[paths.curves(name, fold), paths.onnx(name, fold)],
         sources=[
             "stages/train.py",
+            "pipeline/training.py",
             "training/loop.py",
+            "training/batches.py",
             "core/pretrained.py",
             "parts/models.py",
             "parts/losses.py",
@@ -283,6 +285,7 @@ def predict_job(config: Config, paths: Paths) -> Job:
         extras=unfinished,
         sources=[
             "stages/predict.py",
+            "pipeline/networks.py",
             "training/inference.py",
             "training/checkpoint.py",
             "parts/tta.py",
