@@ -19,7 +19,7 @@ from src.core.console import InputError, StageError, Stopped, command, error_lin
 from src.core.disk import make_folder, recognised
 from src.core.freshness import Fingerprints
 from src.core.paths import CONFIGS, INPUT, ROOT, Paths, contest_folder
-from src.core.shortage import complain, heard, here, to_nowhere
+from src.core.shortage import complain, enter_working_folder, to_nowhere, to_the_end
 from src.pipeline.driver import results, run_stages, status
 from src.pipeline.records import read_manifest
 
@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
     signal.signal(signal.SIGTERM, partial(_terminated, os.getpid()))
     console.FORCED.clear()
     try:
-        here()
+        enter_working_folder()
         return work(parse(words))
     except Stopped as stopped:
         return _fail(f"stopped: {stopped}. Go on with: {command(*bare(words))}", 130, show)
@@ -62,10 +62,11 @@ def run_tests(words: list[str]) -> None:
     if not any(Path(word.split("::")[0]).exists() for word in words):
         words = [*words, "tests"]
         if importlib.util.find_spec("xdist"):
-            cores = os.cpu_count() or 1
-            workers = min(4, cores)
+            from joblib import cpu_count
+
+            workers = min(4, cpu_count())
             words += ["-n", str(workers), "--dist", "loadfile"]
-            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
+            os.environ.setdefault("OMP_NUM_THREADS", str(cpu_count() // workers))
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *words])
 
 
@@ -212,4 +213,4 @@ def _fail(message: str, code: int, show: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(heard(lambda: main(sys.argv[1:])))
+    sys.exit(to_the_end(lambda: main(sys.argv[1:])))

@@ -15,22 +15,23 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ["CUDA_VISIBLE_DEVICES"] = (
-    "-1"  # before torch: a machine with a GPU gives the same answers
-)
+# before torch: a machine with a GPU gives the same answers
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 for variable in ("CONDA_PREFIX", "COLUMNS", "GIT_DIR", "GIT_WORK_TREE", "KAGGLE_KERNEL_RUN_TYPE"):
     os.environ.pop(variable, None)
 
-from src.config import load as configs
+# below what they need: the path and the environment
+from src.config import load as configs  # noqa: E402
 from src.core.console import InputError  # noqa: E402
 from src.core.paths import Paths  # noqa: E402
-from src.stages import prepare
-from src.tools import demo_data
+from src.stages import prepare  # noqa: E402
+from src.tools import demo_data  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def no_words_of_another_run(monkeypatch):
-    """main() leaves its command line behind, for messages to repeat; and ./run.sh test leaves its own way of being called."""
+    """main() leaves its command line behind, for messages to repeat; and ./run.sh test leaves its
+    own way of being called."""
     from src.core import console
 
     console.REPEATED.clear()
@@ -83,7 +84,8 @@ def shared() -> Path:
 
 @pytest.fixture
 def make_config(tmp_path):
-    """make_config('split.folds=3', …): the config of a 64-pixel experiment with the repository's competition.yaml."""
+    """make_config('split.folds=3', …): the config of a 64-pixel experiment with the repository's
+    competition.yaml."""
     return lambda *overrides, yaml="image_size: 64\n": write_config(tmp_path, *overrides, yaml=yaml)
 
 
@@ -105,7 +107,8 @@ def save(file: Path, pixels: np.ndarray) -> Path:
 
 
 def picture(seed: int, height: int = 60, width: int = 80) -> np.ndarray:
-    """Grey noise (H,W) with coarse structure, so that no two seeds look alike to the search for duplicates."""
+    """Grey noise (H,W) with coarse structure, so that no two seeds look alike to the search for
+    duplicates."""
     rng = np.random.default_rng(seed)
     coarse = np.kron(rng.integers(0, 200, (6, 8)), np.ones((height // 6 + 1, width // 8 + 1)))[
         :height, :width

@@ -99,9 +99,9 @@ class Disk:
     def lose_what_is_not_synced(self) -> None:
         for file in self._files():
             mark = self._mark(file)
-            if self.before.get(file) != mark and self.synced.get(mark[0]) != mark:
-                if mark not in self.before.values():  # else it is an old file under a new name
-                    os.truncate(file, 0)
+            is_new = mark not in self.before.values()  # else an old file, maybe under a new name
+            if is_new and self.synced.get(mark[0]) != mark:
+                os.truncate(file, 0)
         for source, target, old in reversed(self.renames):
             if not target.exists():
                 continue

@@ -125,8 +125,8 @@ def test_every_mix_keeps_shapes_types_and_sums_and_repeats(name, channels):
     images, masks, labels = given = batch(channels=channels)
     changed = 0
     for seed in range(10):
-        out = augment.MIXES[name](*given, np.random.default_rng(seed))
-        again = augment.MIXES[name](*given, np.random.default_rng(seed))
+        out = augment.MIXES[name](given, np.random.default_rng(seed))
+        again = augment.MIXES[name](given, np.random.default_rng(seed))
         assert all(np.array_equal(a, b) for a, b in zip(out, again))
         assert all(a.shape == b.shape for a, b in zip(out, given))
         assert (
@@ -156,7 +156,7 @@ def test_mixup_mixes_pixels_mask_and_label_by_one_share():
     images[1], masks[1] = 200, 1
     shares = []
     for seed in range(20):
-        mixed, soft, of_class = augment.mixup(images, masks, labels, np.random.default_rng(seed))
+        mixed, soft, of_class = augment.mixup((images, masks, labels), np.random.default_rng(seed))
         for i in range(2):
             share = of_class[i, 1]
             assert (mixed[i] == np.rint(200 * share)).all() and soft[i] == pytest.approx(share)
@@ -209,7 +209,7 @@ def test_cutmix_labels_what_is_seen(own, other, of_other, why):
     for mask, pixels in zip(masks, (own, other)):
         for pixel in pixels:
             mask[pixel] = 1
-    mixed, pasted, of_class = augment.cutmix(images, masks, labels, Drawn())
+    mixed, pasted, of_class = augment.cutmix((images, masks, labels), Drawn())
     inside = np.zeros((4, 4), bool)
     inside[:2, :2] = True
     assert np.array_equal(mixed[0, ..., 0], np.where(inside, 200, 0)) and np.array_equal(
@@ -228,7 +228,7 @@ def test_cutmix_never_hides_both_lesions():
         np.eye(2, dtype=np.float32),
     )
     images[1], masks[0, 0, 0], masks[1, 3, 3] = 200, 1, 1
-    mixed, pasted, of_class = augment.cutmix(images, masks, labels, Drawn())
+    mixed, pasted, of_class = augment.cutmix((images, masks, labels), Drawn())
     assert (mixed[0] == 0).all() and pasted[0].sum() == 1 and of_class[0].tolist() == [1, 0]
     assert pasted[1].sum() == 2 and of_class[1].tolist() == [0.5, 0.5], (
         "the other way round, both are seen"
@@ -242,7 +242,7 @@ def test_a_box_at_the_edge_is_cut_off():
         np.eye(2, dtype=np.float32),
     )
     images[1] = 200
-    mixed, _, of_class = augment.cutmix(images, masks, labels, Drawn(centre=(4.0, 0.0)))
+    mixed, _, of_class = augment.cutmix((images, masks, labels), Drawn(centre=(4.0, 0.0)))
     assert (mixed[0] == 200).sum() == (mixed[0, 3, 0] == 200).sum() == 1 and of_class[
         0
     ].tolist() == pytest.approx([15 / 16, 1 / 16])
@@ -254,7 +254,7 @@ def test_the_share_of_mixed_batches():
     for share in (0.0, 0.25, 1.0):
         mixed = augment.mix(Train(mix="mixup", mix_share=share))
         assert np.mean(
-            [mixed(*given, random)[1].dtype == np.float32 for _ in range(200)]
+            [mixed(given, random)[1].dtype == np.float32 for _ in range(200)]
         ) == pytest.approx(share, abs=0.1)
 
 
@@ -353,9 +353,9 @@ def test_annealed_goes_from_many_lesions_to_fewer(seed, empty):
     data = Data(empty_class=empty)
     without = data.classes.index(empty)
     for epoch, share in (
-        (0, sampling.FROM),
-        (5, (sampling.FROM + sampling.TO) / 2),
-        (10, sampling.TO),
+        (0, sampling.FIRST_SHARE),
+        (5, (sampling.FIRST_SHARE + sampling.LAST_SHARE) / 2),
+        (10, sampling.LAST_SHARE),
     ):
         rows = drawn("annealed", epoch, seed, data)
         assert abs((LABELS[rows] != without).sum() - share * len(LABELS)) <= 1
@@ -388,10 +388,10 @@ def test_what_mixes_a_batch_reaches_other_processes():
         np.eye(4, dtype=np.float32),
     )
     mixed = pickle.loads(pickle.dumps(augment.mix(Train(mix="mixup", mix_share=1.0))))(
-        images, masks, labels, np.random.default_rng(1)
+        (images, masks, labels), np.random.default_rng(1)
     )
     assert not np.array_equal(mixed[2], labels) and np.allclose(mixed[2].sum(1), 1)
     assert (
-        augment.mix(Train(mix="mixup", mix_share=0.0))(images, masks, labels, random)[2] is labels
+        augment.mix(Train(mix="mixup", mix_share=0.0))((images, masks, labels), random)[2] is labels
         and augment.mix(Train()) is None
     )

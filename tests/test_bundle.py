@@ -27,7 +27,7 @@ from src.core.paths import Paths
 from src.core.settings import Experiment
 from src.data.predictions import Predictions
 from src.data.tables import read_folds, read_index
-from src.parts import models
+from src.parts import building
 from src.parts.tta import TTA
 from src.pipeline import networks
 from src.pipeline.jobs import evaluate_job, weights_used
@@ -463,7 +463,7 @@ def test_weights_are_those_that_predict_used(home, packed):
     for one in (config.owner("small"), config.owner("other")):
         e, kind = one.experiment, weights_used(one, paths, 1)
         kinds = {torch.float32, torch.int64} | ({torch.float16} if kind == "float16" else set())
-        used, carried = (models.build(e, 3, pretrained=False) for _ in range(2))
+        used, carried = (building.build(e, 3, pretrained=False) for _ in range(2))
         load_weights(paths.checkpoint(one.name, 1, e.predict.checkpoint), used, kind)
         file = Paths(packed, packed).checkpoint(one.name, 1, e.predict.checkpoint)
         load_weights(file, carried)
@@ -496,7 +496,7 @@ def test_weights_are_rounded_where_that_moves_no_score(copy, monkeypatch, steady
     assert record["weights"] == {"0": kind, "1": kind} and not paths.rounding("other", 0).exists()
     index = read_index(paths, "train")
     held_out, e = np.flatnonzero(read_folds(paths, index["id"]) == 1), config.experiment
-    net = models.build(e, 3, pretrained=False)
+    net = building.build(e, 3, pretrained=False)
     load_weights(paths.checkpoint("other", 1, "best"), net, weights_used(config, paths, 1))
     _, label = inference.predict_proba(
         net,

@@ -24,8 +24,16 @@ from src.pipeline import jobs as stages
 SETTINGS = ["split.folds=2", "train.epochs=2", "train.workers=0"]
 CLASSES = ["benign", "malignant", "normal"]
 ENSEMBLE = "members: [small, other]\nmethod: greedy\n"
-SMALL = "image_size: 64\nmodel: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none, options: {decoder_channels: [32, 16, 16, 8, 8]}}\ntrain: {lr: 2.0e-3}\n"
-OTHER = "image_size: 96\nresize: letterbox\nmodel: {arch: linknet, encoder: tu-lcnet_035, encoder_weights: none}\npredict: {views: [identity], checkpoint: best}\n"
+SMALL = """image_size: 64
+model: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none,
+        options: {decoder_channels: [32, 16, 16, 8, 8]}}
+train: {lr: 2.0e-3}
+"""
+OTHER = """image_size: 96
+resize: letterbox
+model: {arch: linknet, encoder: tu-lcnet_035, encoder_weights: none}
+predict: {views: [identity], checkpoint: best}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +114,11 @@ def test_the_chain_ends_in_a_submission_that_decodes_to_what_was_decided(home):
 
 
 def test_out_of_fold_means_out_of_fold(home):
-    """Fold 0's answers come from the network that did not train on fold 0: another checkpoint gives others."""
+    """Fold 0's answers come from the network that did not train on fold 0: another checkpoint gives
+    others."""
     import torch
 
-    from src.parts import models
+    from src.parts import building
     from src.parts.tta import TTA
     from src.training.checkpoint import load_weights
     from src.training.inference import predict_proba
@@ -118,7 +127,7 @@ def test_out_of_fold_means_out_of_fold(home):
     index = read_index(paths, "train")
     folds = read_folds(paths, index["id"])
     oof = Predictions.load(paths.oof("small"), CLASSES).select(index["id"])
-    net = models.build(config.experiment, 3, pretrained=False)
+    net = building.build(config.experiment, 3, pretrained=False)
     rows = np.flatnonzero(folds == 0)
     agree = []
     for fold in (0, 1):
@@ -282,7 +291,8 @@ def test_a_stage_that_began_and_did_not_end_is_not_taken_for_done(copy):
 def test_parts_of_an_unfinished_predict_are_used_again_only_under_the_same_settings(
     copy, monkeypatch
 ):
-    """Stopped after one fold: the same command goes on with the other; another checkpoint or view starts anew."""
+    """Stopped after one fold: the same command goes on with the other; another checkpoint or view
+    starts anew."""
     from src.pipeline import networks
 
     paths, asked, real = Paths(copy, copy / "data"), [], networks.predict_proba
@@ -290,9 +300,8 @@ def test_parts_of_an_unfinished_predict_are_used_again_only_under_the_same_setti
 
     def stopped(*arguments):
         asked.append(1)
-        if (
-            len(asked) == 4
-        ):  # a fold asks three times: held-out images, these again with rounded weights, test images
+        # a fold asks three times: held-out images, these again with rounded weights, test images
+        if len(asked) == 4:
             raise KeyboardInterrupt
         return real(*arguments)
 
@@ -334,11 +343,13 @@ def test_predicting_never_asks_for_weights(copy):
     """The file that the training started from is gone."""
     import torch
 
-    from src.parts import models
+    from src.parts import building
 
     small = load(copy / "configs" / "small.yaml")
     file = copy / "lcnet_035.pth"
-    torch.save(models.build(small.experiment, 3, pretrained=False).body.encoder.state_dict(), file)
+    torch.save(
+        building.build(small.experiment, 3, pretrained=False).body.encoder.state_dict(), file
+    )
     weights = ["--set", f"model.encoder_weights={file}", "--set", "train.epochs=1"]
     assert main(line(copy, "train", config="small") + weights) == 0
     from src.pipeline.jobs import predict_job
@@ -362,8 +373,8 @@ def test_twins_that_were_torn_apart_by_hand_are_told(copy, capfd):
     lines = paths.folds.read_text().splitlines()
     paths.folds.write_text(
         "\n".join(
-            f"{l.rsplit(',', 1)[0]},{1 - int(l[-1])}" if l.rsplit(",", 1)[0] == twin else l
-            for l in lines
+            f"{twin},{1 - int(line[-1])}" if line.rsplit(",", 1)[0] == twin else line
+            for line in lines
         )
         + "\n"
     )
@@ -439,7 +450,8 @@ def test_evaluate_calls_a_greedy_ensemble_no_better_than_its_left_out_score(copy
 
 
 def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeypatch):
-    """A network that answers with the true letterboxed mask is right at original size, in predict and in train's validation."""
+    """A network that answers with the true letterboxed mask is right at original size, in predict
+    and in train's validation."""
     import torch
 
     from src.data.rle import Truth

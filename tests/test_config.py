@@ -274,11 +274,13 @@ def test_what_was_made_under_old_names_is_not_made_again(tmp_path):
     old = {new: old for old, new in RENAMED.items()}
     record = {"keys": {old.get(k, k): v for k, v in keys.items()}, "inputs": {}}
     assert record["keys"].keys() >= RENAMED.keys()
-    file = tmp_path / "stage.json"
+    paths = Paths(tmp_path, tmp_path)
+    file = paths.record("train", "cpu", 0)
+    file.parent.mkdir(parents=True)
     file.write_text(json.dumps(record | {"ended": "2026-01-01T00:00:00", "outputs": {}}))
 
     def job(keys: dict) -> Job:
-        return Job("train", "cpu", Paths(tmp_path, tmp_path), file, keys, {}, [])
+        return Job("train", "cpu", paths, keys, [], [], fold=0)
 
     assert job(keys).state().done
     changed = job(keys | {"loss.mask_weight": 0.35}).state()

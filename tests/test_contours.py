@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from src.core.settings import Loss
-from src.parts import contours
+from src.parts import losses
 
 
 def row(*values: float) -> np.ndarray:
@@ -22,14 +22,12 @@ def test_distance_to_the_contour_in_image_sides():
         row(0, 0, 1, 1, 0, 0, 0).astype(np.uint8),
         row(0.4, 0.3, 0.6, 1, 0, 0, 0),
     ):
-        assert contours.contour_distance(mask, Loss())[0] == pytest.approx(expected)
+        assert losses.contour_distance(mask, Loss())[0] == pytest.approx(expected)
     square = np.zeros((7, 7), np.uint8)
     square[3, 3] = 1
-    assert contours.contour_distance(square, Loss())[0, 0] == pytest.approx(
-        (math.sqrt(18) - 0.5) / 7
-    )
+    assert losses.contour_distance(square, Loss())[0, 0] == pytest.approx((math.sqrt(18) - 0.5) / 7)
     for mask in (np.zeros((5, 5), np.uint8), np.ones((5, 5), np.uint8)):
-        assert (contours.contour_distance(mask, Loss()) == 1).all()
+        assert (losses.contour_distance(mask, Loss()) == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -49,4 +47,4 @@ def test_distance_to_the_contour_in_image_sides():
 )
 def test_border_weights_by_hand(mask, d):
     expected = 1 + 10 * np.exp(-(np.array(d) ** 2) / (2 * 2**2))
-    assert contours.border_weights(mask, Loss(border=(10, 2)))[0] == pytest.approx(expected)
+    assert losses.border_weights(mask, Loss(border=(10, 2)))[0] == pytest.approx(expected)

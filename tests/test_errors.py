@@ -97,7 +97,7 @@ def classes() -> dict[str, Kind]:
     """The errors of src/: InputError, StageError and what is made of them."""
     kinds = {name: Kind(name, ["what", "where", "todo"], {}, n) for name, n in ERRORS.items()}
     kinds["StageError"].parameters = ["what"]
-    kinds["Unreadable"] = Kind("Unreadable", ["what"], {}, 2)  # src/config/plain_yaml.py passes it on
+    kinds["Unreadable"] = Kind("Unreadable", ["what"], {}, 2)  # passed on by plain_yaml.py
     defined = [n for f in files() for n in ast.walk(parsed(f)) if isinstance(n, ast.ClassDef)]
     while True:
         new = [c for c in defined if c.name not in kinds and base(c) in kinds]

@@ -21,7 +21,7 @@ from src.core.console import StageError
 from src.core.paths import Paths
 from src.core.settings import Competition, Experiment
 from src.data.tables import read_folds, read_index
-from src.parts import models
+from src.parts import building
 from src.tools import export
 from src.training.checkpoint import load_weights, save_weights
 
@@ -77,7 +77,7 @@ def test_a_fold_answers_as_torch_does(home, capfd):
     index = read_index(paths, "train")
     rows = np.flatnonzero(read_folds(paths, index["id"]) == 1)[:5]
     images = np.load(paths.images(Experiment(image_size=64, resize="stretch")))[rows][:, None]
-    net = models.build(config.experiment, 3, pretrained=False)
+    net = building.build(config.experiment, 3, pretrained=False)
     load_weights(paths.checkpoint("small", 1, "last"), net)
     with torch.inference_mode():
         wanted = net.eval()(torch.from_numpy(images))
@@ -138,7 +138,9 @@ def test_one_answer_alone_and_colour(tmp_path, settings, channels, names):
         experiment=Experiment(image_size=64, model=model, **settings),
     )
     torch.manual_seed(0)
-    save_weights(tmp_path / "last.pt", models.build(config.experiment, 3, pretrained=False), 0, 0.0)
+    save_weights(
+        tmp_path / "last.pt", building.build(config.experiment, 3, pretrained=False), 0, 0.0
+    )
     images = np.random.default_rng(0).integers(
         0, 255, (3, 64, 64, 3)[: 4 if channels == 3 else 3], dtype=np.uint8
     )
@@ -165,7 +167,9 @@ def test_what_differs_from_torch_is_not_written(tmp_path, monkeypatch):
             image_size=64, task="class", model={"arch": "fpn", "encoder": "tu-lcnet_035"}
         ),
     )
-    save_weights(tmp_path / "last.pt", models.build(config.experiment, 3, pretrained=False), 0, 0.0)
+    save_weights(
+        tmp_path / "last.pt", building.build(config.experiment, 3, pretrained=False), 0, 0.0
+    )
     monkeypatch.setattr(export, "difference", lambda *_: 0.5)
     monkeypatch.setattr(
         torch.onnx,

@@ -38,7 +38,8 @@ CONFIGS = {
     "encoder: tu-lcnet_035, encoder_weights: none, "
     "options: {decoder_channels: [32, 16, 16, 8, 8]}}\n",
     "both": "members: [one]\nmethod: greedy\nrounds: 2\n",
-    "question": "question: Does it matter?\nbase: one\ncells: {other: {evaluate.threshold: [0.4]}}\n",
+    "question": "question: Does it matter?\nbase: one\n"
+    "cells: {other: {evaluate.threshold: [0.4]}}\n",
 }
 SETTINGS = ("split.folds=2", "train.epochs=1", "train.workers=0", "evaluate.bootstrap=100")
 # in the order of the chain; a step stands on what those above it left

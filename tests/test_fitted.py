@@ -21,7 +21,7 @@ from src.core.paths import Paths
 from src.core.settings import Experiment, Model
 from src.data.predictions import Predictions
 from src.data.tables import read_folds, read_index
-from src.parts import fitted, models
+from src.parts import building, fitted, models
 from src.pipeline import jobs as stages
 
 SVM = Model(arch="svm", encoder="tu-lcnet_035", encoder_weights="none")
@@ -295,7 +295,7 @@ def test_an_svms_fold_has_not_seen_what_it_answers_for(home):
         index["label"].map(CLASSES.index).to_numpy(np.int64),
     )
     torch.manual_seed(0)
-    net = models.build(config.experiment, 3, pretrained=True).eval()
+    net = building.build(config.experiment, 3, pretrained=True).eval()
     saved = torch.load(paths.checkpoint("svm", 0, "last"), weights_only=True)["ema"]
     net.load_state_dict(saved)
     x = torch.from_numpy(np.load(paths.images(Experiment(image_size=64, resize="stretch"))))[

@@ -1,4 +1,5 @@
-"""Artifacts mutated at random: whatever stands in them, a command is done or says in one line what is wrong.
+"""Artifacts mutated at random: whatever stands in them, a command is done or says in one line what
+is wrong.
 
 FUZZ=1 FUZZ_EXAMPLES=3000 python -m pytest tests/test_fuzz_artifacts.py
 """
@@ -38,7 +39,7 @@ def profile(few: int):
     return settings(max_examples=EXAMPLES if MANY else few, derandomize=not MANY, **QUIET)
 
 
-# ------------------------------------------------------------------------------------- mutations
+# -------------------------------------------------------------------------------------- mutations
 
 VALUES = st.sampled_from(
     [

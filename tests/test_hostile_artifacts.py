@@ -1,4 +1,5 @@
-"""Artifacts that are not what they should be; and what makes one of them stale, found out by watching what the stages read."""
+"""Artifacts that are not what they should be; and what makes one of them stale, found out by
+watching what the stages read."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ from src.data.rle import Truth
 from src.kaggle_io import client as kaggle
 from src.kaggle_io import download, log, slugs
 from src.kaggle_io import unzip as archives
-from src.parts import contours, metrics
+from src.parts import losses, metrics
 from src.parts.postprocess import Decision
 from src.pipeline import jobs as stages
 from src.pipeline import records
@@ -59,7 +60,8 @@ def home(demo, tmp_path_factory) -> Path:
     shutil.copy(ROOT / "configs" / "competition.yaml", home / "configs")
     texts = {"both": "members: [small, otsu]\nmethod: greedy\n", "small": SMALL, "otsu": OTSU}
     texts["few"] = (
-        "question: Does a higher threshold help?\nbase: otsu\nset: {score: {dice: 1}}\ncells: {high: {evaluate.threshold: [0.6]}}\n"
+        "question: Does a higher threshold help?\nbase: otsu\nset: {score: {dice: 1}}\n"
+        "cells: {high: {evaluate.threshold: [0.6]}}\n"
     )
     for name, text in texts.items():
         (home / "configs" / f"{name}.yaml").write_text(text)
@@ -92,7 +94,7 @@ def loaded(home: Path, name: str = "both", *overrides: str):
     return config, paths.studies(config.competition.split) if config.study else paths
 
 
-# -------------------------------------------------------------- what is read is what makes stale
+# --------------------------------------------------------------- what is read is what makes stale
 
 
 class First(list):
@@ -175,13 +177,13 @@ EXCUSED = {
         },
     },
     "split": {
-        "data.classes": "all of them stand in the index, an input; their order makes no folds wrong",
+        "data.classes": "all of them are in the index, an input; their order makes no folds wrong",
         "data.empty_class": "in words of an error",
     },
     "train": {
         **dict.fromkeys(STORE, "the pixels are an input, and have it in their name"),
         "predict.checkpoint": "in words, and for the score that status shows",
-        "predict.tta": "tried out before the first epoch, an error where the network cannot do them",
+        "predict.tta": "tried out before the first epoch, an error where the network cannot",
         "predict.weights": "in words",
     },
     "predict": {
@@ -337,7 +339,7 @@ def test_an_ensemble_is_stale_when_what_weighs_its_members_changes(home):
     )
 
 
-# ------------------------------------------------------------------------- the same inputs, the same bytes
+# ---------------------------------------------------------------- the same inputs, the same bytes
 
 
 def test_distances_between_outlines_are_the_same_wherever_they_lie_in_memory():
@@ -354,10 +356,10 @@ def test_distances_between_outlines_are_the_same_wherever_they_lie_in_memory():
 def test_maps_of_contours_are_exact():
     mask = np.zeros((64, 64), np.float32)
     mask[20:40, 10:50] = 1
-    distances = contours.contour_distance(mask, Loss()) * 64 + 0.5
+    distances = losses.contour_distance(mask, Loss()) * 64 + 0.5
     assert np.allclose(distances**2, np.rint(distances**2), atol=2e-3)
     assert np.array_equal(
-        contours._to_zero(mask > 0), np.sqrt(np.rint(contours._to_zero(mask > 0) ** 2))
+        losses.distance_to_zero(mask > 0), np.sqrt(np.rint(losses.distance_to_zero(mask > 0) ** 2))
     )
 
 
@@ -379,7 +381,7 @@ sys.exit(main(["ensemble", *sys.argv[1:]]) or main(["evaluate", *sys.argv[1:]]))
 """
 
 
-# --------------------------------------------------------------------------------- predictions
+# ------------------------------------------------------------------------------------ predictions
 
 
 def arrays(**changes) -> dict:
@@ -451,7 +453,7 @@ def test_an_array_that_claims_more_than_it_holds_is_not_read(tmp_path):
         Predictions.load(tmp_path / "p.npz", ["x", "y"])
 
 
-# ----------------------------------------------------------------------- tables, pixels, records
+# ------------------------------------------------------------------------ tables, pixels, records
 
 
 def told(home: Path, capfd, *words: str, config: str = "both", sets: tuple = ()) -> str:
@@ -672,7 +674,7 @@ def test_a_note_of_what_was_fetched_with_odd_files_is_as_good_as_none(tmp_path, 
     assert fetch.read_fetched(paths, "a") is None
 
 
-# --------------------------------------------------------------------------------------- Kaggle
+# ----------------------------------------------------------------------------------------- Kaggle
 
 
 def sent(ref: str, when: str) -> kaggle.RemoteSubmission:
@@ -733,7 +735,7 @@ def test_a_client_without_the_part_that_is_asked_for_is_no_fault(monkeypatch):
     assert client._request("a", "competition", "ask") is None
 
 
-# ------------------------------------------------------------------------------ archives, links
+# -------------------------------------------------------------------------------- archives, links
 
 
 def zipped(file: Path, *names: str) -> Path:

@@ -24,7 +24,7 @@ from src.config.names import check_name
 from src.config.study import check_size
 from src.core.pretrained import find_weights, load_encoder
 from src.core.settings import Competition, Experiment, Model, Study
-from src.parts import models
+from src.parts import building
 from src.report import figures as pictures
 from src.report import html
 from src.stages.evaluate import without_zero
@@ -461,7 +461,7 @@ def test_studies_of_each_other_come_to_an_end(base, code, tmp_path):
 )
 def test_a_misspelt_option_is_named(model, words):
     with refused("unknown_option", *words):
-        models.check(Experiment(model=model, image_size=64))
+        building.check(Experiment(model=model, image_size=64))
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,7 @@ def test_a_misspelt_option_is_named(model, words):
     ],
 )
 def test_options_that_are_there_are_taken(model):
-    models.check(Experiment(model=model, image_size=64))
+    building.check(Experiment(model=model, image_size=64))
 
 
 def test_channels_that_no_memory_holds_are_not_tried():
@@ -491,7 +491,7 @@ def test_channels_that_no_memory_holds_are_not_tried():
         "options": {"decoder_channels": [16384] * 5},
     }
     with refused("network_too_large", "parameters"):
-        models.tried(Experiment(model=settings, image_size=64), 3)
+        building.build_random(Experiment(model=settings, image_size=64), 3)
 
 
 # ------------------------------------------------------------ encoders' weights

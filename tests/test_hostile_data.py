@@ -690,7 +690,7 @@ def test_one_is_not_several(demo_prepared, tmp_path):
     paths = type(demo_prepared)(tmp_path, tmp_path / "data")
     paths.folds.parent.mkdir(parents=True)
     paths.folds.write_text("id,fold\na,0\nb,1\nc,0\n")
-    with refused("folds_id_unknown", "1 id is no train image: c"):
+    with refused("folds_id_unknown", "1 id is not a train image: c"):
         read_folds(paths, ["a", "b"])
     with refused("folds_id_missing", "1 train image has no fold: d"):
         read_folds(paths, ["a", "b", "c", "d"])

@@ -15,7 +15,8 @@ from torch import nn
 
 from src.core.device import AUTO_AMP, amp_dtype, has_kernels, pick_device
 from src.core.settings import Experiment, Loss, Train
-from src.parts import augment, losses, models
+from src.parts import augment, losses
+from src.parts.network import Network
 from src.stages.train import out_of_patience
 from src.training import runlog
 from src.training.batches import EpochSampler, ImageDataset, make_loader
@@ -129,7 +130,7 @@ def total(output, target):
 
 def make_loop(dtype=torch.float32, loss=total, batch=4, accumulate=1, count=8, **settings) -> Loop:
     torch.manual_seed(0)
-    net = models.Network(Body(), [0.5] * 3, [0.25] * 3, Experiment())
+    net = Network(Body(), [0.5] * 3, [0.25] * 3, Experiment())
     random = np.random.default_rng(0)
     images = torch.from_numpy(random.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8))
     masks, labels = torch.ones(count, 1, 8, 8, dtype=torch.uint8), torch.eye(3)[[0] * count]
@@ -280,7 +281,7 @@ def test_the_encoder_learns_at_a_third_of_the_rate_unless_another_is_set():
 def test_a_frozen_encoder_stays_as_it_was_until_it_is_unfrozen(freeze, monkeypatch):
     """Its weights by gradient and by decay, and the running statistics of its norm layers."""
     stage = {"0.weight", "0.bias", "1.weight", "1.bias"}
-    monkeypatch.setattr(models.Network, "freezable", lambda self, which: stage)
+    monkeypatch.setattr(Network, "freezable", lambda self, which: stage)
     loop = make_loop(freeze=freeze, unfreeze_at=1, weight_decay=0.5, epochs=2)
     before, head = snapshot(loop.net.body.encoder), snapshot(loop.net.body.mask)
     assert all(loop.steps(0))

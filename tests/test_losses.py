@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from conftest import refused
 
 from src.core.settings import Experiment, Loss, Model
-from src.parts import contours, losses, models
+from src.parts import building, losses
 
 ALIKE = losses.Frequencies(torch.tensor([1.0, 1.0, 1.0]) / 3)
 LOGITS = torch.tensor([0.0, math.log(3)]).view(1, 1, 1, 2)  # probabilities 1/2 and 3/4
@@ -260,7 +260,7 @@ def test_boundary_is_the_sum_of_signed_distances_but_for_a_constant():
         lesion(),
         torch.randn(1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).requires_grad_(),
     )
-    distance = torch.from_numpy(contours.contour_distance(mask[0, 0].numpy(), Loss())).view_as(mask)
+    distance = torch.from_numpy(losses.contour_distance(mask[0, 0].numpy(), Loss())).view_as(mask)
     signed = distance * (1 - 2 * mask)
     published = (torch.sigmoid(logits) * signed).mean()
     ours = losses.boundary(logits, mask, distance, Loss())
@@ -406,7 +406,7 @@ def test_a_network_learns_its_balance():
         loss={"mask_weight": "uncertainty"},
         model=Model(arch="unet", encoder="mobilenet_v2", encoder_weights="none"),
     )
-    net = models.build(experiment, 3, pretrained=False).train()
+    net = building.build(experiment, 3, pretrained=False).train()
     target = {"mask": torch.cat([lesion(), EMPTY]), "label": torch.eye(3)[[0, 2]]}
     parts = losses.total(
         net(torch.randint(0, 256, (2, 1, SIDE, SIDE), dtype=torch.uint8)),

@@ -13,11 +13,11 @@ from torch import nn
 from src.config.load import load
 from src.core.console import InputError
 from src.core.settings import Experiment, Loss, Model, Train
-from src.parts import losses, models
+from src.parts import building, losses, models
 from src.parts.check import check
 from src.parts.fitted import FITTED
 from src.parts.heads import HEADS
-from src.parts.transfer import behind, encoder_stages
+from src.parts.network import Network, encoder_stages, parameters_behind
 from src.training.loop import optimiser_for
 
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.name != "competition.yaml")
@@ -51,17 +51,17 @@ def experiment(
     )
 
 
-def built(e: Experiment) -> models.Network:
+def built(e: Experiment) -> Network:
     torch.manual_seed(0)
     try:
-        return models.build(e, 3, pretrained=True)
+        return building.build(e, 3, pretrained=True)
     except InputError as error:
         if error.code == "no_package":
             pytest.skip(str(error))
         raise
 
 
-def tried(arch: str) -> models.Network:
+def tried(arch: str) -> Network:
     """A network for both tasks, or for the one that it is for."""
     for task in ("both", "mask", "class"):
         try:
@@ -82,7 +82,7 @@ def images(size: int, count: int = 2) -> torch.Tensor:
     )
 
 
-def step(net: models.Network, dtype: torch.dtype = torch.float32, rate: float = 1e-3) -> dict:
+def step(net: Network, dtype: torch.dtype = torch.float32, rate: float = 1e-3) -> dict:
     """One step of training, by the project's own losses and optimiser; the network's output."""
     size = net.image_size
     mask = torch.zeros(2, 1, size, size, dtype=torch.uint8)
@@ -103,7 +103,7 @@ def step(net: models.Network, dtype: torch.dtype = torch.float32, rate: float = 
 
 
 @torch.inference_mode()
-def answers(net: models.Network) -> dict[str, torch.Tensor]:
+def answers(net: Network) -> dict[str, torch.Tensor]:
     return net.eval()(images(net.image_size))
 
 
@@ -124,7 +124,7 @@ def test_every_network_learns_and_comes_back(arch):
     assert not any(isinstance(m, nn.Dropout3d) for m in net.modules()), "it drops whole images"
     if not hasattr(net.body, "fit"):  # tests/test_fitted.py lets those learn
         output = step(net.train(), torch.bfloat16)
-        mask, label = behind(output["mask"]), behind(output["label"])
+        mask, label = parameters_behind(output["mask"]), parameters_behind(output["label"])
         grown = {id(p) for p in net.parameters() if p.grad is not None and p.grad.any()}
         assert mask - label & grown and label - mask & grown, (
             "both answers have parts of their own, and they learn"
@@ -143,7 +143,7 @@ def test_every_network_learns_and_comes_back(arch):
     file = io.BytesIO()
     torch.save(net.state_dict(), file)
     file.seek(0)
-    again = models.build(experiment(arch, net.image_size, net.task), 3, pretrained=False)
+    again = building.build(experiment(arch, net.image_size, net.task), 3, pretrained=False)
     again.load_state_dict(torch.load(file, weights_only=True))
     assert alike(answers(again), expected)
 
@@ -196,7 +196,7 @@ def test_every_head_and_every_task(head, arch):
         )
         assert sum(p.numel() for p in net.parameters()) < sum(p.numel() for p in whole.parameters())
         if arch == "unet":
-            assert behind(output[answer]) == {id(p) for p in net.parameters()}, (
+            assert parameters_behind(output[answer]) == {id(p) for p in net.parameters()}, (
                 "nothing is left that is of no use"
             )
 
@@ -210,7 +210,7 @@ def test_every_config_loads_and_builds_its_network(file):
         str((c.experiment.model, c.experiment.task)): c.experiment for c in config.experiments
     }
     for e in different.values():
-        net = models.build(e.model_copy(update={"image_size": 64}), 3, pretrained=False)
+        net = building.build(e.model_copy(update={"image_size": 64}), 3, pretrained=False)
         found = answers(net)
         assert (
             set(found) == {"both": {"mask", "label"}, "mask": {"mask"}, "class": {"label"}}[e.task]
@@ -273,8 +273,8 @@ def test_names_that_do_not_exist():
         ({"encoder": "resnet51"}, "Did you mean resnet"),
     ):
         with refused("unknown_part", message):
-            models.check(experiment(**{"arch": "unet"} | wrong))
-    models.check(experiment("dynunet", encoder="resnet51"))  # it has no encoder of that kind
+            building.check(experiment(**{"arch": "unet"} | wrong))
+    building.check(experiment("dynunet", encoder="resnet51"))  # it has no encoder of that kind
 
 
 class Own(nn.Module):
@@ -299,14 +299,16 @@ class Own(nn.Module):
 
 def test_a_size_that_a_network_cannot_take_is_said_before_anything_is_downloaded(monkeypatch):
     monkeypatch.setitem(models.MODELS, "own", lambda settings, classes, weights: Own(classes, True))
-    monkeypatch.setattr(models, "find_weights", lambda *a: pytest.fail("weights are sought"))
+    monkeypatch.setattr(building, "find_weights", lambda *a: pytest.fail("weights are sought"))
     with refused("bad_image_size", "own", "224", "sides must be multiples of 96 (", "192, 288"):
-        models.build(experiment("own", 224, encoder_weights="imagenet"), 3, pretrained=True)
+        building.build(experiment("own", 224, encoder_weights="imagenet"), 3, pretrained=True)
     with refused("bad_network", "1/128", "image_size 64"):
-        models.build(experiment("dynunet", options={"strides": [1] + [2] * 7}), 3, pretrained=True)
+        building.build(
+            experiment("dynunet", options={"strides": [1] + [2] * 7}), 3, pretrained=True
+        )
     monkeypatch.setitem(models.MODELS, "own", lambda settings, classes, weights: Own(2, True))
     with refused("wrong_answer", "'label'", "(1, 2)", "(1, 3)"):
-        models.build(experiment("own", 96), 3, pretrained=True)
+        building.build(experiment("own", 96), 3, pretrained=True)
 
 
 def test_a_network_of_ones_own_gets_weights_where_it_has_an_encoder(monkeypatch, tmp_path, capsys):
@@ -316,17 +318,15 @@ def test_a_network_of_ones_own_gets_weights_where_it_has_an_encoder(monkeypatch,
             models.MODELS, "own", lambda settings, classes, weights: Own(classes, encoder)
         )
         e = experiment("own", 96, encoder="none of smp's", encoder_weights=str(tmp_path / "e.pth"))
-        models.check(e)
-        models.build(e, 3, pretrained=True)
+        building.check(e)
+        building.build(e, 3, pretrained=True)
         assert ("loaded 2 of 2 tensors" in capsys.readouterr().out) == encoder
 
 
 # ------------------------------------------------------------------------------------------------------------ freezing
 
 
-def moved(
-    net: models.Network, freeze: str | int, epoch: int, unfreeze_at: int | None = None
-) -> set[str]:
+def moved(net: Network, freeze: str | int, epoch: int, unfreeze_at: int | None = None) -> set[str]:
     """The names of the encoder's parameters and running statistics that one step of this epoch changes."""
     before = {k: v.clone() for k, v in net.body.encoder.state_dict().items()}
     net.train().freeze(Train(freeze=freeze, unfreeze_at=unfreeze_at), epoch)
@@ -403,7 +403,7 @@ def test_a_view_that_the_network_cannot_take_is_refused_before_the_training():
 
     pytest.importorskip("einops")
     experiment = Experiment(image_size=64, model={"arch": "unetr", "encoder_weights": "none"})
-    net = models.build(experiment, 3, pretrained=True)
-    models.try_views(net, {"hflip": TTA["hflip"].do}, experiment.model)
+    net = building.build(experiment, 3, pretrained=True)
+    building.try_views(net, {"hflip": TTA["hflip"].do}, experiment.model)
     with refused("bad_network", "unetr", "scale_1.3"):
-        models.try_views(net, {"scale_1.3": TTA["scale_1.3"].do}, experiment.model)
+        building.try_views(net, {"scale_1.3": TTA["scale_1.3"].do}, experiment.model)

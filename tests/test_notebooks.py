@@ -1,4 +1,5 @@
-"""The notebooks: committed bare, without logic of their own, and run on a tiny generated data set as Kaggle would run them."""
+"""The notebooks: committed bare, without logic of their own, and run on a tiny generated data set
+as Kaggle would run them."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def code_of(file: Path) -> list[str]:
 
 
 def execute(name: str, folder: Path, monkeypatch, **environment: object):
-    """Run a notebook of the project in `folder`; returns it with its outputs. Fails with the cell's own error."""
+    """Run a notebook of the project in `folder`; returns it with its outputs. Fails with the cell's
+    own error."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     for key, value in (
@@ -119,7 +121,8 @@ def test_explore_shows_a_table_or_a_picture_in_every_cell(demo, tmp_path, monkey
 def test_kaggle_train_goes_on_from_an_earlier_versions_output_to_a_submission_and_a_bundle(
     demo, tmp_path, monkeypatch
 ):
-    """The earlier version has trained one of two folds. It is not trained again, and once more nothing of the new version is, wherever it is copied to."""
+    """The earlier version has trained one of two folds. It is not trained again, and once more
+    nothing of the new version is, wherever it is copied to."""
     configs, earlier, work = (
         tmp_path / "configs",
         tmp_path / "input" / "earlier",
@@ -222,7 +225,8 @@ SAVES = "#!/bin/bash\ntrap 'echo saved; kill $!' TERM\nsleep 60 &\nwait\nexit 13
 def test_the_training_cell_ends_well_where_it_fails_and_where_the_time_is_up(
     script, hours, told, tmp_path
 ):
-    """Kaggle keeps nothing of a version that failed. SIGTERM comes once, as the run needs it to save."""
+    """Kaggle keeps nothing of a version that failed. SIGTERM comes once, as the run needs it to
+    save."""
     (tmp_path / "run.sh").write_text(script)
     cell = next(
         c for c in code_of(ROOT / "notebooks" / "kaggle_train.ipynb") if "timeout" in c

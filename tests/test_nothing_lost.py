@@ -66,7 +66,7 @@ def states(home: Path) -> dict[str, str]:
     return {job.title: job.state().kind for job in plan(config, paths_of(home))}
 
 
-# ------------------------------------------------------------------------------ writing a file
+# --------------------------------------------------------------------------------- writing a file
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -164,7 +164,7 @@ def test_json_that_is_no_object_is_one_line(tmp_path, text):
     assert raised.value.code == "damaged_json"
 
 
-# ------------------------------------------------------------------------- damage is found
+# -------------------------------------------------------------------------------- damage is found
 
 
 def flip(file: Path, at: float = 0.5) -> None:
@@ -294,7 +294,7 @@ def test_what_is_suggested_for_a_flipped_bit_mends_it(home, capfd):
         (paths.oof("small"), ["evaluate", "--force"], ["predict"]),
     ):
         flip(file)
-        for damaged in (True, True):
+        for _ in range(2):  # the first refusal must not make the second one forget
             forget()
             capfd.readouterr()
             assert main(line(home, *words)) == 2
@@ -316,7 +316,7 @@ def test_a_damaged_best_checkpoint_is_found_when_a_fold_goes_on(home, capfd):
     assert "best.pt is damaged: this fold starts over" in told.err and "epoch   1/2" in told.out
 
 
-# ----------------------------------------------------------------------------- hours are kept
+# --------------------------------------------------------------------------------- hours are kept
 
 
 def test_force_is_remembered_and_not_suggested(home, capfd, monkeypatch):
@@ -355,10 +355,12 @@ def test_force_stopped_before_it_is_noted_is_suggested_again(home, capfd, monkey
 
 def test_force_stopped_before_anything_is_written_is_not_forgotten(home, capfd, monkeypatch):
     oof = paths_of(home).oof("small").stat().st_mtime_ns
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patched:
-        patched.setattr(
-            "src.stages.predict.predict_fold", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patched.setattr("src.stages.predict.predict_fold", stop)
         assert main(line(home, "predict", "--force")) == 130
     assert paths_of(home).oof("small").stat().st_mtime_ns == oof, "the old one is back"
     assert states(home)["predict small"] == "stale" and "--force" not in capfd.readouterr().err

@@ -1,4 +1,5 @@
-"""Folds side by side: how many, what each process is given, what becomes of one that fails, is killed or is stopped; and the same weights as one after another."""
+"""Folds side by side: how many, what each process is given, what becomes of one that fails, is
+killed or is stopped; and the same weights as one after another."""
 
 from __future__ import annotations
 
@@ -23,20 +24,27 @@ from src.core.paths import Paths
 from src.pipeline import parallel
 from src.pipeline.jobs import train_job
 
-# what stands in for a fold's training below: it notes what it was given, and does as its fold's number says
+# what stands in for a fold's training below: it notes what it was given, and does as its fold's
+# number says
 STAND_IN = """
 import os, pathlib, pickle, signal, sys, time
 home, repeated, job, config = pickle.load(sys.stdin.buffer)
 os.chdir(home)
-given = f"{job.fold} {os.environ.get('CUDA_VISIBLE_DEVICES')} {os.environ.get('OMP_NUM_THREADS')} {config.experiment.train.workers}"
+given = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")]
 with open("began", "a") as file:
-    print(given, file=file)
+    print(job.fold, *given, config.experiment.train.workers, file=file)
+
+def end(line, code):
+    print(line, file=sys.stderr)
+    sys.exit(code)
+
 """
 
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-    """started(code, jobs, …): run jobs that do `code` in place of training; what each child was given, a line each, in the order in which they began."""
+    """started(code, jobs, …): run jobs that do `code` in place of training; what each child was
+    given, a line each, in the order in which they began."""
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(parallel, "devices", lambda: [])
@@ -51,10 +59,7 @@ def started(tmp_path, monkeypatch):
         config, paths = load(file, [f"split.folds={folds}", *sets]), Paths(tmp_path, tmp_path)
         monkeypatch.setattr(parallel, "CHILD", [sys.executable, "-u", "-c", STAND_IN + code])
         (tmp_path / "began").unlink(missing_ok=True)
-        assert (
-            parallel.run([train_job(config, paths, k) for k in range(folds)], config, slots)
-            == folds
-        )
+        parallel.run([train_job(config, paths, k) for k in range(folds)], config, slots)
         return began(tmp_path)
 
     return start
@@ -64,7 +69,7 @@ def began(folder: Path) -> list[str]:
     return (folder / "began").read_text().splitlines()
 
 
-# ----------------------------------------------------------------------------------------------------------------------- how many
+# --------------------------------------------------------------------------------------- how many
 
 
 def fake_smi(folder: Path, monkeypatch, script: str) -> None:
@@ -93,11 +98,11 @@ def test_devices_are_those_that_the_environment_lends(value, found, monkeypatch)
 def test_devices_are_asked_of_the_driver(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(parallel, "DRIVER", tmp_path / "gpus")
-    fake_smi(
-        tmp_path / "two",
-        monkeypatch,
-        "echo 'GPU 0: Tesla T4 (UUID: GPU-1)'; echo '  MIG 1g.5gb Device 0: (UUID: MIG-2)'; echo 'GPU 1: Tesla T4 (UUID: GPU-3)'",
+    listed = (
+        "echo 'GPU 0: Tesla T4 (UUID: GPU-1)'; echo '  MIG 1g.5gb Device 0: (UUID: MIG-2)'; "
+        "echo 'GPU 1: Tesla T4 (UUID: GPU-3)'"
     )
+    fake_smi(tmp_path / "two", monkeypatch, listed)
     assert parallel.devices() == ["0", "1"] and parallel.count(None) == 2
     fake_smi(tmp_path / "broken", monkeypatch, "echo 'GPU 0: of no use'; exit 9")
     assert parallel.devices() == []
@@ -109,14 +114,15 @@ def test_devices_are_asked_of_the_driver(tmp_path, monkeypatch):
     assert parallel.count(5) == 5 and parallel.count(1) == 1, "what is typed wins"
 
 
-# ----------------------------------------------------------------------------------------------------------- what each child is given
+# ----------------------------------------------------------------------- what each child is given
 
 
 def test_each_gpu_has_one_fold_and_the_next_fold_goes_to_the_free_one(started, monkeypatch):
-    """The first fold's process ends when the third one has begun, which only the second one's GPU can have."""
+    """The first fold's process ends when the third one has begun, which only the second one's GPU
+    can have."""
     monkeypatch.setattr(parallel, "devices", lambda: ["4", "7"])
-    monkeypatch.setattr(parallel, "_cores", lambda: 6)
-    wait = "\nwhile job.fold == 0 and len(open('began').readlines()) < 3: time.sleep(0.02)"
+    monkeypatch.setattr("joblib.cpu_count", lambda: 6)
+    wait = "while job.fold == 0 and len(open('began').readlines()) < 3: time.sleep(0.02)"
     lines = started(wait, 3, 2)
     assert sorted(lines[:2]) == ["0 4 None 3", "1 7 None 3"] and lines[2] == "2 7 None 3"
     lines = started(wait, 3, 2, ("train.workers=1",))
@@ -124,7 +130,7 @@ def test_each_gpu_has_one_fold_and_the_next_fold_goes_to_the_free_one(started, m
 
 
 def test_without_a_gpu_the_cores_are_shared(started, monkeypatch):
-    monkeypatch.setattr(parallel, "_cores", lambda: 8)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
     assert [line.split()[1:] for line in started("", 2, 5)] == [["None", "4", "None"]] * 2, (
         "two folds, so two share"
     )
@@ -135,11 +141,13 @@ def test_without_a_gpu_the_cores_are_shared(started, monkeypatch):
 
 
 def test_lines_are_whole_and_say_whose_they_are(started, capfd):
-    started(
-        "\nfor part in ('ep', f'och {job.fold}\\n\\n', 'no end'): print(part, end='', flush=True); time.sleep(0.05)\nprint('warning: mind', file=sys.stderr)",
-        2,
-        2,
-    )
+    code = """
+for part in ('ep', f'och {job.fold}\\n\\n', 'no end'):
+    print(part, end='', flush=True)
+    time.sleep(0.05)
+print('warning: mind', file=sys.stderr)
+"""
+    started(code, 2, 2)
     out, err = capfd.readouterr()
     lines = out.splitlines()
     assert lines[0].startswith("[train] 2 folds, 2 at a time")
@@ -152,16 +160,13 @@ def test_lines_are_whole_and_say_whose_they_are(started, capfd):
     assert sorted(err.splitlines()) == ["fold 0 | warning: mind", "fold 1 | warning: mind"]
 
 
-# -------------------------------------------------------------------------------------------------------------------- what goes wrong
+# -------------------------------------------------------------------------------- what goes wrong
 
 
 def test_a_fold_that_fails_is_named_and_the_others_are_trained(started, tmp_path):
     with refused("out_of_memory", kind=StageError) as raised:
-        started(
-            "\nif job.fold == 0: sys.exit(print('error: out of memory at batch 4. [out_of_memory]', file=sys.stderr) or 1)",
-            4,
-            2,
-        )
+        full = "end('error: out of memory at batch 4. [out_of_memory]', 1)"
+        started(f"if job.fold == 0: {full}", 4, 2)
     assert (
         str(raised.value)
         == "train small fold 0: out of memory at batch 4. What the others trained is kept"
@@ -170,7 +175,7 @@ def test_a_fold_that_fails_is_named_and_the_others_are_trained(started, tmp_path
 
 
 def test_where_every_slot_has_failed_no_other_fold_is_begun(started, tmp_path):
-    ends = "\nsys.exit(print('error: no such loss. Did you mean dice? [unknown_part]', file=sys.stderr) or 2)"
+    ends = "end('error: no such loss. Did you mean dice? [unknown_part]', 2)"
     with refused("unknown_part", "Not begun: train small fold 2, train small fold 3") as raised:
         started(ends, 4, 2)
     said = str(raised.value)
@@ -179,7 +184,7 @@ def test_where_every_slot_has_failed_no_other_fold_is_begun(started, tmp_path):
 
 
 def test_folds_that_fail_in_different_ways_are_several(started):
-    ends = "\nsys.exit(print('error: no [' + ('a' if job.fold else 'b') + '_name]', file=sys.stderr) or 2)"
+    ends = "end('error: no [' + ('a' if job.fold else 'b') + '_name]', 2)"
     with refused("several", "fold 0: no", "fold 1: no") as raised:
         started(ends, 2, 2)
     assert "_name" not in str(raised.value)
@@ -187,12 +192,12 @@ def test_folds_that_fail_in_different_ways_are_several(started):
 
 def test_a_fold_without_a_name_of_its_error(started):
     with refused("fold_failed", "KeyError: 1", kind=StageError):
-        started("\nsys.exit(print('error: KeyError: 1', file=sys.stderr) or 1)", 2, 1)
+        started("end('error: KeyError: 1', 1)", 2, 1)
 
 
 def test_a_killed_fold_is_named(started):
     with refused("process_killed", "train small fold 1", "SIGKILL", "memory", kind=StageError):
-        started("\nif job.fold == 1: os.kill(os.getpid(), signal.SIGKILL)", 2, 2)
+        started("if job.fold == 1: os.kill(os.getpid(), signal.SIGKILL)", 2, 2)
 
 
 def test_a_wrong_input_of_the_real_training_comes_through(tmp_path):
@@ -265,7 +270,9 @@ def asked(*_):
     with open("asked", "a") as file:
         print(job.fold, file=file)
     time.sleep(0.5)
-    sys.exit(print(f"stopped: saved at epoch {{job.fold}}", file=sys.stderr) or 130 if job.fold else 0)
+    if job.fold:
+        end(f"stopped: saved at epoch {{job.fold}}", 130)
+    sys.exit(0)
 signal.signal(signal.SIGTERM, asked)
 open(f"ready {{job.fold}}", "w").close()
 while len(list(pathlib.Path().glob("ready *"))) < 2: time.sleep(0.02)
@@ -283,15 +290,15 @@ time.sleep(60)
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------------- really trained
+# --------------------------------------------------------------------------------- really trained
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_stopped_by_ctrl_c_and_gone_on_with_it_ends_as_one_after_another_bit_for_bit(
     demo, tmp_path, monkeypatch, capfd
 ):
-    """Ctrl+C on a terminal reaches the whole group of processes. The same command goes on, and both folds end with the weights of a run that trained them one
-    after another."""
+    """Ctrl+C on a terminal reaches the whole group of processes. The same command goes on, and both
+    folds end with the weights of a run that trained them one after another."""
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "small.yaml").write_text(SMALL)
     (tmp_path / "configs" / "competition.yaml").write_bytes(

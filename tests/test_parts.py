@@ -16,7 +16,7 @@ from conftest import ROOT, refused
 
 from src.core.pretrained import load_encoder
 from src.core.settings import Experiment, Model
-from src.parts import models
+from src.parts import building, models
 from src.parts.tta import TTA
 
 SMALL = Experiment(model=Model(arch="unet", encoder="mobilenet_v2", encoder_weights="none"))
@@ -53,7 +53,7 @@ def test_undoing_a_view_gives_the_image_back(name):
 
 
 def encoder():
-    return models.build(SMALL, 3, pretrained=False).body.encoder
+    return building.build(SMALL, 3, pretrained=False).body.encoder
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "encoder."])
@@ -85,7 +85,7 @@ def test_weights_of_another_encoder_are_refused(tmp_path):
     with refused("weights_unreadable", "broken.pth"):
         load_encoder(encoder(), tmp_path / "broken.pth")
     with refused("no_weights", "absent.pth"):
-        models.build(
+        building.build(
             with_model(encoder="mobilenet_v2", encoder_weights=str(tmp_path / "absent.pth")),
             3,
             pretrained=True,
@@ -95,7 +95,7 @@ def test_weights_of_another_encoder_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["mobilenet_v2", "tu-mobilenet_edgetpu_100"])
 def test_the_shared_encoders_load_whole(shared, name, capsys):
     settings = with_model(arch="unet", encoder=name, weights_dir=str(shared.parents[1] / "weights"))
-    net = models.build(settings, 3, pretrained=True)
+    net = building.build(settings, 3, pretrained=True)
     said = capsys.readouterr().out
     found, of = said.split("loaded ")[1].split(" tensors")[0].split(" of ")
     assert found == of and net.mean.flatten().tolist() == pytest.approx([127.5] * 3)
@@ -134,9 +134,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
 BUILD = """
 from src.core.settings import Experiment, Model
 from src.core.console import InputError
-from src.parts import models
+from src.parts import building, models
 try:
-    net = models.build(Experiment(model=Model(arch="unet", encoder="mobilenet_v2", weights_dir="src")), 3, pretrained=True)
+    net = building.build(Experiment(model=Model(arch="unet", encoder="mobilenet_v2", weights_dir="src")), 3, pretrained=True)
     print("first weight", net.body.encoder.state_dict()["features.0.0.weight"].flatten()[0].item(), "mean", net.mean.flatten()[0].item())
 except InputError as error:
     print("error:", error)
@@ -200,7 +200,7 @@ def test_a_failed_download_names_every_way_out(monkeypatch):
 
     monkeypatch.setitem(models.MODELS, "unet", offline)
     with refused("no_download", "mobilenet_v2") as error:
-        models.build(
+        building.build(
             with_model(arch="unet", encoder="mobilenet_v2", weights_dir=str(ROOT / "src")),
             3,
             pretrained=True,

@@ -1,4 +1,5 @@
-"""What the README says is so: stages, files, names of registries, settings, and the example config."""
+"""What the README says is so: stages, files, names of registries, settings, and the example
+config."""
 
 from __future__ import annotations
 

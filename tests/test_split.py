@@ -142,7 +142,7 @@ def test_folds_in_any_order_with_ids_that_look_like_numbers(folds_file):
 @pytest.mark.parametrize(
     "text, code, word",
     [
-        (GOOD.replace("001,", "1,"), "folds_id_unknown", "1 id is no train image"),
+        (GOOD.replace("001,", "1,"), "folds_id_unknown", "1 id is not a train image"),
         (GOOD.replace("NA,-1\n", ""), "folds_id_missing", "NA"),
         (GOOD + "001,1\n", "folds_id_twice", "001"),
         (GOOD.replace("001,0", "001,first"), "folds_damaged", "001 (first)"),

@@ -214,15 +214,15 @@ def test_every_ready_made_study_names_only_what_exists(file):
 
 
 def test_a_study_is_checked_by_shapes_alone_where_that_will_do(monkeypatch):
-    from src.parts import check, models
+    from src.parts import building, check
 
-    real, asked = models.tried, []
+    real, asked = building.build_random, []
 
     def tried(experiment, classes, **how):
         asked.append((experiment.model.arch, experiment.image_size))
         return real(experiment, classes, **how)
 
-    monkeypatch.setattr(models, "tried", tried)
+    monkeypatch.setattr(building, "build_random", tried)
     config = load(ROOT / "configs" / "studies" / "transfer.yaml", tiny=True)
     check.check(config)
     assert not asked, "no network is computed, and no weights are drawn"
@@ -230,7 +230,7 @@ def test_a_study_is_checked_by_shapes_alone_where_that_will_do(monkeypatch):
     def refuse(*_):
         raise ValueError("not so")
 
-    monkeypatch.setattr(models, "try_out", refuse)
+    monkeypatch.setattr(building, "try_out", refuse)
     with pytest.raises(InputError, match="not so"):
         check.check(config)
     assert len(asked) == 1, "what fails is tried in truth"

@@ -1,4 +1,5 @@
-"""Two commands in one work folder: the second waits and says for whom, or goes on with what is free."""
+"""Two commands in one work folder: the second waits and says for whom, or goes on with what is
+free."""
 
 from __future__ import annotations
 
@@ -157,7 +158,7 @@ def test_force_leaves_alone_what_another_run_is_at(pair, home):
     thread.join()
     assert first[0].code == forced.code == 0, first[0].err + forced.err
     assert "train small fold 0" in status.out and "running" in status.out
-    assert "at it since" in status.out
+    assert " since " in status.out
     assert "waiting for process" in forced.out and "epoch " not in forced.out
 
 

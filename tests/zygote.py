@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,10 +138,8 @@ def answer(asked: dict) -> dict:
             deadline = now + 60
         time.sleep(0.002)
     if asked["kill_after"] is None:
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(child, signal.SIGKILL)  # whatever it left behind
-        except (ProcessLookupError, PermissionError):
-            pass
     return {
         "code": os.waitstatus_to_exitcode(status),
         "seconds": time.time() - began,
@@ -185,10 +184,8 @@ def obey(asked: dict) -> None:
         traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with suppress(OSError):
                 stream.flush()
-            except OSError:
-                pass
         os._exit(code or 0)
 
 

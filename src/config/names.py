@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from src.config.plain_yaml import control_character
-from src.core.console import InputError
+from src.core.console import InputError, nearest
 from src.core.paths import COMPETITION
 
 LONGEST_NAME = 120  # bytes: file systems take 255, and a name gets .yaml, a study's cell and a seed
@@ -31,4 +32,12 @@ def check_name(name: str, where: object, what: str = "config") -> None:
         where = f"{str(where)[:160]}…" if len(str(where)) > 160 else where
         raise InputError(
             f"no {what} may be called '{name[:60]}': {wrong}", where, "Rename it", code="bad_name"
+        )
+
+
+def check_known(name: str, known: Collection[str], kind: str, key: str) -> None:
+    """Raises InputError, with the nearest known name, where `key` gives one that does not exist."""
+    if name not in known:
+        raise InputError(
+            f"unknown {kind} '{name[:60]}'", key, nearest(name[:60], known), code="unknown_part"
         )

@@ -1,4 +1,4 @@
-"""What the person at the keyboard sees: stage headers, progress and errors. Imports nothing heavy."""
+"""What the user sees: stage headers, progress, warnings and errors. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class StageError(Exception):
 
 
 def error_line(error: InputError | StageError) -> str:
-    """One line, whatever a library's own words hold; at its end the error's short name."""
+    """One line, whatever a library's words contain; at its end the error's short name."""
     text = escaped(" ".join(line.strip() for line in str(error).splitlines()))
     return f"error: {text} [{error.code}]" if error.code else f"error: {text}"
 
@@ -49,18 +49,17 @@ class Stopped(Exception):
 
 
 def escaped(text: str, kept: str = "") -> str:
-    """What a terminal would obey, a name in a table among it, becomes letters: \\x1b. Control
-    characters but those `kept`, halves of characters, and ends of lines beyond ASCII's."""
+    """What a terminal would obey (even a name in a table may hold it) is spelled out: \\x1b. That
+    is control characters but those `kept`, surrogates, and ends of lines beyond ASCII's."""
     if text.isprintable():
         return text
     odd = ("Cc", "Cs", "Zl", "Zp")
-    return "".join(
-        _spelled(c) if c not in kept and unicodedata.category(c) in odd else c for c in text
-    )
+    shown = [c if c in kept or unicodedata.category(c) not in odd else _spelled(c) for c in text]
+    return "".join(shown)
 
 
 def _spelled(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # how Python spells a byte that is not UTF-8
+    if "\udc80" <= character <= "\udcff":  # how Python represents a byte that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
@@ -76,9 +75,8 @@ def warn(text: str) -> None:
 
 def header(stage: str, name: str, reads: Iterable[object], writes: Iterable[object]) -> None:
     """One line a stage: what it reads and what it writes."""
-    say(
-        f"[{stage}] {name}: reads {', '.join(map(short, reads))} -> writes {', '.join(map(short, writes))}"
-    )
+    inputs, outputs = (", ".join(map(short, files)) for files in (reads, writes))
+    say(f"[{stage}] {name}: reads {inputs} -> writes {outputs}")
 
 
 def short(path: object) -> str:
@@ -100,12 +98,13 @@ def duration(seconds: float) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """' Did you mean X?' or, where nothing is near, the known names; for error messages."""
+    """'Did you mean X?' or, where nothing is close, the known names; for error messages."""
     known = sorted(map(str, known))
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     if close:
         return f"Did you mean {close[0]}?"
-    return f"Known: {', '.join(known[:40])}{', …' if len(known) > 40 else ''}."
+    more = ", …" if len(known) > 40 else ""
+    return f"Known: {', '.join(known[:40])}{more}."
 
 
 def counted(count: int, one: str, several: str) -> str:
@@ -115,12 +114,13 @@ def counted(count: int, one: str, several: str) -> str:
 
 def listing(names: Iterable[object], most: int = 8) -> str:
     """'a, b, c and 4 more': file names or ids in a message."""
-    names = [str(n) for n in names]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    names = list(map(str, names))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def progress(total: int, label: str):
-    """A tqdm bar on a terminal, silent elsewhere. Used as a context manager; `.update(n)` advances it."""
+    """A tqdm bar on a terminal, silent elsewhere. A context manager; `.update(n)` advances it."""
     from tqdm import tqdm
 
     return tqdm(
@@ -128,8 +128,17 @@ def progress(total: int, label: str):
     )
 
 
+# What every suggested command repeats: --config first, or the word demo. Filled by __main__
+REPEATED: list[str] = []
+# likewise --competition SLUG, for the commands that have to do with Kaggle
+OF_CONTEST: list[str] = []
+# not empty as soon as the records say what --force asked for
+FORCED: list[bool] = []
+
+
 def command(*words: str) -> str:
-    """The command line that the user would type next: this run's way of calling, with its own --config, --data, --work and --set repeated."""
+    """The command line that the user would type next: called as this run was, with its --config,
+    --data, --work and --set repeated."""
     script = os.environ.get("RUN_AS", "./run.sh")
     if "demo" in REPEATED[:1]:  # its stages have no other name
         return shlex.join([script, *REPEATED])
@@ -139,19 +148,8 @@ def command(*words: str) -> str:
     return shlex.join([script, *words, *repeated])
 
 
-REPEATED: list[
-    str
-] = []  # filled once by __main__ from the command line: --config first, or the word demo
-
-OF_CONTEST: list[
-    str
-] = []  # likewise: --competition SLUG, for the commands that have to do with Kaggle
-
-FORCED: list[bool] = []  # filled by the driver when --force stands in the records
-
-
 def again() -> str:
-    """What to type after something was mended: --force would begin from the beginning."""
+    """What to type after the cause was removed: --force would begin from the beginning."""
     same = "run the same command again"
     return f"{same}, without --force" if FORCED else same
 
@@ -163,12 +161,12 @@ def printable(text: object, most: int = 10_000) -> str:
     """On one line, and in letters that every terminal and file takes; anything else is escaped.
     What is longer than `most` is cut."""
     text = str(text)
-    text = text if len(text) <= most else text[:most] + "…"
-    return escaped(text)
+    return escaped(text if len(text) <= most else f"{text[:most]}…")
 
 
 class Interrupts:
-    """As a context manager; `asked` turns true on the first signal."""
+    """A context manager: `asked` becomes true on the first Ctrl+C or SIGTERM, and the second one
+    raises KeyboardInterrupt."""
 
     def __enter__(self) -> Interrupts:
         self.asked = False
@@ -183,4 +181,4 @@ class Interrupts:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        say("\n  stopping after this step (once more: at once)")
+        say("\n  stopping after this step (once more: immediately)")

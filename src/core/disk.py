@@ -1,4 +1,5 @@
-"""What the project writes: whole or not at all, and on the disk before anything says that it is there.
+"""What the project writes: all of it or nothing, and on the disk before anything says that it is
+there.
 
 Every write, rename, removal, lock and start of a process passes `point`, so that tests can make
 each of them fail in turn (tests/failpoints.py), as SQLite and etcd do.
@@ -27,9 +28,9 @@ IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 OF_THE_SYSTEM = {"disk_full", "file_too_large", "no_permission", "system_error"}  # see `explained`
 HOST = socket.gethostname().split(".")[0].replace("-", "_") or "host"
-FOREIGN = 24 * 3600  # seconds after which another host's temporary file is taken for left behind
+FOREIGN = 24 * 3600  # seconds after which another host's temporary file counts as abandoned
 
-hook: Callable[[str, Path], None] | None = None  # how the tests come in
+hook: Callable[[str, Path], None] | None = None  # set by the tests
 
 
 def point(what: str, path: Path) -> None:
@@ -39,17 +40,17 @@ def point(what: str, path: Path) -> None:
         hook(what, path)
 
 
-# ------------------------------------------------------------------------------------- writing
+# --------------------------------------------------------------------------------------- writing
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write to the path given; it takes the place of `path` at the end, so that a half-written
-    file is never taken for done.
+    file is never taken for finished.
 
-    The temporary name is a new one, made here and never a link. What a killed run left behind
-    goes first. The content is on the disk before it gets its name, and the name is on the disk
-    before this returns. Raises InputError or StageError, as `explained` has it.
+    The temporary name is a new one, made here and never a link. What a killed run left behind is
+    removed first. The content is on the disk before it gets its name, and the name is on the disk
+    before this returns. Raises InputError or StageError, as `explained` words them.
     """
     owner = f"{HOST[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
     temporary = path.with_name(f"{_start(path)}{owner}.part")
@@ -76,9 +77,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """Fill the folder given; it takes the place of `target` at the end. Whatever happens on the
-    way, `target` stays what it was. To be called under a lock: what a killed run left goes first.
-    """
+    """Fill the folder given; it takes the place of `target` at the end. Until then, `target` is
+    not touched. To be called under a lock: what a killed run left behind is removed first."""
     temporary = target.with_name(f".{target.name[:120]}.part")
     old = target.with_name(f".{target.name[:120]}.old")
     try:
@@ -89,9 +89,9 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         make_folder(temporary)
         with explaining(target):
             yield temporary
-            for folder, _, names in os.walk(temporary):
-                for name in names:
-                    _sync(Path(folder, name))
+            for file in temporary.rglob("*"):
+                if not file.is_dir():
+                    _sync(file)
         if target.exists():
             move(target, old)
         try:
@@ -106,7 +106,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Written whole or not at all."""
+    """All of it or nothing."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -125,7 +125,7 @@ def read_json(path: Path) -> dict:
 
 
 def make_folder(path: Path) -> None:
-    """The folder and those above it; none of them need be there. Raises like `replacing`."""
+    """The folder and those above it; none of them need exist. Raises like `replacing`."""
     if path.is_dir():
         return
     try:
@@ -134,22 +134,20 @@ def make_folder(path: Path) -> None:
     except OSError as error:
         if error.errno in FULL | IN_THE_WAY | {errno.EIO}:
             raise explained(error, path) from error
-        what, todo = (
-            f"this folder cannot be made: {error.strerror}",
-            "Name another with --work or --data",
-        )
+        what = f"this folder cannot be made: {error.strerror}"
+        todo = "Name another with --work or --data"
         raise InputError(what, short(path), todo, code="not_writable") from error
 
 
 def remove(path: Path) -> None:
-    """A file, where it is there. Raises like `replacing`."""
+    """A file, where it exists. Raises like `replacing`."""
     with explaining(path):
         point("remove", path)
         path.unlink(missing_ok=True)
 
 
 def remove_folder(path: Path) -> None:
-    """A folder and all in it, where it is there. Raises like `replacing`."""
+    """A folder and all in it, where it exists. Raises like `replacing`."""
     if path.is_dir():
         with explaining(path):
             point("remove", path)
@@ -166,7 +164,7 @@ def copy(path: Path, target: Path) -> None:
 
 
 def move(path: Path, target: Path) -> None:
-    """Into another place, whose folder is made. Raises like `replacing`."""
+    """To another place, whose folder is made. Raises like `replacing`."""
     make_folder(target.parent)
     with explaining(path):
         point("rename", target)
@@ -191,11 +189,12 @@ def remove_leftovers(path: Path) -> None:
     """Temporary files of `path` whose process is gone: a killed run leaves one."""
     start, end = _start(path), ".part"
     with suppress(OSError):
-        names = [e.name for e in os.scandir(path.parent) if e.name.startswith(start)]
-        for name in (n for n in names if n.endswith(end)):
-            if _is_left_behind(path.with_name(name), name[len(start) : -len(end)]):
+        for entry in list(os.scandir(path.parent)):
+            if entry.name.startswith(start) and entry.name.endswith(end):
+                owner = entry.name[len(start) : -len(end)]
                 with suppress(OSError):
-                    path.with_name(name).unlink()
+                    if _is_abandoned(owner, entry):
+                        os.unlink(entry)
 
 
 def _start(path: Path) -> str:
@@ -203,14 +202,12 @@ def _start(path: Path) -> str:
     return f".{path.name[:120]}."
 
 
-def _is_left_behind(temporary: Path, owner: str) -> bool:
+def _is_abandoned(owner: str, temporary: os.DirEntry) -> bool:
     host, _, rest = owner.partition("-")
     process = rest.partition("-")[0]
     if host == HOST[:40] and process.isdigit():
         return not is_alive(int(process))
-    with suppress(OSError):
-        return time.time() - temporary.lstat().st_mtime > FOREIGN
-    return False
+    return time.time() - temporary.stat(follow_symlinks=False).st_mtime > FOREIGN
 
 
 def is_alive(process: int) -> bool:
@@ -234,7 +231,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The names in it. Some network folders cannot, and need not, be told."""
+    """The names in it. Some network folders cannot be synced, and need not be."""
     try:
         _sync(folder)
     except OSError as error:
@@ -242,12 +239,12 @@ def _sync_folder(folder: Path) -> None:
             raise
 
 
-# -------------------------------------------------------------------------------------- errors
+# ---------------------------------------------------------------------------------------- errors
 
 
 @contextmanager
 def explaining(path: Path) -> Iterator[None]:
-    """What the system refuses to do with `path` becomes one line, as `explained` has it.
+    """What the system refuses to do with `path` becomes one line, as `explained` words it.
 
     Libraries hide it: torch raises a RuntimeError where the disk is full.
     """
@@ -296,8 +293,8 @@ def explained(error: OSError, path: Path | None = None) -> InputError | StageErr
     return StageError(text, code="system_error")
 
 
-def recognised(error: Exception) -> InputError | StageError | None:
-    """Any error as the one line that it ends with; None where it is a fault of the program."""
+def recognised(error: BaseException) -> InputError | StageError | None:
+    """Any error as the one line that a command ends with; None for a fault of the program."""
     if isinstance(error, (InputError, StageError)):
         return error
     lacking = shortage(error)
@@ -308,18 +305,16 @@ def recognised(error: Exception) -> InputError | StageError | None:
 
 def system_error(error: BaseException | None) -> OSError | None:
     """The OSError in an exception or in what led to it; a library's own words count for nothing."""
-    seen = 0
-    while error is not None and seen < 20:
-        if isinstance(error, OSError) and error.errno is not None:
+    for _ in range(20):
+        if error is None or (isinstance(error, OSError) and error.errno is not None):
             return error
-        error, seen = error.__cause__ or error.__context__, seen + 1
+        error = error.__cause__ or error.__context__
     return None
 
 
 BROKEN = ("a broken link", "a link to itself")
-
-
 KINDS = {
+    stat.S_IFREG: "",
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -331,16 +326,16 @@ KINDS = {
 def what_is(path: Path | str) -> str:
     """'' for a file, or a link to one; else in words what lies there."""
     try:
-        kind = stat.S_IFMT(os.stat(path).st_mode)
+        return KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "not a file")
     except OSError as error:
         if error.errno == errno.ELOOP:
             return BROKEN[1]
         return BROKEN[0] if os.path.islink(path) else error.strerror or "nothing"
-    return "" if kind == stat.S_IFREG else KINDS.get(kind, "no file")
 
 
 def must_be_file(path: Path, what: str) -> None:
-    """Raises InputError where something lies there that is no file; nothing at all is fine."""
-    if os.path.lexists(path) and (kind := what_is(path)):
+    """Raises InputError where something lies there that is not a file; nothing at all is fine."""
+    kind = what_is(path) if os.path.lexists(path) else ""
+    if kind:
         todo = "Put the file itself there, or take this away"
         raise InputError(f"{what} is {kind}, not a file", short(path), todo, code="not_a_file")

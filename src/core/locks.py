@@ -1,4 +1,4 @@
-"""One run at a time writes what a job writes; another waits for it, and says for whom."""
+"""One run at a time writes what a job writes; another one waits, and says for which."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ POLL = 0.1  # seconds between two tries
 
 
 class Lock:
-    """A file that one process at a time holds; held again by the same process, it is counted.
+    """A file that one process at a time holds; within that process it is reentrant.
 
-    The system lets go of it when the process ends, however it ends. The file stays where it is,
-    since one that is removed could be held twice; who holds it stands in it.
+    The system releases it when the process ends, however it ends. The file is never removed, since
+    it could then be held twice; its content says who holds it.
     """
 
     _known: dict[Path, Lock] = {}
@@ -44,7 +44,7 @@ class Lock:
 
     @classmethod
     def _forget(cls) -> None:
-        """In a new process, which inherits open files: a lock in a loader process would outlive
+        """In a forked process, which inherits open files: a lock in a loader process would outlive
         its run by seconds."""
         for lock in cls._known.values():
             context = lock._lock._context if lock._lock is not None else None
@@ -87,8 +87,8 @@ class Lock:
 
     @contextmanager
     def held(self) -> Iterator[bool]:
-        """Around the work; waits as long as another run holds it. Yields whether it waited:
-        what the other one did meanwhile may have to be looked at."""
+        """Around the work; waits as long as another run holds it. Yields whether it waited: then
+        the other run may have changed what was planned."""
         waited = self.wait()
         try:
             yield waited
@@ -109,12 +109,12 @@ class Lock:
         """Who holds it, in words."""
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
-            return f"process {found['process']} on {found['host']}, at it since {found['since']}"
+            return f"process {found['process']} on {found['host']}, since {found['since']}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another run"
 
     def is_busy(self) -> bool:
-        """Does a living process of this host say that it holds it? Looks, and touches nothing."""
+        """Does a living process of this host hold it, by its own account? Changes nothing."""
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             return found["host"] == HOST and is_alive(int(found["process"]))

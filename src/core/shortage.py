@@ -1,7 +1,5 @@
-"""When the machine, not the program, is at its end: one line that says of what there is too little.
-
-Imports nothing heavy.
-"""
+"""When the machine, not the program, is at its limits: one line that says what there is too little
+of. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from src.core.console import InputError, StageError
+from src.core.console import InputError, StageError, error_line
 
 try:
     import resource
@@ -20,11 +18,11 @@ except ImportError:  # not on Windows
 NO_MEMORY = ("cannot allocate memory", "failed to map segment", "can only be initialized once")
 NO_THREADS = ("can't start new thread", "resource temporarily unavailable")
 NO_FILES = ("too many open files",)
-SAYING = ("say", "hear", "_print_message")  # the functions that write to stdout
+PRINTING = ("say", "pass_on", "_print_message")  # the functions that write to stdout
 
 
 def shortage(error: BaseException) -> InputError | StageError | None:
-    """What the machine lacks, as an error line says it; None where the error is about something else.
+    """What the machine lacks, as an error line; None where the error is about something else.
 
     Libraries turn the system's refusals into errors of all kinds, so that the words count as well.
     The last of NO_MEMORY is torch's, after a first try to import it that had too little memory; it
@@ -32,17 +30,12 @@ def shortage(error: BaseException) -> InputError | StageError | None:
     """
     if stdout_fails(error):
         to_nowhere(sys.stdout)
-        return StageError(
-            f"stdout takes no more ({error}). Write it elsewhere, or make room", code="stdout_full"
-        )
-    letters = sys.getfilesystemencoding()
-    if isinstance(error, UnicodeEncodeError) and letters != "utf-8":
-        return InputError(
-            f"this locale ({letters}) lacks letters of a name",
-            "",
-            "Use ./run.sh, or set PYTHONUTF8=1",
-            code="locale_without_letters",
-        )
+        return stdout_full(error)
+    encoding = sys.getfilesystemencoding()
+    if isinstance(error, UnicodeEncodeError) and encoding != "utf-8":
+        what = f"this locale ({encoding}) lacks letters of a name"
+        todo = "Use ./run.sh, or set PYTHONUTF8=1"
+        return InputError(what, "", todo, code="locale_without_letters")
     number, text = getattr(error, "errno", None), str(error).lower()
     if number in (errno.EMFILE, errno.ENFILE) or any(words in text for words in NO_FILES):
         return StageError(
@@ -67,7 +60,7 @@ def shortage(error: BaseException) -> InputError | StageError | None:
 
 def _limit(name: str) -> str:
     """' (this shell allows 20)', or '' where there is no limit."""
-    if resource is None or not hasattr(resource, name):
+    if not hasattr(resource, name):
         return ""
     soft = resource.getrlimit(getattr(resource, name))[0]
     if soft == resource.RLIM_INFINITY:
@@ -77,14 +70,14 @@ def _limit(name: str) -> str:
 
 
 def stdout_fails(error: BaseException) -> bool:
-    """Whether this is about what was said last: it was raised where something is said (the system
-    names no file for it), or stdout still holds what it cannot write."""
+    """Whether this is about what was printed last: it was raised where something is printed (the
+    system names no file for it), or stdout still holds what it cannot write."""
     if not isinstance(error, OSError):
         return False
     at = error.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next
-    if at is not None and at.tb_frame.f_code.co_name in SAYING:
+    if at is not None and at.tb_frame.f_code.co_name in PRINTING:
         return True
     try:
         if sys.stdout is not None:
@@ -94,8 +87,13 @@ def stdout_fails(error: BaseException) -> bool:
     return False
 
 
+def stdout_full(error: BaseException) -> StageError:
+    text = f"stdout takes no more ({error}). Write it elsewhere, or make room"
+    return StageError(text, code="stdout_full")
+
+
 def to_nowhere(stream) -> None:
-    """Let a stream that takes no more take everything: the interpreter would complain at its end."""
+    """Let a stream that takes no more take everything, or the interpreter complains at its end."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -105,47 +103,44 @@ def to_nowhere(stream) -> None:
         pass
 
 
-def heard(run: Callable[[], int]) -> int:
-    """Run a command to its end, which is where stdout has taken all that was said, and not only
-    put it by. Returns the exit code."""
+def to_the_end(run: Callable[[], int]) -> int:
+    """Run a command until stdout has written all that was printed, and not only buffered it.
+    Returns the exit code."""
     if sys.stdout is not None and sys.stdout.encoding.lower() not in ("utf-8", "utf8"):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has an ellipsis
     try:
         code = run()
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else int(left.code is not None)
-    if "multiprocessing" in sys.modules:  # the interpreter would wait for them, for ever where a
-        for child in sys.modules["multiprocessing"].active_children():  # pool was only half made
+    # the interpreter would wait for children, forever where a pool was only half made
+    if "multiprocessing" in sys.modules:
+        for child in sys.modules["multiprocessing"].active_children():
             child.kill()
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:  # … | head
-        to_nowhere(sys.stdout)
-        code = code or 1
     except OSError as error:
         to_nowhere(sys.stdout)
-        complain(
-            f"error: stdout takes no more ({error}). Write it elsewhere, or make room [stdout_full]"
-        )
+        if not isinstance(error, BrokenPipeError):  # … | head
+            complain(error_line(stdout_full(error)))
         code = code or 1
     return code
 
 
 def complain(line: str) -> None:
-    """A line on stderr, where that takes it; elsewhere the exit code alone has to tell."""
+    """A line on stderr, where that takes it; elsewhere the exit code alone has to do."""
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
         to_nowhere(sys.stderr)
 
 
-def here() -> None:
+def enter_working_folder() -> None:
     """Go to where the command was called from. Raises InputError where that folder is gone."""
     folder = os.environ.get("CALLED_FROM", ".")
     try:
         os.chdir(folder)
-        os.getcwd()  # of a folder that is gone one can still say "."
+        os.getcwd()  # a folder that is gone can still be called "."
     except OSError as error:
         raise InputError(
             f"the folder that this was called from cannot be entered: {error.strerror}",

@@ -29,15 +29,13 @@ def decode_dicom(data: bytes) -> np.ndarray:
         raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
     try:
         header = pydicom.dcmread(BytesIO(data))
-    except pydicom.errors.InvalidDicomError:
-        raise ValueError("not a DICOM file") from None
-    except Exception as error:  # EOFError, ValueError, struct.error, … for damaged files
-        raise _damaged(error) from None
-    try:
+        # a value is only read when it is asked for
         has_pixels = any(name in header for name in PIXELS)
         frames = int(header.get("NumberOfFrames") or 1)
         height, width = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
-    except Exception as error:  # a value is only read when it is asked for
+    except pydicom.errors.InvalidDicomError:
+        raise ValueError("not a DICOM file") from None
+    except Exception as error:  # EOFError, ValueError, struct.error, … for damaged files
         raise _damaged(error) from None
     if not has_pixels:
         raise ValueError("a DICOM file without an image")
@@ -45,7 +43,7 @@ def decode_dicom(data: bytes) -> np.ndarray:
         raise ValueError(f"a DICOM file of {frames} frames; save one frame a file")
     check_size(width, height)
     try:
-        return _dicom_pixels(header)
+        return _pixels(header)
     except (RuntimeError, NotImplementedError) as error:  # nothing installed can decode it, perhaps
         compressed = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
         if not compressed or _has_decoder(compressed):
@@ -59,7 +57,7 @@ def _damaged(error: Exception) -> ValueError:
     return ValueError(f"damaged DICOM file ({type(error).__name__})")
 
 
-def _dicom_pixels(header) -> np.ndarray:
+def _pixels(header) -> np.ndarray:
     """Of a DICOM data set of one frame. Raises whatever pydicom does."""
     import pydicom
 

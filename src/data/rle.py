@@ -1,4 +1,8 @@
-"""Run lengths: a mask as (start, length) pairs. In memory 0-based and column-major (top to bottom, then left to right); as text in a contest's dialect."""
+"""Run lengths: a mask as (start, length) pairs.
+
+In memory 0-based and column-major (top to bottom, then left to right); as text in a contest's
+dialect.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,21 @@ from src.core.console import InputError, command, short
 from src.core.disk import replacing
 from src.data.files import MOST_PIXELS
 
+ARRAYS = ("ids", "sizes", "offsets", "runs")  # of truth.npz
 DIGITS = 9  # of a pixel's number: as many as any image has, and no sum of them overflows
 
 
 def to_runs(mask: np.ndarray, order: str = "column") -> np.ndarray:
-    """mask (H,W) of two values -> runs (n,2) int64: 0-based start and length, in pixel order `column` or `row`."""
+    """mask (H,W) of two values -> runs (n,2) int64: 0-based start and length; order: 'column' or
+    'row'."""
     flat = np.asarray(mask, dtype=bool).ravel("F" if order == "column" else "C")
     edges = np.flatnonzero(np.diff(np.concatenate(([False], flat, [False])).astype(np.int8)))
     return np.stack([edges[::2], edges[1::2] - edges[::2]], axis=1)
 
 
 def from_runs(runs: np.ndarray, height: int, width: int, order: str = "column") -> np.ndarray:
-    """runs (n,2) -> mask (H,W) bool. Raises ValueError for runs that are unsorted, overlapping or outside the image."""
+    """runs (n,2) -> mask (H,W) bool. Raises ValueError for runs that are unsorted, overlapping or
+    outside the image."""
     runs = np.asarray(runs, dtype=np.int64).reshape(-1, 2)
     starts, ends = runs[:, 0], runs.sum(1)
     if height * width > MOST_PIXELS:
@@ -46,8 +53,9 @@ def encode(
     empty: str = "-1",
     relative: bool = False,
 ) -> str:
-    """mask (H,W) -> 'start length start length …', the first pixel being number `first`; `empty` for a mask without lesion.
-    relative: every start but the first is counted from the end of the run before."""
+    """mask (H,W) -> 'start length start length …', the first pixel being number `first`; `empty`
+    for a mask without lesion. relative: every start but the first is counted from the end of the
+    run before."""
     runs = to_runs(mask, order)
     if not len(runs):
         return empty
@@ -58,7 +66,8 @@ def encode(
 
 
 def parse(text: str, first: int = 1, relative: bool = False) -> np.ndarray:
-    """Text -> runs (n,2), 0-based and absolute. Raises ValueError for text that is no pairs of whole numbers."""
+    """Text -> runs (n,2), 0-based and absolute. Raises ValueError for text that is not pairs of
+    whole numbers."""
     words = text.split()
     if len(words) % 2 or not all(w.isascii() and w.isdigit() for w in words):
         raise ValueError("expected pairs of whole numbers, start and length")
@@ -82,7 +91,8 @@ def decode(
     empty: str = "-1",
     relative: bool = False,
 ) -> np.ndarray:
-    """The inverse of `encode`: mask (H,W) bool. Raises ValueError for text that is no run lengths of such an image."""
+    """The inverse of `encode`: mask (H,W) bool. Raises ValueError for text that is not run lengths
+    of such an image."""
     text = str(text).strip()
     if text in (empty, ""):
         return np.zeros((height, width), dtype=bool)
@@ -91,7 +101,8 @@ def decode(
 
 @dataclass
 class Truth:
-    """The train masks at original size, held as runs: a few MB where the pixels would be gigabytes."""
+    """The train masks at original size, held as runs: a few MB where the pixels would be
+    gigabytes."""
 
     ids: np.ndarray  # (N) str
     sizes: np.ndarray  # (N,2) height, width
@@ -105,70 +116,48 @@ class Truth:
     def build(
         cls, ids: Iterable[str], sizes: Iterable[tuple[int, int]], runs: list[np.ndarray]
     ) -> Truth:
-        offsets = np.cumsum([0, *map(len, runs)])
+        """runs: (n,2) of each image."""
         return cls(
             np.asarray(list(ids), dtype=str),
             np.asarray(list(sizes), dtype=np.int64).reshape(-1, 2),
-            offsets,
+            np.cumsum([0, *map(len, runs)]),
             np.concatenate([np.zeros((0, 2), np.int64), *runs]).astype(np.int32),
         )
 
     def save(self, path: Path) -> None:
+        arrays = {name: getattr(self, name) for name in ARRAYS}
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(
-                file, ids=self.ids, sizes=self.sizes, offsets=self.offsets, runs=self.runs
-            )
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Truth:
+        """Raises InputError for a file that is damaged."""
         try:
             with np.load(path) as file:
-                self = cls(**{k: file[k] for k in ("ids", "sizes", "offsets", "runs")})
+                self = cls(*(file[name] for name in ARRAYS))
             self._check()
             return self
-        except (
-            Exception
-        ) as error:  # zipfile, numpy and zlib each raise their own for a damaged file
+        except Exception as error:  # zipfile, numpy and zlib each raise their own
             what = f"not readable as the true masks: {error}"
-            raise InputError(
-                what,
-                short(path),
-                f"Make it again with {command('prepare', '--force')}",
-                code="truth_damaged",
-            ) from None
+            todo = f"Make it again with {command('prepare', '--force')}"
+            raise InputError(what, short(path), todo, code="truth_damaged") from None
 
     def _check(self) -> None:
         """Raises ValueError, TypeError or IndexError for arrays that do not belong together."""
         n, ends = len(self.ids), self.offsets
-        if (
-            self.ids.ndim != 1
-            or self.ids.dtype.kind != "U"
-            or self.sizes.shape != (n, 2)
-            or ends.shape != (n + 1,)
-        ):
+        shapes = [a.shape for a in (self.ids, self.sizes, ends, self.runs)]
+        if shapes != [(n,), (n, 2), (n + 1,), (len(self.runs), 2)]:
             raise ValueError("its arrays do not fit each other")
-        if {a.dtype.kind for a in (self.sizes, ends, self.runs)} != {"i"} or self.runs.shape != (
-            len(self.runs),
-            2,
-        ):
+        if [a.dtype.kind for a in (self.ids, self.sizes, ends, self.runs)] != list("Uiii"):
             raise ValueError("its arrays are of another kind")
-        if (
-            ends[0] != 0
-            or ends[-1] != len(self.runs)
-            or (np.diff(ends) < 0).any()
-            or (self.sizes < 1).any()
-            or (self.sizes > 2**16).any()
-        ):
+        no_sizes = (self.sizes < 1).any() or (self.sizes > 2**16).any()
+        if ends[0] != 0 or ends[-1] != len(self.runs) or (np.diff(ends) < 0).any() or no_sizes:
             raise ValueError("its numbers contradict each other")
         starts, lengths = self.runs.astype(np.int64).T
-        stops, of = starts + lengths, np.repeat(np.arange(n), np.diff(ends))
-        next_one = of[1:] == of[:-1]  # of the same image
-        if (
-            (starts < 0).any()
-            or (lengths < 1).any()
-            or (stops > self.sizes.prod(1)[of]).any()
-            or (starts[1:] < stops[:-1])[next_one].any()
-        ):
+        stops, image = starts + lengths, np.repeat(np.arange(n), np.diff(ends))
+        outside = (starts < 0) | (lengths < 1) | (stops > self.sizes.prod(1)[image])
+        overlap = (starts[1:] < stops[:-1]) & (image[1:] == image[:-1])
+        if outside.any() or overlap.any():
             raise ValueError("a run lies outside of its image, or overlaps another")
 
     def mask(self, id: str) -> np.ndarray:

@@ -1,15 +1,18 @@
-"""How a train table's run lengths count: found out by decoding them against the images.
+"""The dialect of a train table's run lengths, found by decoding them against the images.
 
-Lesions are compact, and few of them reach two opposite edges. So in the right order and from the right first pixel hardly a run goes on from one column
-(or row) into the next; in the wrong order, or one pixel off where a lesion touches an edge, many do. Only square images look alike in both orders: there the
-picture decides, since a lesion's inside differs from what is around it, and a transposed mask lies elsewhere.
+Lesions are compact, and few of them reach two opposite edges. So in the right order and from the
+right first pixel hardly a run goes on from one column (or row) into the next; in the wrong order,
+or one pixel off where a lesion touches an edge, many do. Only square images look alike in both
+orders: there the picture decides, since a lesion's inside differs from what is around it, and a
+transposed mask lies elsewhere.
 """
 
 from __future__ import annotations
 
-import itertools
+from contextlib import suppress
+from itertools import product, starmap
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,178 +25,224 @@ from src.data.images import read_image
 
 # what report.json knows of the run lengths -> the setting of submission: that decides it
 SETTING = {"order": "order", "first": "first_pixel", "relative": "relative_starts"}
-SIDES = (
-    64,
-    96,
-    101,
-    128,
-    224,
-    256,
-    320,
-    384,
-    448,
-    512,
-    640,
-    768,
-    1024,
-    1536,
-    2048,
-)  # of squares that contests resize masks to
+# of squares that contests resize masks to
+SIDES = (64, 96, 101, 128, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 1536, 2048)
 LOOKED_AT = 60  # images whose pixels are compared with their masks
 SURE, ENOUGH = 4.0, 6  # standard errors, and images, for pictures to decide
 MARGIN = 3  # runs over the end of a line: one or two may be so by right
 POOR = 0.05  # this share of runs over the end of a line: nothing fits well
 
 
+class Dialect(NamedTuple):
+    """How the pixels are counted; named as in report.json."""
+
+    order: str  # 'column' or 'row'
+    first: int  # the number of the first pixel
+    relative: bool  # every start but the first counts from the end of the run before
+
+
+DIALECTS = list(starmap(Dialect, product(("column", "row"), (1, 0), (False, True))))
+
+
+class Fit(NamedTuple):
+    """How badly a dialect fits all run lengths."""
+
+    bad: int  # texts that are no mask of their image
+    crossing: int  # runs that go on from one column or row into the next
+    dialect: Dialect
+
+
+class Masks(NamedTuple):
+    """The run lengths of one image."""
+
+    texts: list[str]
+    image: Path
+    size: tuple[int, int]  # of the image: height, width
+
+
+# (first, relative) -> the runs of each text, None where it is not run lengths
+Parsed = dict[tuple[int, bool], list[np.ndarray | None]]
+
+
 def detect(
     texts: list[list[str]], images: list[Path], given: Submission, several: bool
 ) -> dict[str, Any]:
-    """texts: the run lengths of each image, images: their files -> {order, first, relative, size, assumed: what could not be known, why}. Where the data leave
-    it open, what `given` says stands; raises InputError where it says something else than they do. `several`: whether images have several rows, one a part."""
-    runs_of: dict[tuple, list] = {}
-    kept: list[tuple[list[str], Path, tuple[int, int]]] = []
-    for its, file in zip(texts, images):
-        if its and (size := _size(file)):
-            kept.append((its, file, size))
-    sizes = [k[2] for k in kept]
-    ways = list(itertools.product(("column", "row"), (1, 0), (False, True)))
-    flat = [(i, t) for i, (its, _, _) in enumerate(kept) for t in its]
-    for first, relative in {w[1:] for w in ways}:
-        runs_of[first, relative] = [_parsed(t, first, relative) for _, t in flat]
-    owners = [i for i, _ in flat]
-    best = _best(ways, runs_of, [sizes[i] for i in owners])
-    size = None
-    count = sum(len(r) for r in next(iter(runs_of.values())) if r is not None)
-    if len(flat) > MARGIN and (
-        best[0][0] > max(MARGIN, 0.05 * len(flat)) or best[0][1] > 0.02 * count
-    ):  # they fit no image as it is: masks of one size for all?
-        tried = [
-            (ranked[0], n, ranked)
-            for n in dict.fromkeys(
-                [*([tuple(given.size)] if given.size else []), *((n, n) for n in SIDES)]
-            )
-            for ranked in [_best(ways, runs_of, [n] * len(flat))]
-        ]
-        found = min(tried, key=lambda t: t[0][:2])
-        if found[0][0] <= min(0.05 * len(flat), best[0][0]) and found[0][1] < 0.25 * max(
-            1, best[0][1]
-        ):
-            best, size = found[2], found[1]
-    bad, crossing = best[0][:2]
-    equal = [way for *cost, way in best if cost[0] == bad and cost[1] - crossing < MARGIN]
-    others = [cost[1] for *cost, way in best if way not in equal]
-    for at, name in enumerate(SETTING.values()):
-        if (told := getattr(given, name)) is not None and count:
-            if not (fit := [w for w in equal if w[at] == told]):
-                raise InputError(
-                    f"submission.{name} is {told}, but the run lengths of the train "
-                    f"table count by {name} {equal[0][at]}",
-                    "competition.yaml",
-                    f"Leave submission.{name} out, or correct it",
-                    code="invalid_value",
-                )
-            equal = fit
-    assumed, why = (
-        [],
-        f"{crossing} of {count} runs go on from one line into the next"
-        + (f", {others[0]} in the next best way" if others else ""),
-    )
-    if len({w[0] for w in equal}) > 1:
-        order, sure = _by_pictures(kept, equal, size)
-        equal = [w for w in equal if w[0] == order]
-        why += "; the order by the pictures under the masks" if sure else ""
-        assumed += [] if sure else ["order"]
-    if len({w[2] for w in equal}) > 1:  # masks of one run each: both mean the same
-        equal = [w for w in equal if not w[2]]
-    if len({w[1] for w in equal}) > 1:
-        assumed.append("first")
-        equal = [
-            w for w in equal if w[1] == (0 if w[2] else 1)
-        ]  # SIIM-ACR, the one known contest of relative starts, counts from 0; the others mostly from 1
-    order, first, relative = equal[0]
-    if crossing > POOR * count and len(flat) > MARGIN:
-        warn(f"no way of counting fits the run lengths of the train table well: {why}")
-    return {
-        "order": order,
-        "first": first,
-        "relative": relative,
-        "size": list(size) if size else None,
-        "several": several,
-        "assumed": assumed,
-        "why": why,
+    """texts: the run lengths of each image; images: their files; several: whether images have
+    several rows, one a lesion -> {order, first, relative, size, several, assumed, why}.
+
+    assumed: what the data leave open; there what `given` has counts, or else what is usual. Raises
+    InputError where `given` contradicts the data.
+    """
+    masks = _of_readable_images(texts, images)
+    flat = [text for m in masks for text in m.texts]
+    parsed = {
+        (first, relative): [_parsed(text, first, relative) for text in flat]
+        for first, relative in product((1, 0), (False, True))
     }
+    count = sum(len(runs) for runs in parsed[1, False] if runs is not None)
+    fits, size = _fits(parsed, [m.size for m in masks for _ in m.texts]), None
+    best = fits[0]
+    misfit = best.bad > max(MARGIN, 0.05 * len(flat)) or best.crossing > 0.02 * count
+    if misfit and len(flat) > MARGIN:
+        fits, size = _fits_of_one_size(parsed, fits, given.size)
+        best = fits[0]
+    equal = [f.dialect for f in fits if f.bad == best.bad and f.crossing - best.crossing < MARGIN]
+    others = [f.crossing for f in fits if f.dialect not in equal]
+    why = f"{best.crossing} of {count} runs go on from one line into the next"
+    if others:
+        why += f", {others[0]} by the next best dialect"
+    if count:
+        equal = _as_given(equal, given)
+    assumed = []
+    if _is_open(equal, "order"):
+        order, sure = _order_by_pictures(masks, equal[0], size)
+        equal = [d for d in equal if d.order == order]
+        if sure:
+            why += "; the order by the pictures under the masks"
+        else:
+            assumed.append("order")
+    if _is_open(equal, "relative"):  # masks of one run each: both mean the same
+        equal = [d for d in equal if not d.relative]
+    if _is_open(equal, "first"):
+        assumed.append("first")
+        # SIIM-ACR, the one known contest of relative starts, counts from 0; others mostly from 1
+        equal = [d for d in equal if d.first == (0 if d.relative else 1)]
+    if best.crossing > POOR * count and len(flat) > MARGIN:
+        warn(f"no dialect fits the run lengths of the train table well: {why}")
+    more = {"size": list(size) if size else None, "several": several, "assumed": assumed}
+    return equal[0]._asdict() | more | {"why": why}
+
+
+def _of_readable_images(texts: list[list[str]], images: list[Path]) -> list[Masks]:
+    """Those that have any; prepare names the images that cannot be read."""
+    masks = []
+    for its, file in zip(texts, images):
+        size = _size(file) if its else None
+        if size:
+            masks.append(Masks(its, file, size))
+    return masks
 
 
 def _size(file: Path) -> tuple[int, int] | None:
-    try:
+    with suppress(Exception):  # whatever Pillow raises; a DICOM file is not one of its kinds
         return size_of(file)
-    except Exception:
-        try:
-            return read_image(file).shape[:2]
-        except ValueError:
-            return None  # prepare names it
+    with suppress(ValueError):
+        return read_image(file).shape[:2]
+    return None
 
 
 def _parsed(text: str, first: int, relative: bool) -> np.ndarray | None:
-    try:
+    with suppress(ValueError):
         return rle.parse(text, first, relative)
-    except ValueError:
-        return None
+    return None
 
 
-def _best(ways: list, runs_of: dict, sizes: list[tuple[int, int]]) -> list[tuple[int, int, tuple]]:
-    """(texts that fit no mask of their image, runs that cross into the next line, way), the best first; equal ones in the order of `ways`."""
-    costs = []
-    for way in ways:
+# ------------------------------------------------------------------------------- by where runs end
+
+
+def _fits(parsed: Parsed, sizes: list[tuple[int, int]]) -> list[Fit]:
+    """Of each dialect for masks of these sizes (height, width), the best first; equal ones in the
+    order of DIALECTS."""
+    fits = []
+    for dialect in DIALECTS:
         bad = crossing = 0
-        for runs, (height, width) in zip(runs_of[way[1:]], sizes):
+        for runs, (height, width) in zip(parsed[dialect[1:]], sizes):
             if runs is None or not len(runs):
                 continue
-            ends, line = runs.sum(1), height if way[0] == "column" else width
+            ends, line = runs.sum(1), height if dialect.order == "column" else width
             if runs[0, 0] < 0 or ends[-1] > height * width or (runs[1:, 0] < ends[:-1]).any():
                 bad += 1
             else:
                 crossing += int((runs[:, 0] // line != (ends - 1) // line).sum())
-        costs.append((bad, crossing, way))
-    return sorted(costs, key=lambda c: c[:2])
+        fits.append(Fit(bad, crossing, dialect))
+    return sorted(fits, key=lambda fit: fit[:2])
 
 
-def _by_pictures(kept: list, equal: list[tuple], size: tuple[int, int] | None) -> tuple[str, bool]:
-    """The order in which masks lie on what differs from its surroundings, and whether the difference is beyond chance."""
+def _fits_of_one_size(
+    parsed: Parsed, own: list[Fit], given: tuple[int, int] | None
+) -> tuple[list[Fit], tuple[int, int] | None]:
+    """(fits, size) where masks of one size for all images fit far better than masks of the images'
+    own sizes; else (own, None)."""
+    count = len(parsed[1, False])
+    sizes = dict.fromkeys([*([tuple(given)] if given else []), *zip(SIDES, SIDES)])
+    tried = {size: _fits(parsed, [size] * count) for size in sizes}
+    size = min(tried, key=lambda size: tried[size][0][:2])
+    best = tried[size][0]
+    fewer_bad = best.bad <= min(0.05 * count, own[0].bad)
+    if fewer_bad and best.crossing < 0.25 * max(1, own[0].crossing):
+        return tried[size], size
+    return own, None
+
+
+def _is_open(dialects: list[Dialect], name: str) -> bool:
+    return len({getattr(d, name) for d in dialects}) > 1
+
+
+def _as_given(equal: list[Dialect], given: Submission) -> list[Dialect]:
+    """Those of the equally good dialects that are as the settings say; raises InputError where
+    there are none."""
+    for name, setting in SETTING.items():
+        value = getattr(given, setting)
+        fitting = [d for d in equal if value is None or getattr(d, name) == value]
+        if not fitting:
+            raise InputError(
+                f"submission.{setting} is {value}, but the run lengths of the train table have "
+                f"{setting} {getattr(equal[0], name)}",
+                "competition.yaml",
+                f"Leave submission.{setting} out, or correct it",
+                code="invalid_value",
+            )
+        equal = fitting
+    return equal
+
+
+# ---------------------------------------------------------------------- by what is under the masks
+
+
+def _order_by_pictures(
+    masks: list[Masks], dialect: Dialect, size: tuple[int, int] | None
+) -> tuple[str, bool]:
+    """The order in which masks lie on what differs from its surroundings, and whether the
+    difference is beyond chance."""
     gains = []
-    first, relative = equal[0][1:]
-    for its, file, (height, width) in kept[:: max(1, len(kept) // LOOKED_AT)]:
+    for its in masks[:: max(1, len(masks) // LOOKED_AT)]:
         try:
-            picture = cv2.GaussianBlur(read_image(file).astype(np.float32), (0, 0), 1.5)
+            picture = cv2.GaussianBlur(read_image(its.image).astype(np.float32), (0, 0), 1.5)
         except ValueError:
             continue
-        shape = size or (height, width)
-        picture = cv2.resize(picture, shape[::-1]) if picture.shape != shape else picture
-        slope = np.hypot(
-            cv2.Sobel(picture, cv2.CV_32F, 1, 0), cv2.Sobel(picture, cv2.CV_32F, 0, 1)
-        ) / (picture.std() + 1e-6)
-        found = {}
-        for order in ("column", "row"):
-            mask = np.zeros(shape, np.uint8)
-            for text in its:
-                runs = _parsed(text, first, relative)
-                try:
-                    mask |= rle.from_runs(runs, *shape, order)
-                except (ValueError, TypeError):
-                    continue
-            edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).astype(
-                bool
-            )
-            around = cv2.dilate(mask, np.ones((15, 15), np.uint8)).astype(bool) & ~mask.astype(bool)
-            if edge.any() and around.any():
-                contrast = abs(picture[mask.astype(bool)].mean() - picture[around].mean()) / (
-                    picture.std() + 1e-6
-                )
-                found[order] = float(slope[edge].mean()) + contrast
-        if len(found) == 2:
-            gains.append(found["column"] - found["row"])
-    gains = np.array(gains)
-    sure = len(gains) >= ENOUGH and bool(
-        abs(gains.mean()) > SURE * gains.std(ddof=1) / np.sqrt(len(gains))
-    )
-    return ("row" if sure and gains.mean() < 0 else "column"), sure
+        shape = size or its.size
+        if picture.shape != shape:
+            picture = cv2.resize(picture, shape[::-1])
+        column, row = (
+            _contrast(picture, _drawn(its.texts, dialect._replace(order=order), shape))
+            for order in ("column", "row")
+        )
+        if column is not None and row is not None:
+            gains.append(column - row)
+    if len(gains) < ENOUGH:
+        return "column", False
+    mean, error = np.mean(gains), np.std(gains, ddof=1) / np.sqrt(len(gains))
+    sure = bool(abs(mean) > SURE * error)
+    return ("row" if sure and mean < 0 else "column"), sure
+
+
+def _drawn(texts: list[str], dialect: Dialect, shape: tuple[int, int]) -> np.ndarray:
+    """The union (H,W) bool of the masks that fit."""
+    union = np.zeros(shape, bool)
+    for text in texts:
+        with suppress(ValueError):
+            union |= rle.decode(text, *shape, dialect.order, dialect.first, "", dialect.relative)
+    return union
+
+
+def _contrast(picture: np.ndarray, mask: np.ndarray) -> float | None:
+    """How steep the picture (H,W) is at the mask's edge, and how much the mask's inside differs
+    from what is around it, in standard deviations; None for a mask without an edge or surroundings.
+    """
+    plane, spread = mask.astype(np.uint8), picture.std() + 1e-6
+    edge = cv2.morphologyEx(plane, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).astype(bool)
+    around = cv2.dilate(plane, np.ones((15, 15), np.uint8)).astype(bool) & ~mask
+    if not edge.any() or not around.any():
+        return None
+    slope = np.hypot(cv2.Sobel(picture, cv2.CV_32F, 1, 0), cv2.Sobel(picture, cv2.CV_32F, 0, 1))
+    return float(slope[edge].mean() + abs(picture[mask].mean() - picture[around].mean())) / spread

@@ -15,7 +15,8 @@ from src.core.device import amp_dtype, out_of_memory
 from src.core.paths import Paths
 from src.data.images import restore
 from src.data.predictions import Predictions
-from src.parts import models
+from src.parts import building
+from src.parts.network import Network
 from src.parts.tta import TTA
 from src.pipeline.records import read_weights
 from src.training.checkpoint import load_weights
@@ -30,15 +31,15 @@ def load_network(
     device: torch.device,
     weights: str = "float32",
     fold: int | None = None,
-) -> models.Network:
+) -> Network:
     """The network of an experiment with the weights of last.pt or best.pt: see `load_weights`."""
-    net = models.build(config.experiment, len(config.competition.data.classes), pretrained=False)
+    net = building.build(config.experiment, len(config.competition.data.classes), pretrained=False)
     load_weights(checkpoint, net, weights, fold)
     return net.to(device, memory_format=torch.channels_last)
 
 
 def predict_images(
-    net: models.Network,
+    net: Network,
     config: Config,
     images: np.ndarray,
     index: pd.DataFrame,

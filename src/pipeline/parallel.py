@@ -1,9 +1,11 @@
-"""Folds side by side: one process for each GPU, or for each of --parallel N; whichever is free takes the next fold.
+"""Folds side by side: one process for each GPU, or as many as --parallel says; whichever is free
+takes the next fold.
 
 READS   what train reads
-WRITES  what train writes, and nothing of its own: every child is src/stages/train.py with one fold, which checks what is there, saves and goes on as it does alone
+WRITES  what train writes, and nothing of its own: every child is src/stages/train.py with one fold,
+        which checks what is there, saves and resumes as it does alone
 
-Imports nothing heavy: how many GPUs there are is asked before torch is there.
+Imports nothing heavy: how many GPUs there are is asked before torch is imported.
 """
 
 from __future__ import annotations
@@ -24,75 +26,84 @@ from pathlib import Path
 
 from src.config.load import Config
 from src.core import console
-from src.core.console import InputError, Interrupts, StageError, Stopped, error_line, say
-from src.core.disk import explained, point
+from src.core.console import InputError, Interrupts, StageError, Stopped, error_line, listing, say
+from src.core.disk import point, recognised
 from src.core.freshness import Job
 from src.core.paths import ROOT
 
 DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+DEATH_SIGNAL = 1  # prctl(2): PR_SET_PDEATHSIG
 CHILD = [sys.executable, "-u", "-m", "src.pipeline.parallel"]
-NAME = re.compile(r" \[([a-z][a-z0-9_]*)\]$")  # of an error, at the end of its line
+CODE = re.compile(r" \[([a-z][a-z0-9_]*)\]$")  # of an error, at the end of its line
 PATIENCE = 30  # seconds that a child has to end when everything is to stop at once
 
 
 def devices() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls each GPU that this process may use; [] where there is none. Found without torch, which would take seconds and a part
-    of a GPU's memory. CUDA itself reads the variable only as far as the first entry that is no device (CUDA programming guide, environment variables)."""
-    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+    """What CUDA_VISIBLE_DEVICES calls each GPU that this process may use; [] where there is none.
+
+    Found without torch, which would take seconds and a part of a GPU's memory. CUDA itself reads
+    the variable only up to the first entry that is not a device (CUDA programming guide,
+    environment variables).
+    """
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
         found: list[str] = []
-        for name in (n.strip() for n in chosen.split(",")):
-            if not name or name.startswith("-"):
+        for name in chosen.split(","):
+            if not name.strip() or name.strip().startswith("-"):
                 break
-            found.append(name)
+            found.append(name.strip())
         return found
-    try:  # in a container it knows which GPUs are lent, where /proc may show those of the whole machine
-        told = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, encoding="utf-8"
+    command = ["nvidia-smi", "-L"]
+    try:  # in a container it knows which GPUs are lent, where /proc may show all of the machine's
+        listed = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, encoding="utf-8"
         )
-        count = (
-            sum(line.startswith("GPU ") for line in told.stdout.splitlines())
-            if told.returncode == 0
-            else 0
-        )
+        lines = [] if listed.returncode else listed.stdout.splitlines()
+        count = sum(line.startswith("GPU ") for line in lines)
     except (OSError, subprocess.SubprocessError):
         count = len(list(DRIVER.glob("*")))
     return [str(i) for i in range(count)]
 
 
 def count(given: int | None) -> int:
-    """How many folds train at the same time: --parallel N, else one for each GPU, and at least 1."""
+    """How many folds train at the same time: --parallel N, else one for each GPU, at least 1."""
     return max(1, len(devices())) if given is None else given
 
 
-# --------------------------------------------------------------------------------------------------------------------------- the parent
+# ------------------------------------------------------------------------------------ the parent
 
 
 @dataclass(eq=False)
 class Child:
-    """One running fold: its process, its place among those side by side, and what it said last on stderr."""
+    """One running fold.
+
+    `slot`: its place among those side by side. `last`: its last line on stderr. `unfinished`: by
+    pipe, a line that has not ended yet.
+    """
 
     job: Job
-    label: str  # before each of its lines
+    label: str
     slot: int
     process: subprocess.Popen
     last: str = ""
-    unfinished: dict[object, bytes] = field(
-        default_factory=dict
-    )  # pipe -> a line that has not ended yet
+    unfinished: dict[object, bytes] = field(default_factory=dict)
 
-    def hear(self, pipe) -> bool:
-        """Pass on what has come through one of its two pipes, in whole lines; False when the pipe is closed."""
+    def pass_on(self, pipe) -> bool:
+        """Print what has come through one of its two pipes, in whole lines that begin with the
+        label; False when the pipe is closed."""
         data = os.read(pipe.fileno(), 1 << 16)
         *lines, rest = (self.unfinished.get(pipe, b"") + (data or b"\n")).split(b"\n")
         self.unfinished[pipe] = rest
-        warns = pipe is self.process.stderr
-        for line in (raw.decode(errors="replace").rstrip() for raw in lines):
-            if line:
-                self.last = line if warns else self.last
-                print(
-                    f"{self.label} | {line}", file=sys.stderr if warns else sys.stdout, flush=True
-                )
+        is_stderr = pipe is self.process.stderr
+        for raw in lines:
+            line = raw.decode(errors="replace").rstrip()
+            if not line:
+                continue
+            if is_stderr:
+                self.last = line
+            stream = sys.stderr if is_stderr else sys.stdout
+            print(f"{self.label} | {line}", file=stream, flush=True)
         return bool(data)
 
     def failure(self) -> str:
@@ -100,111 +111,143 @@ class Child:
         code = self.process.returncode
         if code == 0:
             return ""
-        if code < 0:
-            why = (
-                "; the system does so when memory runs out: a smaller --parallel needs less"
-                if code == -signal.SIGKILL
-                else ""
-            )
-            return f"it was killed ({signal.Signals(-code).name}){why}"
-        said = NAME.sub("", self.last.removeprefix("error: ")).rstrip(".")
-        return said or f"it ended with exit code {code}"
+        if code > 0:
+            why = CODE.sub("", self.last.removeprefix("error: ")).rstrip(".")
+            return why or f"it ended with exit code {code}"
+        why = f"it was killed ({signal.Signals(-code).name})"
+        if code == -signal.SIGKILL:
+            why += "; the system does so when memory runs out: a smaller --parallel needs less"
+        return why
+
+    def saved(self) -> str:
+        """What is left of its work after it was asked to stop, in words."""
+        code = self.process.returncode
+        if code == -signal.SIGTERM:  # it had not come so far as to listen for it
+            return "nothing had to be saved"
+        if code == 130:
+            return self.last.removeprefix("stopped: ")
+        return self.failure() or "finished"
 
     @property
     def code(self) -> str:
         """The short name of its error, which ends its last line."""
         if self.process.returncode < 0:
             return "process_killed"
-        name = NAME.search(self.last)
+        name = CODE.search(self.last)
         return name[1] if name else "fold_failed"
 
 
-def run(jobs: list[Job], config: Config, slots: int) -> int:
-    """Train these folds, `slots` at a time; returns how many were trained.
+class Pool:
+    """The folds that wait, run and have ended; `slots` are the places for those that run."""
 
-    A fold that fails does not stop the others. Its slot takes no other one, since a GPU that is out of order would spoil them all. In the end the error is
-    raised: InputError where all that failed did so for wrong input, else StageError. On Ctrl+C or SIGTERM every child saves, and Stopped is raised.
+    def __init__(self, jobs: list[Job], config: Config, slots: int):
+        self.config, self.gpus = config, devices()
+        self.side_by_side = min(slots, len(jobs))
+        self.several_names = len({job.name for job in jobs}) > 1
+        self.waiting, self.free = list(jobs), list(range(self.side_by_side))
+        self.running: list[Child] = []
+        self.ended: list[Child] = []
+        self.selector = selectors.DefaultSelector()
+
+    def start(self) -> None:
+        """A process for each free slot, as long as folds are waiting."""
+        while self.waiting and self.free:
+            job, slot = self.waiting.pop(0), self.free.pop(0)
+            gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
+            process = _start(job, self.config.owner(job.name), gpu, self.side_by_side)
+            label = f"{job.name} fold {job.fold}" if self.several_names else f"fold {job.fold}"
+            child = Child(job, label, slot, process)
+            self.running.append(child)
+            for pipe in (process.stdout, process.stderr):
+                self.selector.register(pipe, selectors.EVENT_READ, child)
+
+    def watch(self) -> None:
+        """Pass on what the children say, and note which have ended. The slot of one that failed
+        takes no other fold: a broken GPU would spoil them all."""
+        for key, _ in self.selector.select(timeout=0.3):
+            if not key.data.pass_on(key.fileobj):
+                self.selector.unregister(key.fileobj)
+                key.fileobj.close()
+        heard = {id(key.data) for key in self.selector.get_map().values()}
+        for child in [c for c in self.running if id(c) not in heard]:
+            child.process.wait()
+            self.running.remove(child)
+            self.ended.append(child)
+            if not child.failure():
+                self.free.append(child.slot)
+
+    def ask_to_stop(self) -> None:
+        """To be called once: a child that is told twice ends without saving."""
+        for child in self.running:
+            child.process.terminate()
+
+    def close(self) -> None:
+        """Leave no process behind, whatever happened."""
+        self.ask_to_stop()
+        for child in self.running:
+            try:
+                child.process.communicate(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.communicate()
+        self.selector.close()
+
+
+def run(jobs: list[Job], config: Config, slots: int) -> None:
+    """Train these folds, `slots` at a time.
+
+    A fold that fails does not stop the others. In the end the error is raised: InputError where
+    all that failed did so for wrong input, else StageError. On Ctrl+C or SIGTERM every child saves,
+    and Stopped is raised.
     """
-    gpus, several = devices(), len({job.name for job in jobs}) > 1
-    waiting, running, ended, free = list(jobs), [], [], list(range(min(slots, len(jobs))))
-    side_by_side, asked = len(free), False
-    say(
-        f"[train] {len(jobs)} folds, {side_by_side} at a time: "
-        + (
-            f"GPU {', '.join(gpus[:side_by_side])}"
-            if gpus
-            else f"no GPU, OMP_NUM_THREADS={_threads(side_by_side)} each"
-        )
-    )
-    for job in jobs[1:]:  # of the first one it has been said already
+    pool = Pool(jobs, config, slots)
+    where = f"no GPU, OMP_NUM_THREADS={_threads(pool.side_by_side)} each"
+    if pool.gpus:
+        where = f"GPU {', '.join(pool.gpus[: pool.side_by_side])}"
+    say(f"[train] {len(jobs)} folds, {pool.side_by_side} at a time: {where}")
+    for job in jobs[1:]:  # the driver has announced the first one
         job.announce()
-    selector = selectors.DefaultSelector()
+    asked = False
     try:
         with Interrupts() as interrupts:
-            while running or waiting and free and not interrupts.asked:
-                while waiting and free and not interrupts.asked:
-                    job, slot = waiting.pop(0), free.pop(0)
-                    label = f"{job.name} fold {job.fold}" if several else f"fold {job.fold}"
-                    running.append(
-                        child := Child(
-                            job,
-                            label,
-                            slot,
-                            _start(
-                                job,
-                                config.owner(job.name),
-                                gpus[slot % len(gpus)] if gpus else None,
-                                side_by_side,
-                            ),
-                        )
-                    )
-                    for pipe in (child.process.stdout, child.process.stderr):
-                        selector.register(pipe, selectors.EVENT_READ, child)
-                if interrupts.asked and not asked:
+            while pool.running or (pool.waiting and pool.free and not interrupts.asked):
+                if not interrupts.asked:
+                    pool.start()
+                elif not asked:
+                    pool.ask_to_stop()
                     asked = True
-                    for child in running:
-                        child.process.terminate()  # once: told a second time, it would end without saving
-                for key, _ in selector.select(timeout=0.3):
-                    if not key.data.hear(key.fileobj):
-                        selector.unregister(key.fileobj)
-                        key.fileobj.close()
-                open_ = {id(key.data) for key in selector.get_map().values()}
-                for child in [c for c in running if id(c) not in open_]:
-                    child.process.wait()
-                    running.remove(child)
-                    ended.append(child)
-                    free += [] if child.failure() else [child.slot]
+                pool.watch()
     finally:
-        _end(running)
-        selector.close()
+        pool.close()
     if interrupts.asked:
-        raise Stopped("; ".join(f"{c.label}: {_saved(c)}" for c in ended) or "no fold was begun")
-    if failed := [c for c in ended if c.failure()]:
-        text = "; ".join(f"{c.job.title}: {c.failure()}" for c in failed) + (
-            f". Not begun: {console.listing(j.title for j in waiting)}" if waiting else ""
-        )
-        codes = {c.code for c in failed}
-        code = codes.pop() if len(codes) == 1 else "several"
-        if all(c.process.returncode == 2 for c in failed):
-            raise InputError(text, code=code)
-        raise StageError(f"{text}. What the others trained is kept", code=code)
-    return len(ended)
+        saved = "; ".join(f"{child.label}: {child.saved()}" for child in pool.ended)
+        raise Stopped(saved or "no fold was begun")
+    if failed := [child for child in pool.ended if child.failure()]:
+        raise _failure(failed, pool.waiting)
+
+
+def _failure(failed: list[Child], waiting: list[Job]) -> InputError | StageError:
+    """One error for all folds that failed."""
+    left = f". Not begun: {listing(job.title for job in waiting)}" if waiting else ""
+    text = "; ".join(f"{child.job.title}: {child.failure()}" for child in failed) + left
+    codes = {child.code for child in failed}
+    code = codes.pop() if len(codes) == 1 else "several"
+    if all(child.process.returncode == InputError.exit_code for child in failed):
+        return InputError(text, code=code)
+    return StageError(f"{text}. What the others trained is kept", code=code)
 
 
 def _start(job: Job, config: Config, gpu: str | None, side_by_side: int) -> subprocess.Popen:
-    """A session of its own: Ctrl+C on a terminal, and `timeout`, reach a whole group of processes, and the parent's word is enough."""
+    """In a session of its own: Ctrl+C on a terminal, and `timeout`, reach a whole group of
+    processes, and here the parent passes it on."""
     environment = dict(os.environ)
-    config = Config(
-        config.name, config.file, config.competition, config.experiment.model_copy(deep=True)
-    )
+    config = replace(config, experiment=config.experiment.model_copy(deep=True))
     if gpu is None:
         environment["OMP_NUM_THREADS"] = str(_threads(side_by_side))
     else:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
-        if config.experiment.train.workers is None:
-            config.experiment.train.workers = min(
-                8, max(1, _cores() // side_by_side)
-            )  # loader processes: of the cores too, each has its share
+        if config.experiment.train.workers is None:  # loader processes share the cores, too
+            config.experiment.train.workers = min(8, _share(side_by_side))
     point("start", job.record_file)
     process = subprocess.Popen(
         CHILD,
@@ -214,56 +257,36 @@ def _start(job: Job, config: Config, gpu: str | None, side_by_side: int) -> subp
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=_with_parent if LIBC else None,
+        preexec_fn=_end_with_parent if LIBC else None,
     )
-    job = replace(job, folds_left=1)  # what this fold tells of time is its own
-    with (
-        suppress(BrokenPipeError),
-        process.stdin,
-    ):  # broken: it failed before it listened, and its exit code says so
-        process.stdin.write(pickle.dumps((os.getcwd(), console.REPEATED, job, config)))
+    # a broken pipe: it failed before it listened, and its exit code says so
+    with suppress(BrokenPipeError), process.stdin:
+        task = os.getcwd(), console.REPEATED, replace(job, folds_left=1), config
+        process.stdin.write(pickle.dumps(task))
     process.stdin = None
     return process
 
 
-def _with_parent() -> None:
-    """In the child: SIGTERM when the parent is gone, however it went (prctl(2): PR_SET_PDEATHSIG is 1). Elsewhere a child ends at the next line it says."""
-    LIBC.prctl(1, signal.SIGTERM)
+def _end_with_parent() -> None:
+    """In the child: SIGTERM when the parent is gone, for whatever reason. Elsewhere than on Linux
+    a child ends when it next prints a line."""
+    LIBC.prctl(DEATH_SIGNAL, signal.SIGTERM)
 
 
-def _end(running: list[Child]) -> None:
-    """Nothing is left behind, whatever happened."""
-    for child in running:
-        child.process.terminate()
-    for child in running:
-        try:
-            child.process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            child.process.kill()
-            child.process.communicate()
+def _share(side_by_side: int) -> int:
+    """Of the cores, for one child."""
+    from joblib import cpu_count  # 0.15 s, which `status` need not spend
 
-
-def _saved(child: Child) -> str:
-    if child.process.returncode == -signal.SIGTERM:  # it had not come so far as to listen for it
-        return "nothing had to be saved"
-    return (
-        child.last.removeprefix("stopped: ")
-        if child.process.returncode == 130
-        else child.failure() or "finished"
-    )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cpu_count() // side_by_side)
 
 
 def _threads(side_by_side: int) -> int:
     """A child's share of the cores, and no more than the user allows."""
-    share, allowed = max(1, _cores() // side_by_side), os.environ.get("OMP_NUM_THREADS", "")
+    share, allowed = _share(side_by_side), os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(allowed)) if allowed.isdigit() and int(allowed) else share
 
 
-# ---------------------------------------------------------------------------------------------------------------------------- the child
+# ------------------------------------------------------------------------------------- the child
 
 
 def _terminated(*_) -> None:
@@ -271,33 +294,27 @@ def _terminated(*_) -> None:
 
 
 def child() -> int:
-    """One fold; what to do comes through stdin. Exit codes as everywhere, and the last line on stderr says why."""
+    """One fold; what to do comes through stdin. Exit codes as everywhere, and the last line on
+    stderr says why."""
     signal.signal(signal.SIGTERM, _terminated)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's word is SIGTERM
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent sends SIGTERM
     try:
         home, console.REPEATED[:], job, config = pickle.load(sys.stdin.buffer)
         os.chdir(home)
-        importlib.import_module(f"src.stages.{job.stage}").run(
-            job, config, job.paths
-        )  # not at the top: torch takes seconds, and the parent does without
+        # not at the top: torch takes seconds, and the parent does without
+        importlib.import_module(f"src.stages.{job.stage}").run(job, config, job.paths)
         return 0
-    except InputError as error:
-        return _last(error_line(error), 2)
-    except StageError as error:
-        return _last(error_line(error), 1)
     except Stopped as stopped:
-        return _last(f"stopped: {stopped}", 130)
+        line, code = f"stopped: {stopped}", 130
     except KeyboardInterrupt:
-        return _last("stopped: nothing had to be saved", 130)
-    except OSError as error:
-        told = explained(error)
-        return _last(error_line(told), 2 if isinstance(told, InputError) else 1)
+        line, code = "stopped: nothing had to be saved", 130
     except BaseException as error:
-        traceback.print_exc()
-        return _last(f"error: {type(error).__name__}: {error}", 1)
-
-
-def _last(line: str, code: int) -> int:
+        line, code = f"error: {type(error).__name__}: {error}", 1
+        known = recognised(error)
+        if known is None:
+            traceback.print_exc()
+        else:
+            line, code = error_line(known), known.exit_code
     print(line, file=sys.stderr, flush=True)
     return code
 

@@ -1,155 +1,182 @@
-"""Reading the records that cross from one stage to another, and from a bundle to infer: metrics.json, weights.json, bundle.json.
+"""The records that cross from one stage to another, and from a bundle to infer: metrics.json,
+report.json, weights.json and bundle.json.
 
-They are text, and text is edited, merged and cut short: what is read here has the form that its readers go by, or there is an InputError that names the file.
+They are text, and text is edited, merged and truncated: what is returned from here has the form
+that its readers rely on, or there is an InputError that names the file.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from src.core.console import InputError, command, short
 from src.core.disk import read_json
 from src.core.paths import Paths
 
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=10**6)]
+Side = Annotated[int, Field(gt=0, le=2**16)]
+
+
+class Record(BaseModel):
+    """What readers rely on; a record may hold more than that."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Intervals(Record):
+    score: Annotated[list[Number], Field(min_length=2, max_length=2)]
+
+
+class Nested(Record):
+    score: Number
+    intervals: Intervals
+    metrics: dict[str, Number]
+    decisions: dict[str, dict] = {}
+    by_fold: dict[str, dict[str, Number]] = {}
+
+
+class Tuned(Record):
+    decision: dict
+
+
+class Metrics(Record):
+    nested: Nested
+    tuned: Tuned
+    lecture: dict[str, Number] = {}
+    lecture_by_fold: dict[str, dict[str, Number]] = {}
+
+    @model_validator(mode="before")
+    def _renamed(cls, found: dict) -> dict:
+        if "honest" in found:  # as older versions call it
+            found["nested"] = found.pop("honest")
+        return found
+
+
+class Runs(Record):
+    order: Literal["column", "row"]
+    first: Literal[0, 1]
+    relative: bool
+    several: bool | None = None
+    empty: str | None = None
+    why: str = ""
+    assumed: list = []
+    size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+
+
+class Report(Record):
+    runs: Runs | None
+
+
+class Members(Record):
+    """`times`: how often each member is counted."""
+
+    times: dict[str, Count]
+    weights: dict[str, Number]
+
+    @model_validator(mode="after")
+    def _of_the_ensemble(self, info: ValidationInfo) -> Members:
+        if not set(self.times) == set(self.weights) <= set(info.context):
+            raise ValueError("its members are not those of the ensemble")
+        if not any(self.times.values()):
+            raise ValueError("no member is counted")
+        return self
+
+
+class Weights(Record):
+    mask: Members | None
+    label: Members | None
+
+
+class Network(Record):
+    folds: Annotated[list[Count], Field(min_length=1)]
+    weights: dict = {}
+    versions: dict = {}
+    pace: Number | None = None
+
+
+class Manifest(Record):
+    name: str
+    files: dict[str, str]
+    networks: dict[str, Network]
+    mask_size: Annotated[int, Field(ge=0, lt=2**15)] = 0
+    score: Number | None = None
+    packages: dict[str, str] = {}
+
+    @field_validator("name")
+    def _of_a_config(cls, name: str) -> str:
+        if not name or Path(name).name != name:
+            raise ValueError("this is not the name of a config")
+        return name
+
+    @field_validator("files")
+    def _inside(cls, files: dict[str, str]) -> dict[str, str]:
+        if any(Path(file).is_absolute() or ".." in Path(file).parts for file in files):
+            raise ValueError("a file of it lies outside of the bundle")
+        return files
+
 
 def read_metrics(paths: Paths, name: str) -> dict:
-    """metrics.json of evaluate. Raises InputError where it is missing, damaged or of another kind."""
+    """metrics.json of evaluate. Raises InputError where it is missing, damaged or incomplete."""
     file = paths.metrics(name)
     if not file.is_file():
         todo = f"Make it with {command('evaluate')}"
         raise InputError("there is no CV score yet", short(file), todo, code="no_metrics")
-
-    def form(found: Any) -> None:
-        if "honest" in found:  # as it was called before "nested"
-            found["nested"] = found.pop("honest")
-        nested = found["nested"]
-        low, high = nested["intervals"]["score"]
-        _numbers(nested["score"], low, high, *nested["metrics"].values())
-        _dicts(found["tuned"]["decision"], *nested.get("decisions", {}).values())
-        _numbers(*found.get("lecture", {}).values())
-        for by_fold in (nested.get("by_fold", {}), found.get("lecture_by_fold", {})):
-            for of_fold in by_fold.values():
-                _numbers(*of_fold.values())
-
     remedy = f"Make it again with {command('evaluate', '--force')}"
-    return _checked(file, form, "metrics", "damaged_json", remedy)
+    return _read(file, Metrics, "metrics", remedy, code="damaged_json")
 
 
 def read_runs(paths: Paths) -> dict | None:
     """What report.json of prepare (or of a bundle) says of the train table's run lengths; None
     where there are none. Raises InputError likewise: without it masks would be written in an order
     that is only assumed."""
-
-    def form(found: Any) -> None:
-        runs = found["runs"]
-        if runs is None:
-            return
-        if runs["order"] not in ("column", "row") or runs["first"] not in (0, 1):
-            raise ValueError("no such order or first pixel")
-        if not isinstance(runs["relative"], bool) or not isinstance(
-            runs.get("several"), (bool, type(None))
-        ):
-            raise ValueError("a yes or no is missing")
-        if not isinstance(runs.get("empty"), (str, type(None))) or not isinstance(
-            runs.get("why", ""), str
-        ):
-            raise ValueError("a word is missing")
-        if not isinstance(runs.get("assumed", []), list):
-            raise ValueError("a list is missing")
-        if (size := runs.get("size")) is not None:
-            if len(size) != 2 or not all(type(s) is int and 0 < s <= 2**16 for s in size):
-                raise ValueError("its size is none")
-
     remedy = f"Make it again with {command('prepare', '--force')}"
-    return _checked(paths.report, form, "the report on the images", "damaged_json", remedy)["runs"]
+    report = _read(paths.report, Report, "the report on the images", remedy, code="damaged_json")
+    return report["runs"]
 
 
 def read_weights(paths: Paths, name: str, members: list[str]) -> dict:
     """weights.json of an ensemble of these members: 'mask' and 'label' -> None, or how often each
     member is counted ('times', once at least) and its 'weights'. Raises InputError likewise."""
-
-    def form(found: Any) -> None:
-        for answer in ("mask", "label"):
-            if found[answer] is None:
-                continue
-            times, weights = found[answer]["times"], found[answer]["weights"]
-            _numbers(*weights.values())
-            if not set(times) == set(weights) <= set(members):
-                raise ValueError("its members are not those of the ensemble")
-            if not all(type(t) is int and 0 <= t < 10**6 for t in times.values()):
-                raise ValueError("times are whole numbers")
-            if not any(times.values()):
-                raise ValueError("no member is counted")
-
-    remedy = f"Make it again with {command('ensemble', '--force')}"
-    return _checked(paths.weights(name), form, "the weights of an ensemble", "damaged_json", remedy)
+    remedy, file = f"Make it again with {command('ensemble', '--force')}", paths.weights(name)
+    kind = "the weights of an ensemble"
+    return _read(file, Weights, kind, remedy, members, code="damaged_json")
 
 
 def read_manifest(home: Paths) -> dict:
     """bundle.json, in the folder of a bundle. Raises InputError likewise."""
-
-    def form(found: Any) -> None:
-        name = found["name"]
-        if not isinstance(name, str) or not name or Path(name).name != name:
-            raise ValueError("its name is no name of a config")
-        for file, digest in found["files"].items():
-            if not isinstance(digest, str) or Path(file).is_absolute() or ".." in Path(file).parts:
-                raise ValueError("a file of it lies outside of the bundle")
-        for network in found["networks"].values():
-            folds = network["folds"]
-            if not folds or not all(type(k) is int and 0 <= k < 10**6 for k in folds):
-                raise ValueError("a network without folds")
-            _dicts(network.get("weights", {}), network.get("versions", {}))
-            if network.get("pace") is not None:
-                _numbers(network["pace"])
-        size = found.get("mask_size", 0)
-        if type(size) is not int or not 0 <= size < 2**15:
-            raise ValueError("mask_size is no size")
-        if found.get("score") is not None:
-            _numbers(found["score"])
-        if not all(isinstance(v, str) for v in found.get("packages", {}).values()):
-            raise ValueError("versions are words")
-
     remedy = "Make it again with ./run.sh bundle, and upload all of it"
-    return _checked(home.manifest, form, "the manifest of a bundle", "damaged_json", remedy)
+    return _read(home.manifest, Manifest, "the manifest of a bundle", remedy, code="damaged_json")
 
 
-def _checked(file: Path, form: Callable[[Any], None], kind: str, code: str, remedy: str) -> dict:
+def _read(
+    file: Path, form: type[Record], kind: str, remedy: str, members: Any = None, *, code: str
+) -> dict:
     try:
         found = read_json(file)
+        form.model_validate(found, context=members)
+        return found
     except FileNotFoundError:
         raise InputError("no such file", short(file), remedy, code=code) from None
     except (OSError, RecursionError) as error:
-        why = f"not readable: {getattr(error, 'strerror', None) or error}"
-        raise InputError(why, short(file), remedy, code=code) from None
+        what = f"not readable: {getattr(error, 'strerror', None) or error}"
+        raise InputError(what, short(file), remedy, code=code) from None
     except InputError:
-        raise InputError(
-            f"damaged: not readable as {kind}", short(file), remedy, code=code
-        ) from None
-    try:
-        form(found)
-    except KeyError as error:
-        what = f"not readable as {kind}: {error.args[0]} is missing"
-    except ValueError as error:
-        what = f"not readable as {kind}: {error}"
-    except (TypeError, AttributeError, OverflowError, IndexError):
-        what = f"not readable as {kind}: something in it is of another kind"
-    else:
-        return found
-    raise InputError(what, short(file), remedy, code=code)
-
-
-def _numbers(*values: Any) -> None:
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError("a number is missing")
-        if not math.isfinite(value):
-            raise ValueError("a number is not finite")
-
-
-def _dicts(*values: Any) -> None:
-    if not all(isinstance(v, dict) for v in values):
-        raise ValueError("a list of keys and values is missing")
+        what = f"damaged: not readable as {kind}"
+        raise InputError(what, short(file), remedy, code=code) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place, why = ".".join(map(str, first["loc"]))[:100], first["msg"]
+        what = f"not readable as {kind}: {place}: {why}"
+        raise InputError(what, short(file), remedy, code=code) from None

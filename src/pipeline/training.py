@@ -10,13 +10,14 @@ import torch
 
 from src.config.load import Config
 from src.core.device import amp_dtype, worker_count
-from src.parts import augment, losses, models, sampling
+from src.parts import augment, losses, sampling
+from src.parts.network import Network
 from src.training.batches import EpochSampler, ImageDataset, make_loader
 from src.training.loop import Loop
 
 
 def make_loop(
-    net: models.Network,
+    net: Network,
     config: Config,
     images: Path,
     masks: Path,

@@ -1,4 +1,5 @@
-"""The data as prepare found it, for those who want to look at it: index.csv, report.json and truth.npz together, and the images' light.
+"""The data as prepare found it: index.csv, report.json and truth.npz together, and the images'
+brightness and contrast.
 
 READS   artifacts/prepared/ and the images in the data folder
 """
@@ -24,7 +25,7 @@ from src.report.figures import tile
 
 @dataclass
 class Facts:
-    """What prepare found out; the pixels are read when first asked for, once."""
+    """What prepare found out; the pixels are read once, when first asked for."""
 
     paths: Paths
     index: pd.DataFrame  # see data/tables.py
@@ -37,12 +38,12 @@ class Facts:
 
     @cached_property
     def train(self) -> pd.DataFrame:
-        """The train rows, with `share`: the lesion's share of the image, and `parts`: how many pieces it is in."""
+        """The train rows, with `share`: the lesion's share of the image, and `parts`: how many
+        connected components it has (8-connected)."""
         rows = self.index[self.index["set"] == "train"].reset_index(drop=True)
         rows["share"] = rows["area"] / (rows["height"] * rows["width"])
-        rows["parts"] = [
-            cv2.connectedComponents(self.truth.mask(i).astype(np.uint8))[0] - 1 for i in rows["id"]
-        ]
+        masks = (self.truth.mask(id).astype(np.uint8) for id in rows["id"])
+        rows["parts"] = [cv2.connectedComponents(mask)[0] - 1 for mask in masks]
         return rows
 
     @cached_property
@@ -51,32 +52,28 @@ class Facts:
 
     @cached_property
     def light(self) -> tuple[pd.DataFrame, np.ndarray]:
-        """A row an image: id, set, label, brightness, rms, michelson; and its histogram, (N,256), which sums to 1. The formulas: `light_of`."""
-        rows = self.index.iloc[
-            np.unique(np.linspace(0, len(self.index) - 1, self.most).astype(int))
-        ]
-        found, histograms = [], []
+        """A row an image: id, set, label, brightness, rms, michelson; and its histogram, (N,256),
+        which sums to 1. The formulas: `light_of`."""
+        chosen = np.unique(np.linspace(0, len(self.index) - 1, self.most).astype(int))
+        rows = self.index.iloc[chosen][["id", "set", "label", "image"]].reset_index(drop=True)
+        histograms = np.zeros((len(rows), 256))
         with progress(len(rows), "reading") as bar:
-            for row in rows.itertuples():
-                histograms.append(np.bincount(self.pixels(row.image).ravel(), minlength=256))
-                found.append((row.id, row.set, row.label, *light_of(histograms[-1])))
+            for histogram, image in zip(histograms, rows["image"]):
+                histogram[:] = np.bincount(self.pixels(image).ravel(), minlength=256)
                 bar.update(1)
-        histograms = np.array(histograms, float)
-        return pd.DataFrame(
-            found, columns=["id", "set", "label", "brightness", "rms", "michelson"]
-        ), histograms / histograms.sum(1, keepdims=True)
+        rows[["brightness", "rms", "michelson"]] = [light_of(h) for h in histograms]
+        return rows, histograms / histograms.sum(1, keepdims=True)
 
     def pixels(self, image: str) -> np.ndarray:
-        """One image by its path in the index, (H,W) uint8. Raises InputError where it is no longer there."""
+        """One image by its path in the index, (H,W) uint8. Raises InputError where it is no longer
+        there."""
+        file = self.paths.data / image
         try:
-            return read_image(self.paths.data / image)
+            return read_image(file)
         except ValueError as error:
-            raise InputError(
-                f"an image of the index cannot be read: {error}",
-                short(self.paths.data / image),
-                "Name the folder that was prepared, or run ./run.sh prepare again",
-                code="images_gone",
-            ) from None
+            what = f"an image of the index cannot be read: {error}"
+            todo = "Name the folder that was prepared, or run ./run.sh prepare again"
+            raise InputError(what, short(file), todo, code="images_gone") from None
 
     def outlined(self, id: str, side: int = 480) -> np.ndarray:
         """A train image with its lesion's outline, (h,w,3) RGB."""
@@ -85,24 +82,24 @@ class Facts:
 
 
 def load(work: Path | str, data: Path | str, most: int = 2000) -> Facts:
-    """`work`: where artifacts/ is; `data`: the images that were prepared. Raises InputError where prepare has not run."""
+    """work: where artifacts/ is; data: the images that were prepared. Raises InputError where
+    prepare has not run."""
     paths = Paths(Path(work).expanduser().resolve(), Path(data).expanduser().resolve())
     index = read_index(paths)
     return Facts(paths, index, read_json(paths.report), min(most, len(index)))
 
 
 def light_of(histogram: np.ndarray) -> tuple[float, float, float]:
-    """(brightness, RMS contrast, Michelson contrast) of an image whose grey levels i = 0 … 255 occur h_i times, n = Σ h_i pixels:
+    """(brightness, RMS contrast, Michelson contrast) of an image whose grey levels i = 0 … 255
+    occur h_i times, n = Σ h_i pixels:
 
     brightness   b = Σ i·h_i / n, the mean intensity
-    RMS          √(Σ (i − b)²·h_i / n), the standard deviation (Peli, Contrast in complex images, J. Opt. Soc. Am. A 7(10), 1990, pp. 2032-2040)
+    RMS          √(Σ (i − b)²·h_i / n), the standard deviation (Peli, Contrast in complex images,
+                 J. Opt. Soc. Am. A 7(10), 1990, pp. 2032-2040)
     Michelson    (max − min) / (max + min), 0 for a black image (Michelson, Studies in Optics, 1927)
     """
     levels, n = np.arange(256), histogram.sum()
-    brightness = float(levels @ histogram / n)
-    low, high = np.flatnonzero(histogram)[[0, -1]].astype(float)
-    return (
-        brightness,
-        float(np.sqrt((levels - brightness) ** 2 @ histogram / n)),
-        (high - low) / (high + low) if high else 0.0,
-    )
+    brightness = levels @ histogram / n
+    rms = np.sqrt((levels - brightness) ** 2 @ histogram / n)
+    low, high = np.flatnonzero(histogram)[[0, -1]]
+    return float(brightness), float(rms), float((high - low) / (high + low)) if high else 0.0

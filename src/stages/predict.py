@@ -33,7 +33,7 @@ from src.core.settings import Classes
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
-from src.parts import models
+from src.parts.network import Network
 from src.parts.postprocess import Decision
 from src.pipeline.jobs import folds as folds_to_use
 from src.pipeline.networks import load_network, predict_images
@@ -162,7 +162,7 @@ def is_readable(part: Path, classes: list[str]) -> bool:
 
 
 def try_rounding(
-    net: models.Network,
+    net: Network,
     exact: Predictions,
     ask: Callable[[], Predictions],
     held_out: pd.DataFrame,

@@ -175,9 +175,10 @@ def _run_lengths(items: list[Item], config: Config, paths: Paths) -> dict[str, A
         f"{'relative' if runs['relative'] else 'absolute'} starts{size} ({runs['why']})"
     )
     if runs["assumed"]:
+        setting = rle_dialect.SETTING[runs["assumed"][0]]
         warn(
             f"{listing(runs['assumed'])} of the run lengths cannot be known from the data and is "
-            f"assumed, as usual; submission.{rle_dialect.SETTING[runs['assumed'][0]]} in competition.yaml sets it"
+            f"assumed, as usual; submission.{setting} in competition.yaml sets it"
         )
     return runs
 

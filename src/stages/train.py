@@ -23,7 +23,8 @@ from src.core.freshness import Job
 from src.core.paths import CONFIGS, Paths
 from src.data.rle import Truth
 from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index, read_labels
-from src.parts import models
+from src.parts import building, models
+from src.parts.network import Network
 from src.parts.tta import TTA
 from src.pipeline.networks import predict_images
 from src.pipeline.training import make_loop
@@ -77,10 +78,11 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     # the network: pre-trained, or as an earlier run left it
     torch.manual_seed(t.seed * 1000 + fold)
     saved = resumable(last, best)
-    net = models.build(e, len(config.competition.data.classes), pretrained=saved is None)
+    net = building.build(e, len(config.competition.data.classes), pretrained=saved is None)
     net = net.to(device, memory_format=torch.channels_last)
     if saved is None:
-        models.try_views(net, {v: TTA[v].do for v in e.predict.tta if v != "identity"}, e.model)
+        tried = {name: TTA[name].do for name in e.predict.tta if name != "identity"}
+        building.try_views(net, tried, e.model)
     if hasattr(net.body, "fit"):  # it learns without gradients, or not at all
         return fit(net, data, config, paths, fold, device), False
     labels = data.labels[data.seen]
@@ -201,7 +203,7 @@ def validate(
 
 
 def fit(
-    net: models.Network,
+    net: Network,
     data: FoldData,
     config: Config,
     paths: Paths,

@@ -18,8 +18,7 @@ from src.core.disk import must_be_file
 from src.core.settings import Competition, Data, Submission
 from src.data.cells import BOM, cells_of, names_of, table_bytes, table_text
 from src.data.columns import LONGEST, class_in_name, find_id, plain_name
-from src.data.files import IMAGE_SUFFIXES
-from src.data.files import MOST_BYTES, check_size
+from src.data.files import IMAGE_SUFFIXES, MOST_BYTES, check_size
 
 DAMAGED = (
     zipfile.BadZipFile,

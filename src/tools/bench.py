@@ -38,7 +38,7 @@ from src.core.device import amp_dtype, autocast, pick_device
 from src.core.disk import write_json
 from src.core.paths import COMPETITION, ROOT, Paths
 from src.data.predictions import Predictions
-from src.parts import models
+from src.parts import building, models
 from src.parts.tta import TTA
 from src.pipeline.training import make_loop
 from src.training.batches import to_tensor
@@ -78,7 +78,7 @@ def compare(what: str, config: Config, steps: int, repeats: int) -> None:
     """Images/s of the real loop and of a bare one, in turns, after one warm-up each; the median of
     the ratios of neighbours, since machines drift."""
     e, device = config.experiment, pick_device()
-    net = models.build(e, len(config.competition.data.classes), pretrained=False)
+    net = building.build(e, len(config.competition.data.classes), pretrained=False)
     net = net.to(device, memory_format=torch.channels_last)
     if hasattr(net.body, "fit"):
         problem, todo = f"{e.model.arch} learns without steps to time", "Choose another config"

@@ -59,7 +59,7 @@ from src.core.paths import COMPETITION, ROOT, Paths
 from src.data.images import read_image
 from src.data.predictions import Predictions
 from src.data.tables import read_index
-from src.parts import models
+from src.parts import building
 from src.pipeline.jobs import (
     ensemble_job,
     evaluate_job,
@@ -256,7 +256,7 @@ def write_configs(config: Config, folder: Path) -> None:
 
 def write_weights(config: Config, folds: list[int], paths: Paths, inner: Paths, advance) -> None:
     e = config.experiment
-    net = models.build(e, len(config.competition.data.classes), pretrained=False)
+    net = building.build(e, len(config.competition.data.classes), pretrained=False)
     for k in folds:
         load_weights(paths.checkpoint(config.name, k, e.predict.checkpoint), net, fold=k)
         weights = round_weights(net.state_dict(), net, weights_used(config, paths, k))
@@ -339,7 +339,7 @@ def dry_run(folder: Path, file: Path, image: Path) -> dict[str, str]:
     for one in (one for one in config.experiments if one.name in networks):
         fold, which = networks[one.name]["folds"][0], one.experiment.predict.checkpoint
         net = load_network(one, home.checkpoint(one.name, fold, which), torch.device("cpu"))
-        models.try_out(net, len(config.competition.data.classes))
+        building.try_out(net, len(config.competition.data.classes))
     owners = metadata.packages_distributions()
     names = {name for module in [*sys.modules] for name in owners.get(module, [])}
     return dict(sorted((canonicalize_name(name), metadata.version(name)) for name in names))

@@ -33,8 +33,9 @@ from src.core.console import InputError, StageError, duration, header, listing, 
 from src.core.disk import explained, replacing, system_error
 from src.core.paths import Paths
 from src.data.tables import open_store, read_index
-from src.parts import models
+from src.parts import building, models
 from src.parts.fitted import FITTED
+from src.parts.network import Network
 from src.pipeline.jobs import folds as folds_to_use
 from src.pipeline.jobs import train_job, weights_used
 from src.pipeline.networks import ANSWERS
@@ -93,7 +94,7 @@ def export(
     import onnx
 
     e = config.experiment
-    net = models.build(e, len(config.competition.data.classes), pretrained=False)
+    net = building.build(e, len(config.competition.data.classes), pretrained=False)
     load_weights(checkpoint, net, facts.get("weights", "float32"), facts.get("fold"))
     served, inputs = Served(net).eval(), to_tensor(images)
     with torch.inference_mode():
@@ -135,7 +136,7 @@ def export(
     return largest
 
 
-def about(config: Config, net: models.Network) -> dict:
+def about(config: Config, net: Network) -> dict:
     """What a program that serves the network has to know."""
     e, data = config.experiment, config.competition.data
     return {
@@ -162,7 +163,7 @@ class Served(torch.nn.Module):
     """A network with probabilities in place of logits: images -> the answers that `answers` names,
     in this order."""
 
-    def __init__(self, net: models.Network):
+    def __init__(self, net: Network):
         super().__init__()
         self.net, self.answers = net, list(ANSWERS[net.task])
 

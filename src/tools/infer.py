@@ -50,7 +50,7 @@ from src.data.dataset import Item
 from src.data.images import read_image
 from src.data.predictions import Predictions
 from src.data.problems import Problems
-from src.parts import models
+from src.parts.network import Network
 from src.parts.postprocess import Decision, apply
 from src.pipeline.inputs import folder_fingerprint
 from src.pipeline.jobs import train_runs
@@ -304,7 +304,7 @@ def announce(todo: list[NetworkRun], waiting: list[NetworkRun], left: float, bef
     return plan
 
 
-def load(work: Work, run: NetworkRun, pace: Pace, clock: Callable[[], float]) -> models.Network:
+def load(work: Work, run: NetworkRun, pace: Pace, clock: Callable[[], float]) -> Network:
     """The weights are rounded already where predict did so."""
     started, config = clock(), work.config.owner(run.member)
     which = config.experiment.predict.checkpoint
@@ -316,7 +316,7 @@ def load(work: Work, run: NetworkRun, pace: Pace, clock: Callable[[], float]) ->
 def ask(
     work: Work,
     run: NetworkRun,
-    net: models.Network,
+    net: Network,
     advance: Callable[[int], None] = lambda n: None,
     count: int | None = None,
 ) -> Predictions:

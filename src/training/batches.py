@@ -53,9 +53,8 @@ class ImageDataset(Dataset):
         masks = np.stack([mask for _, mask in pairs])
         labels = self.labels[[i for i, _ in batch]]
         if self.mix is not None:
-            images, masks, labels = self.mix(
-                images, masks, labels, np.random.default_rng(batch[0][1])
-            )
+            random = np.random.default_rng(batch[0][1])
+            images, masks, labels = self.mix((images, masks, labels), random)
         target = {"mask": to_tensor(masks), "label": torch.from_numpy(labels)}
         for name, to_map in self.maps.items():
             target[name] = to_tensor(np.stack([to_map(mask) for mask in masks]))

@@ -20,7 +20,7 @@ Tensors = dict[str, torch.Tensor]
 class Loop:
     """A network and everything that moves with it: optimiser, loss scaler, averaged weights.
 
-    net: a parts.models.Network. loss: (output, target) -> {"loss": …, its terms}.
+    net: a parts.network.Network. loss: (output, target) -> {"loss": …, its terms}.
     """
 
     def __init__(
