@@ -250,7 +250,7 @@ def test_what_a_stopped_run_left_is_not_used_for_other_images(
     packed, only_test, tmp_path, monkeypatch
 ):
     real = networks.predict_proba
-    monkeypatch.setattr(infer, "mix", lambda work: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(infer, "mix", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         inferred(packed, only_test, tmp_path / "work")
     monkeypatch.undo()
@@ -350,13 +350,13 @@ def test_what_does_not_fit_is_left_out(
 
 
 def test_a_network_that_overruns_is_broken_off(packed, only_test, tmp_path, monkeypatch, capfd):
-    clock, real = Clock(monkeypatch), infer.ask
+    clock, real = Clock(monkeypatch), infer.Work.ask
 
     def slower(work, unit, *arguments, **options):
         clock.seconds = 60.0 if unit.title == "small fold 1" else 1.0
         return real(work, unit, *arguments, **options)
 
-    monkeypatch.setattr(infer, "ask", slower)
+    monkeypatch.setattr(infer.Work, "ask", slower)
     inferred(packed, only_test, tmp_path / "work", minutes=2, clock=clock)
     err = capfd.readouterr().err
     assert (
