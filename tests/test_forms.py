@@ -15,6 +15,7 @@ from dialects import SALT, STEMS, ellipse, kaggle, outline, world, written
 from src.cli import parse
 from src.config.load import load
 from src.core.settings import Submission
+from src.data.columns import find_id
 from src.data.rle_dialect import detect
 from src.parts.postprocess import Decision
 from src.pipeline import jobs as stages
@@ -200,7 +201,7 @@ def test_run_lengths_of_a_large_image(tmp_path):
     assert max(len(r["rle"]) for r in found) > 131072 and np.array_equal(
         kaggle(found[0]["rle"], 1400, 900), w.meant(STEMS[0])[0]
     )
-    assert sample.find_id(found[0]["rle"], set(STEMS)) is None
+    assert find_id(found[0]["rle"], set(STEMS)) is None
 
 
 def test_two_files_that_look_like_the_sample(tmp_path):

@@ -1,4 +1,4 @@
-"""Configs and settings that would hang, overflow, be misread or reach into a html.
+"""Configs and settings that would hang, overflow, be misread or reach into a page.
 
 Each is answered in one line, or is harmless.
 """
@@ -28,7 +28,7 @@ from src.parts import building
 from src.report import figures as pictures
 from src.report import html
 from src.stages.evaluate import without_zero
-from src.stages.study import image_row, markdown, report
+from src.stages.study import legend, markdown
 
 CPU = ROOT / "configs" / "cpu.yaml"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -561,6 +561,7 @@ def test_a_path_that_no_file_can_have_is_not_there(setting, folder_, code):
 # ------------------------------------------------------------ pages and tables
 
 EVIL = "<img src=x onerror=alert(1)>"
+TILE = np.zeros((9, 9, 3), np.uint8)
 
 
 def hostile_study() -> Config:
@@ -573,9 +574,17 @@ def hostile_study() -> Config:
 
 def test_no_name_reaches_the_page_of_a_study_raw(tmp_path):
     pictures.save(pictures.canvas(1, 1), tmp_path / "plot.png")
-    lines = [["cell", "Δ"], [f"{EVIL}|x", f"+1 {EVIL}"]]
-    page = report(hostile_study(), lines, tmp_path / "plot.png", image_row(f"{EVIL} ({EVIL})", []))
-    assert "<img src=x" not in page and page.count("&lt;img src=x onerror") == 8
+    config = hostile_study()
+    page = html.render(
+        "study.html.j2",
+        name=config.name,
+        question=config.study.question,
+        lines=[["cell", "Δ"], [f"{EVIL}|x", f"+1 {EVIL}"]],
+        legend=legend(config),
+        plot=tmp_path / "plot.png",
+        images=[(f"{EVIL} ({EVIL})", [pictures.Tile(TILE, EVIL)])],
+    )
+    assert "<img src=x" not in page and page.count("&lt;img src=x onerror") == 10
     assert "onerror=alert(1)&gt;|x</td>" in page, "a name is no value with a note"
 
 
@@ -601,20 +610,20 @@ def test_no_name_reaches_the_report_of_evaluate_raw():
         "groups": 1,
         "lecture": {},
     }
-    page = html.report(
-        about,
-        {"untuned": numbers, "tuned": numbers, "nested": nested},
-        {},
-        None,
-        [(b"png", EVIL)],
-        [(b"png", f"{EVIL}\n{EVIL}")],
+    page = html.render(
+        "report.html.j2",
+        about=about,
+        results={"untuned": numbers, "tuned": numbers, "nested": nested},
+        drawn={},
+        error=None,
+        typical=[pictures.Tile(TILE, EVIL)],
+        worst=[pictures.Tile(TILE, f"{EVIL}\n{EVIL}")],
     )
     assert "<img src=x" not in page and page.count("&lt;img src=x") >= 9
 
 
 def test_a_name_breaks_no_row_of_a_markdown_table():
-    row = {"cell": f"{EVIL}|x", "score": 0.5, "score_sd": np.nan}
-    text = markdown(hostile_study(), [row, row | {"cell": "c"}], {"c": {}})
+    text = markdown(hostile_study(), [("cell", "score"), (f"{EVIL}|x", "0.5"), ("c", "0.5")])
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {3} and "\\|x" in rows[2]
     assert "<img" not in text

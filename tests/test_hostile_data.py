@@ -29,7 +29,8 @@ from src.data.problems import Problems
 from src.data.tables import read_index
 from src.kaggle_io import log
 from src.parts import filters
-from src.pipeline.jobs import data_files, submit_job
+from src.pipeline.inputs import data_files
+from src.pipeline.jobs import submit_job
 from src.report import figures as pictures
 from src.stages import submit
 from src.tools import explore
@@ -333,7 +334,7 @@ def test_names_are_text_in_every_picture(tmp_path):
         )  # the one without a name has no line
         captions = [f"{name}\n{name} (0.93)\nDice 0.5" for name in HARD]
         pictures.save(
-            pictures.tiles([np.zeros((9, 9, 3), np.uint8)] * len(HARD), captions),
+            pictures.sheet([pictures.Tile(np.zeros((9, 9, 3), np.uint8), c) for c in captions]),
             tmp_path / "c.png",
         )
     assert pictures.plain("a$b") == r"a\$b" and pictures.plain("良") == "\\u826f"

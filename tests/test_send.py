@@ -561,7 +561,7 @@ def test_the_pauses_grow_and_the_waiting_ends():
     )
     try:
         send.PAUSES = (2, 3, 5, 8, 60)
-        looked = list(send.looks(200))
+        looked = list(send.poll(200))
     finally:
         send.time = send_time
     assert slept == [2, 3, 5, 8, 60, 60, 60, 2] and looked[-1] == 200

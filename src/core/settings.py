@@ -1,8 +1,13 @@
-"""Every setting and its default, once. Defaults <- competition.yaml and the experiment's YAML <- --set (config/load.py reads them).
+"""Every setting: its name, default, bounds and meaning.
 
-A competition describes data, classes, metric and submission, shared by all experiments of a folder of configs; an experiment describes one
-network and its training; an ensemble names experiments. The names of architectures, losses, views, … are checked by `parts`, not here:
-this module must import in milliseconds.
+Defaults <- competition.yaml and the experiment's YAML <- --set (config/load.py reads them). A
+competition describes data, classes, score and submission, shared by all experiments of a folder of
+configs; an experiment describes one network and its training; an ensemble names experiments; a
+study varies one. The names of architectures, losses, views, … are checked in parts/, not here: this
+module must import in milliseconds.
+
+The comment above a setting says what it means. Whatever is beyond an upper bound can only be a
+mistake, and would hang, overflow or fill the memory.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
+Side = Annotated[int, Field(ge=1, le=65_535)]  # pixels
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # scikit-learn's range; torch gets 1000 times it
 
 
@@ -40,14 +46,11 @@ def _one_line(text: str) -> str:
 Cell = Annotated[str, AfterValidator(_one_line)]  # is written into the submission
 Word = Annotated[str, AfterValidator(_plain_word)]  # goes into a file's name
 PathText = Annotated[str, AfterValidator(_short_enough)]
-# What is beyond an upper bound can only be a mistake, and would hang, overflow or fill the memory.
-
-
-def _is_grouped(value: object) -> bool:
-    return isinstance(value, str) and "_" in value and any(c.isdigit() for c in value)
 
 
 class Strict(BaseModel):
+    """A section of settings: unknown keys, infinite numbers and true for 1 are refused."""
+
     model_config = ConfigDict(
         extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True, allow_inf_nan=False
     )
@@ -67,13 +70,22 @@ class Strict(BaseModel):
         return value
 
 
-# ---------------------------------------------------------------------------------------------------------------- the competition
+def _is_grouped(value: object) -> bool:
+    return isinstance(value, str) and "_" in value and any(c.isdigit() for c in value)
+
+
+# --------------------------------------------------------------------------------- the competition
 
 
 class Data(Strict):
+    """Where images, masks and classes are, below input/ or --data."""
+
+    # the classes, in the order of their probabilities
     classes: list[PathText] = ["benign", "malignant", "normal"]
-    empty_class: str | None = "normal"  # the class without a lesion: its mask is empty
-    # {label} and {id} stand for the class and the file's stem; the first pattern that finds an image is used; masks lie beside the image
+    # the class without a lesion: its mask is empty; null where every class has a lesion
+    empty_class: str | None = "normal"
+    # {label} and {id} stand for the class and the file's stem; the first pattern that finds an
+    # image is used; masks lie beside the image
     train: list[PathText] = [
         "train/{label}/{id}",
         "Dataset_BUSI_with_GT/{label}/{id}",
@@ -81,15 +93,18 @@ class Data(Strict):
     ]
     # x.png has the masks x_mask.png, x_mask_1.png, …
     mask_suffix: PathText = Field("_mask", min_length=1)
-    # likewise; one may be given without brackets
+    # patterns of the test images; one may be given without brackets
     test: list[PathText] = ["test/{id}", "test_images/{id}", "test/images/{id}"]
-    # the other layout: a table of id and label, with folders of images and masks, or masks as run lengths in a column
+    # the other layout: a table of id and label, with folders of images and masks, or with masks as
+    # run lengths in a column
     table: PathText = "train.csv"
+    # what the columns of that table are called
     table_columns: dict[Literal["id", "label", "rle"], str] = {
         "id": "id",
         "label": "label",
         "rle": "rle",
     }
+    # patterns of the table's images and masks
     table_images: list[PathText] = [
         "train_images/{id}",
         "train/images/{id}",
@@ -97,9 +112,13 @@ class Data(Strict):
         "train/{id}",
     ]
     table_masks: list[PathText] = ["train_masks/{id}", "train/masks/{id}", "masks/{id}"]
+    # the contest's sample of a submission
     sample_submission: PathText = "sample_submission.csv"
+    # what prepare does about a file that is damaged or does not fit: stop, or leave the image out
     on_error: Literal["stop", "skip"] = "stop"
+    # grey or RGB
     channels: Literal[1, 3] = 1
+    # near-duplicates: images whose 64×64 thumbnails correlate by more than this
     duplicate_correlation: float = Field(0.95, gt=0, le=1)
 
     @field_validator("test", mode="before")
@@ -108,7 +127,7 @@ class Data(Strict):
         return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _classes(self):
+    def _classes_and_patterns(self):
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ValueError("data.classes needs two or more different names")
         if not all(c.strip() == c != "" and c.isprintable() for c in self.classes):
@@ -118,26 +137,29 @@ class Data(Strict):
             )
         if "/" in self.mask_suffix:
             raise ValueError("data.mask_suffix is the end of a file's name, without a slash")
-        for key, needed in (
-            ("train", ("{label}", "{id}")),
-            ("table_images", ("{id}",)),
-            ("table_masks", ("{id}",)),
-            ("test", ("{id}",)),
-        ):
+        for key in ("train", "table_images", "table_masks", "test"):
+            needed = ("{label}", "{id}") if key == "train" else ("{id}",)
             for pattern in getattr(self, key):
                 if any(pattern.count(word) != 1 for word in needed):
                     raise ValueError(f"data.{key} needs {' and '.join(needed)} once in '{pattern}'")
         if self.empty_class is not None and self.empty_class not in self.classes:
             raise ValueError(
-                f"data.empty_class is {self.empty_class}, which is not one of data.classes; use null where every class has a lesion"
+                f"data.empty_class is {self.empty_class}, which is not one of data.classes; "
+                "use null where every class has a lesion"
             )
         return self
 
 
 class Split(Strict):
+    """Which images validate which network."""
+
+    # holdout: one fold, of a share of the images
     scheme: Literal["kfold", "holdout"] = "kfold"
+    # of kfold
     folds: int = Field(5, ge=2, le=1000)
-    fraction: float = Field(0.2, gt=0, lt=1)  # holdout: the share of images kept for validation
+    # of holdout: the share of images kept for validation
+    fraction: float = Field(0.2, gt=0, lt=1)
+    # duplicates: near-duplicates are in one fold together
     groups: Literal["duplicates", "none"] = "duplicates"
     seed: Seed = 0
 
@@ -146,26 +168,26 @@ MOST_DECISIONS = 100_000
 
 
 class Evaluate(Strict):
-    """The grid of decisions tried on out-of-fold predictions; the first value of each is the untuned decision. By default only that is searched which
-    gained leave-one-fold-out (docs/results.md): on some hundred images every further list finds more chance than truth."""
+    """The grid of decisions tried on out-of-fold predictions; the first value of each list is the
+    untuned decision. By default only what gained leave-one-fold-out is searched
+    (docs/results.md): on some hundred images every further list finds more chance than truth."""
 
+    # a pixel is lesion where its probability exceeds this
     threshold: list[Share] = Field([0.5], min_length=1)
-    min_area: list[Share] = Field(
-        [0.0], min_length=1
-    )  # share of the image's area: smaller parts are dropped
-    empty_above: list[Share] = Field(
-        [1.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1
-    )  # the mask is emptied where P(empty class) exceeds this
-    smooth: list[Share] = Field(
-        [0.0], min_length=1
-    )  # window of a majority filter, as a share of the image's side
+    # share of the image's area: smaller connected components are dropped
+    min_area: list[Share] = Field([0.0], min_length=1)
+    # the mask is emptied where P(empty class) exceeds this
+    empty_above: list[Share] = Field([1.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1)
+    # window of a majority filter, as a share of the image's side; 0: off
+    smooth: list[Share] = Field([0.0], min_length=1)
     fill_holes: list[bool] = Field([False], min_length=1)
-    convex: list[bool] = Field([False], min_length=1)  # every part becomes its convex hull
-    # only the largest so many parts stay; 0: all
+    # every connected component becomes its convex hull
+    convex: list[bool] = Field([False], min_length=1)
+    # only the largest so many connected components are kept; 0: all
     largest: list[Annotated[int, Field(ge=0, le=1_000_000)]] = Field([0], min_length=1)
-    agree: list[Literal["no", "mask", "label"]] = Field(
-        ["no"], min_length=1
-    )  # which answer gives way where mask and class contradict each other
+    # which answer gives way where mask and class contradict each other
+    agree: list[Literal["no", "mask", "label"]] = Field(["no"], min_length=1)
+    # resamples of images for the confidence intervals
     bootstrap: int = Field(1000, ge=100, le=100_000)
 
     @model_validator(mode="after")
@@ -178,43 +200,55 @@ class Evaluate(Strict):
         return self
 
 
-Side = Annotated[int, Field(ge=1, le=65_535)]  # pixels
-
-
 class Submission(Strict):
-    """What is handed in. Whatever is absent here is inferred from sample_submission.csv and the data, and said."""
+    """The form of the submission. Whatever is absent here is inferred from sample_submission.csv
+    and the data, and printed."""
 
-    id: str | None = None  # the column of ids
+    # the column of ids
+    id: str | None = None
     # how a row's id is made of the image's: {id}, {id}.png, {id}_segmentation, test/{id}.png;
     # {id}_{class} where a row is one image and class
     name: PathText | None = None
-    key: str | None = None  # the column that names the class of a row: one row per image and class
-    label: str | None = None  # the column of the class
+    # the column that names the class of a row: one row per image and class
+    key: str | None = None
+    # the column of the class
+    label: str | None = None
     # class -> what is written for it, here, in `key` and for {class}
     labels: dict[str, Cell] | None = None
-    probabilities: dict[str, str] | None = None  # class -> the column of its probability
-    rle: str | None = None  # the column of run lengths
-    order: Literal["column", "row"] | None = None  # column: top to bottom, then left to right
-    first_pixel: Literal[0, 1] | None = None  # the number of the first pixel
-    relative_starts: bool | None = None  # starts are counted from the end of the run before
-    empty: Cell | None = None  # what stands for an empty mask
-    # height, width that masks are handed in at; absent: each image's own
+    # class -> the column of its probability
+    probabilities: dict[str, str] | None = None
+    # the column of run lengths
+    rle: str | None = None
+    # of pixels; column: top to bottom, then left to right
+    order: Literal["column", "row"] | None = None
+    # the number of the first pixel
+    first_pixel: Literal[0, 1] | None = None
+    # whether starts are counted from the end of the run before
+    relative_starts: bool | None = None
+    # what stands for an empty mask
+    empty: Cell | None = None
+    # height, width of submitted masks; absent: each image's own
     size: tuple[Side, Side] | None = None
-    row_per_component: bool | None = None  # a row for every connected part of a mask
-    boxes: str | None = None  # the column of boxes around connected parts
-    box: str | None = (
-        None  # one box: words of label, confidence, xmin, ymin, xmax, ymax, width, height; pixels, xmax is the last column + 1
-    )
-    masks: PathText | None = None  # PNG files in a zip beside the table: masks/{id}.png
-    mask_value: Annotated[int, Field(ge=1, le=255)] | None = None  # their value of a lesion
-    passthrough: list[str] | None = None  # columns taken over from the sample
+    # whether every connected component of a mask has a row
+    row_per_component: bool | None = None
+    # the column of boxes around connected components
+    boxes: str | None = None
+    # one box: words of label, confidence, xmin, ymin, xmax, ymax, width, height; pixels, xmax is
+    # the last column + 1
+    box: str | None = None
+    # PNG files in a zip beside the table: masks/{id}.png
+    masks: PathText | None = None
+    # the value of a lesion in these
+    mask_value: Annotated[int, Field(ge=1, le=255)] | None = None
+    # columns copied from the sample
+    passthrough: list[str] | None = None
     delimiter: Literal[",", ";", "|", " ", "\t", "tab"] | None = None
 
 
 class Evaluation(Strict):
-    """What can differ without training or predicting anew."""
+    """What can differ without training or predicting again."""
 
-    # the one number: a weighted sum of metrics
+    # the one number that counts: a weighted sum of metrics
     score: dict[str, Weight] = {"dice": 0.5, "macro_f1": 0.5}
     evaluate: Evaluate = Evaluate()
 
@@ -227,7 +261,10 @@ class Classes(NamedTuple):
 
 
 class Competition(Evaluation):
-    slug: PathText | None = None  # of the contest at Kaggle: the last word of its address
+    """competition.yaml."""
+
+    # the contest at Kaggle: the last word of its address
+    slug: PathText | None = None
     data: Data = Data()
     split: Split = Split()
     submission: Submission = Submission()
@@ -237,51 +274,65 @@ class Competition(Evaluation):
         return Classes(self.data.classes, self.data.empty_class)
 
 
-# ----------------------------------------------------------------------------------------------------------------- the experiment
+# ---------------------------------------------------------------------------------- the experiment
 
 
 class Model(Strict):
+    """The network: parts/models.py."""
+
     arch: str = "unet"
     encoder: str = "resnet50"
-    encoder_weights: PathText = "imagenet"  # imagenet, none, or a file
+    # imagenet, none, or a file
+    encoder_weights: PathText = "imagenet"
     # where `imagenet` looks for <encoder>.pth before it downloads
     weights_dir: PathText = "input/weights"
-    head: str = "linear"  # from the deepest features to the classes: linear, mlp, attention
-    dropout: float = Field(0.2, ge=0, lt=1)  # before the class head
-    options: dict[
-        str, Any
-    ] = {}  # passed on to the architecture, e.g. {decoder_channels: [128, 64, 32, 16, 8]}
+    # from the deepest features to the classes: linear, mlp, attention
+    head: str = "linear"
+    # before the class head
+    dropout: float = Field(0.2, ge=0, lt=1)
+    # passed on to the architecture, e.g. {decoder_channels: [128, 64, 32, 16, 8]}
+    options: dict[str, Any] = {}
 
     @field_validator("options")
     @classmethod
     def _numbers(cls, options):
-        def leaves(value):
-            if isinstance(value, (dict, list)):
-                inner = value.values() if isinstance(value, dict) else value
-                return [leaf for v in inner for leaf in leaves(v)]
-            return [value]
-
-        if not all(abs(n) <= 16_384 for n in leaves(options) if isinstance(n, (int, float))):
-            raise ValueError("every number is finite, and at most 16384")
         for name, value in options.items():
-            counts = [n for n in leaves(value) if n is not None]
+            numbers = _leaves(value)
+            if not all(abs(n) <= 16_384 for n in numbers if isinstance(n, (int, float))):
+                raise ValueError("every number is finite, and at most 16384")
+            counts = [n for n in numbers if n is not None]
             if name.endswith("channels") and not all(type(n) is int and n >= 1 for n in counts):
                 raise ValueError(f"{name} are whole numbers from 1")
         return options
 
 
+def _leaves(value: Any) -> list[Any]:
+    if not isinstance(value, (dict, list)):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value
+    return [leaf for v in inner for leaf in _leaves(v)]
+
+
 class Loss(Strict):
-    mask_weight: Share | Literal["uncertainty"] = (
-        0.7  # λ of the lecture: λ·mask + (1−λ)·label; uncertainty: learned (Kendall et al. 2018)
-    )
+    """What training minimises: λ·mask + (1−λ)·label, parts/losses.py."""
+
+    # λ of the lecture; uncertainty: learned (Kendall et al. 2018)
+    mask_weight: Share | Literal["uncertainty"] = 0.7
+    # losses of masks and of labels, each with its weight
     mask: dict[str, Weight] = {"dice": 1.0, "bce": 1.0}
     label: dict[str, Weight] = {"cross_entropy": 1.0}
+    # balanced: inverse class frequency; or a weight for each class
     class_weights: Literal["none", "balanced"] | list[Weight] = "none"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    # γ of the focal losses
     focal_gamma: float = Field(2.0, ge=0, le=100)
-    pooled: bool = False  # overlap losses (dice, jaccard, …) over the whole batch as if it were one image, as in the lecture
-    tversky: tuple[Share, Share] = (0.3, 0.7)  # weights of false positives and false negatives
-    tversky_gamma: float = Field(0.75, gt=0, le=100)  # exponent of the focal Tversky loss
+    # overlap losses (dice, jaccard, …) over the whole batch as if it were one image, as in the
+    # lecture
+    pooled: bool = False
+    # weights of false positives and false negatives
+    tversky: tuple[Share, Share] = (0.3, 0.7)
+    # exponent of the focal Tversky loss
+    tversky_gamma: float = Field(0.75, gt=0, le=100)
     # w_0 and σ (pixels) of U-Net's border weights
     border: tuple[Annotated[float, Field(ge=0, le=1e6)], Annotated[float, Field(gt=0, le=1e6)]] = (
         10.0,
@@ -290,30 +341,46 @@ class Loss(Strict):
 
 
 class Train(Strict):
+    """How a fold is trained."""
+
     epochs: int = Field(40, ge=1, le=100_000)
     batch_size: int = Field(16, ge=1, le=65_536)
-    accumulate: int = Field(1, ge=1, le=65_536)  # batches per optimiser step
+    # batches per optimiser step
+    accumulate: int = Field(1, ge=1, le=65_536)
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: float = Field(0.99, ge=0, lt=1)  # of sgd, Nesterov's
-    schedule: Literal["cosine", "poly"] = "cosine"  # poly: (1 − step/steps)^0.9, nnU-Net's
+    # of sgd, Nesterov's
+    momentum: float = Field(0.99, ge=0, lt=1)
+    # of the learning rate; poly: (1 − step/steps)^0.9, nnU-Net's
+    schedule: Literal["cosine", "poly"] = "cosine"
     lr: float = Field(1e-3, gt=0, le=1000)
-    encoder_lr: float | None = Field(None, ge=0, le=1000)  # default: a third of lr
+    # default: a third of lr
+    encoder_lr: float | None = Field(None, ge=0, le=1000)
     weight_decay: float = Field(1e-2, ge=0, le=1000)
-    warmup: float = Field(0.05, ge=0, lt=1)  # share of all steps
-    clip: float = Field(1.0, ge=0, le=1e9)  # gradient norm; 0: off
-    ema: float = Field(0.99, ge=0, lt=1)  # 0: off
+    # share of all steps
+    warmup: float = Field(0.05, ge=0, lt=1)
+    # largest norm of the gradient; 0: off
+    clip: float = Field(1.0, ge=0, le=1e9)
+    # decay of the averaged weights; 0: off
+    ema: float = Field(0.99, ge=0, lt=1)
+    # parts/augment.py: none, light, medium, strong, ultrasound
     augment: str = "medium"
-    mix: str = "none"  # images of a batch mixed with each other: none, mixup, cutmix
-    mix_share: Share = 0.5  # of the batches
-    sampling: str = "uniform"  # which images an epoch draws: uniform, balanced, annealed
+    # images of a batch mixed with each other: none, mixup, cutmix
+    mix: str = "none"
+    # of the batches
+    mix_share: Share = 0.5
+    # which images an epoch draws: uniform, balanced, annealed
+    sampling: str = "uniform"
     # what keeps its pre-trained weights: the encoder, or its first n stages
     freeze: Literal["none", "encoder"] | Annotated[int, Field(ge=1, le=1000)] = "none"
     # the epoch (from 0) from which all is trained
     unfreeze_at: int | None = Field(None, ge=1, le=100_000)
+    # number format of the forward pass; auto: what the device is fast at
     amp: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    # torch.compile
     compile: bool = False
-    workers: int | None = Field(None, ge=0, le=256)  # default: by the machine's cores
-    # epochs without a better score before it stops; 0: off
+    # processes that load images; default: by the machine's cores
+    workers: int | None = Field(None, ge=0, le=256)
+    # epochs without a better score before training stops; 0: off
     patience: int = Field(0, ge=0, le=100_000)
     seed: Seed = 0
 
@@ -325,22 +392,31 @@ class Train(Strict):
 
 
 class Predict(Strict):
+    """How trained networks predict."""
+
+    # test-time augmentation: views whose answers are averaged, parts/tta.py
     tta: list[str] = Field(["identity", "hflip"], min_length=1)
+    # of each fold: the last epoch, or the one with the best score
     checkpoint: Literal["last", "best"] = "last"
-    weights: Literal["auto", "float16", "float32"] = (
-        "auto"  # float16: half the bytes in a bundle; auto: for the folds whose scores that leaves as they are
-    )
-    batch_size: int | None = Field(None, ge=1, le=65_536)  # default: twice train.batch_size
+    # float16: half the bytes in a bundle; auto: for the folds whose scores it leaves unchanged
+    weights: Literal["auto", "float16", "float32"] = "auto"
+    # default: twice train.batch_size
+    batch_size: int | None = Field(None, ge=1, le=65_536)
 
 
 class Experiment(Strict):
+    """One network, trained in folds."""
+
+    # which answers it gives: mask and class, or one of them
     task: Literal["both", "mask", "class"] = "both"
-    # what every encoder can halve five times
+    # pixels of a side; what every encoder can halve five times
     image_size: int = Field(448, ge=32, le=4096, multiple_of=32)
+    # how an image becomes square: stretch, or letterbox: a border keeps its proportions
     resize: Literal["stretch", "letterbox"] = "stretch"
     # of every image, once, before it is resized: none, equalise, clahe, despeckle
     filter: Word = "none"
-    filter_options: dict[Word, float] = Field({}, max_length=5)  # of clahe: clip, tiles
+    # of clahe: clip, tiles; of despeckle: window, noise
+    filter_options: dict[Word, float] = Field({}, max_length=5)
     model: Model = Model()
     loss: Loss = Loss()
     train: Train = Train()
@@ -353,29 +429,35 @@ class Experiment(Strict):
 
 
 class Ensemble(Strict):
+    """Experiments, or other predictions, whose answers are averaged."""
+
+    # names of experiments or ensembles, or folders with oof.npz and test.npz
     members: list[str] = Field(min_length=1, max_length=1000)
+    # greedy: members are added, with replacement, while the score gains (Caruana et al. 2004)
     method: Literal["mean", "greedy"] = "mean"
-    rounds: int = Field(12, ge=1, le=10_000)  # greedy: how many members are drawn, with replacement
+    # of greedy: how many members are drawn
+    rounds: int = Field(12, ge=1, le=10_000)
 
 
-class StudySize(Strict):
-    base: str  # the experiment that every cell differs from
-    set: dict[str, Any] = {}  # settings of all cells, the base's too
-    grid: dict[
-        str, list[Any] | dict[str, Any]
-    ] = {}  # key -> its values, or name -> value; the cells are all combinations
-    cells: dict[str, dict[str, Any]] = {}  # more cells: name -> {key: value, …}
-    seeds: list[Seed] = []  # default: the base's own
+class Study(Strict):
+    """A question, answered by experiments, its cells, that differ from one base."""
 
-
-class Study(StudySize):
     question: str
-    tiny: dict[
-        str, Any
-    ] = {}  # what is otherwise at the size that two cores can train: ./run.sh study --tiny
+    # the experiment that every cell differs from
+    base: str
+    # settings of all cells, the base's too
+    set: dict[str, Any] = {}
+    # key -> its values, or name -> value; the cells are all combinations
+    grid: dict[str, list[Any] | dict[str, Any]] = {}
+    # more cells: name -> {key: value, …}
+    cells: dict[str, dict[str, Any]] = {}
+    # each cell is trained once for every seed; default: the base's own
+    seeds: list[Seed] = []
+    # what is different at the size that two cores can train: ./run.sh study --tiny
+    tiny: dict[str, Any] = {}
 
 
-# a setting's name in earlier versions -> its name now; configs may still use the old one
+# a setting's name in earlier versions -> its name now; configs and records may still have the old
 RENAMED = {
     "loss.balance": "loss.mask_weight",
     "predict.views": "predict.tta",

@@ -124,7 +124,12 @@ class HalfUnet(SmpNetwork):
         self.net.segmentation_head = SegmentationHead(channels[-1], 1, kernel_size=3, upsampling=2)
 
 
-MODELS = dict.fromkeys(SMP, SmpNetwork) | {"unet_half": HalfUnet} | MONAI | FITTED
+MODELS = {
+    **dict.fromkeys(SMP, SmpNetwork),
+    "unet_half": HalfUnet,
+    **MONAI,
+    **FITTED,
+}
 
 
 def takes_encoder(settings: Model) -> bool:

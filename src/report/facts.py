@@ -20,7 +20,7 @@ from src.core.paths import Paths
 from src.data.images import read_image
 from src.data.rle import Truth
 from src.data.tables import read_index
-from src.report.figures import tile
+from src.report.figures import outlined
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Facts:
     def outlined(self, id: str, side: int = 480) -> np.ndarray:
         """A train image with its lesion's outline, (h,w,3) RGB."""
         row = self.train[self.train["id"] == id].iloc[0]
-        return tile(self.pixels(row["image"]), self.truth.mask(id), None, side)
+        return outlined(self.pixels(row["image"]), self.truth.mask(id), None, side)
 
 
 def load(work: Path | str, data: Path | str, most: int = 2000) -> Facts:

@@ -1,46 +1,48 @@
-"""The pictures of a report, drawn without a screen and without matplotlib's global state. matplotlib is imported on first use: it takes half a second."""
+"""The pictures of reports, drawn without a screen and without matplotlib's global state.
+
+matplotlib is imported on first use: it takes half a second.
+"""
 
 from __future__ import annotations
 
 import functools
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from src.core.console import short, warn
 from src.core.disk import replacing
+from src.data.images import read_image
 
-TRUE_COLOUR, PRED_COLOUR = (
-    (64, 200, 255),
-    (255, 150, 30),
-)  # blue and orange, RGB: told apart by every kind of eye
+# blue and orange, RGB: distinguishable with every kind of colour vision
+TRUE_COLOUR, PRED_COLOUR = (64, 200, 255), (255, 150, 30)
 LINES = ["#0b7fab", "#d95f02", "#5a6b2f", "#7b4ea3", "#b0305c", "#444444", "#00897b", "#a67c00"]
 TILE = 360  # px: the longer side of one image among the worst
 
 
 def save(figure, path: Path) -> None:
-    """A figure as PNG, written whole or not at all."""
+    """A figure as PNG, replaced atomically."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight", facecolor="white")
 
 
 def canvas(width: float, height: float, **options):
-    """A matplotlib Figure of so many inches, with its own Agg canvas."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """A matplotlib Figure of this many inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", **options)
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained", **options)
 
 
 def plain(name: object, family: str | None = None, most: int = 40) -> str:
-    """A name (of an image, a class, a file) as matplotlib must be given it to draw it as it is.
+    """A name (of an image, a class, a file), spelled so that matplotlib draws it as it is.
 
-    $ would begin a formula, and a first _ would keep it out of a legend. What the font has no
-    letter for is drawn as its number, \\u826f: told apart, and without a warning for each. A longer
-    name than `most` loses its middle. family: a font's, such as monospace; None: the usual one.
+    $ would begin a formula, and a leading _ would keep it out of a legend. A character that the
+    font lacks is drawn as its number, \\u826f, without a warning for each. A name longer than
+    `most` loses its middle. family: a font's, such as monospace; None: the default.
     """
     text = str(name)
     if len(text) > most:
@@ -74,119 +76,123 @@ def _letters(family: str | None) -> frozenset[int]:
 
 
 def confusion_matrix(table: np.ndarray, classes: list[str]):
-    """(C,C) counts, rows = truth -> figure: counts, and the share of each row in colour and in per cent."""
+    """(C,C) counts, rows = truth -> figure: counts, and the share of each row in colour and in per
+    cent."""
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
-    classes = [plain(c) for c in classes]
     side = max(3.6, 1.15 * len(classes) + 1.2)
     figure = canvas(side + 0.4, side)
     axes = figure.add_subplot()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(*table.shape):
         colour = "white" if share[i, j] > 0.55 else "#222222"
-        axes.text(j, i - 0.1, str(table[i, j]), ha="center", va="center", color=colour, fontsize=14)
-        axes.text(
-            j,
-            i + 0.22,
-            f"{100 * share[i, j]:.0f} %",
-            ha="center",
-            va="center",
-            color=colour,
-            fontsize=9,
-        )
-    shown = list(map(plain, classes))
-    axes.set_xticks(range(len(classes)), shown)
-    axes.set_yticks(range(len(classes)), shown, rotation=90, va="center")
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+        style = {"ha": "center", "va": "center", "color": colour}
+        axes.text(j, i - 0.1, str(table[i, j]), fontsize=14, **style)
+        axes.text(j, i + 0.22, f"{100 * share[i, j]:.0f} %", fontsize=9, **style)
+    names = [plain(name) for name in classes]
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, rotation=90, va="center")
+    axes.set(xlabel="predicted", ylabel="true")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
 
 
 def reliability(truth: np.ndarray, probs: np.ndarray, classes: list[str], bins: int = 10):
-    """truth (N) int, probs (N,C) -> figure: how often a class is right where it is given a probability, and how many images are given it.
-    Returns also the expected calibration error of the most probable class (Guo et al. 2017, eq. 3)."""
+    """truth (N) int, probs (N,C) -> figure: how often images that are given a probability of a
+    class are of that class, and how many images are given it.
+
+    Also returns the expected calibration error of the most probable class (Guo et al. 2017, eq. 3).
+    """
     figure = canvas(5.4, 5.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
     for c, name in enumerate(classes):
-        _, mean, rate, n = binned(probs[:, c], truth == c, bins)
-        upper.plot(mean, rate, color=LINES[c % len(LINES)], linewidth=1.4, label=plain(name))
-        upper.scatter(
-            mean,
-            rate,
-            s=6 + 110 * np.sqrt(n / len(truth)),
-            color=LINES[c % len(LINES)],
-            linewidth=0,
-            alpha=0.85,
-        )
+        mean, rate, n = binned(probs[:, c], truth == c, bins)
+        colour = LINES[c % len(LINES)]
+        area = 6 + 110 * np.sqrt(n / len(truth))
+        upper.plot(mean, rate, color=colour, linewidth=1.4, label=plain(name))
+        upper.scatter(mean, rate, s=area, color=colour, linewidth=0, alpha=0.85)
     upper.set(ylabel="share that is of the class", ylim=(-0.04, 1.04), xlim=(-0.02, 1.02))
     upper.legend(frameon=False, loc="upper left")
     top = probs.max(1)
-    _, mean, rate, n = binned(top, truth == probs.argmax(1), bins)
+    mean, rate, n = binned(top, truth == probs.argmax(1), bins)
     error = float((n * np.abs(rate - mean)).sum() / len(truth))
-    upper.set_title(
-        f"calibration error {error:.3f}   (larger points: more images)", fontsize=9, color="#555555"
-    )
+    title = f"calibration error {error:.3f}   (larger points: more images)"
+    upper.set_title(title, fontsize=9, color="#555555")
     lower.hist(top, bins=np.linspace(0, 1, 2 * bins + 1), color="#888888")
-    lower.set(
-        xlabel="probability given to the class", ylabel="images, by their\nmost probable class"
-    )
+    lower.set_xlabel("probability given to the class")
+    lower.set_ylabel("images, by their\nmost probable class")
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
     return figure, error
 
 
-def binned(probability: np.ndarray, right: np.ndarray, bins: int) -> tuple[np.ndarray, ...]:
-    """Equal bins from 0 to 1, the empty ones left out: number of the bin, mean probability, share that is right, count."""
+def binned(probability: np.ndarray, right: np.ndarray, bins: int) -> list[np.ndarray]:
+    """Equal bins from 0 to 1, the empty ones left out: mean probability, share that is right, and
+    count of each."""
     number = np.minimum((probability * bins).astype(int), bins - 1)
     n = np.bincount(number, minlength=bins)
     used = np.flatnonzero(n)
-    mean, rate = (
-        np.bincount(number, values, bins)[used] / n[used] for values in (probability, right)
-    )
-    return used, mean, rate, n[used]
+    means = [np.bincount(number, values, bins)[used] / n[used] for values in (probability, right)]
+    return [*means, n[used]]
 
 
-def tile(
+class Tile(NamedTuple):
+    picture: np.ndarray  # (h,w,3) RGB uint8
+    caption: str  # up to three lines
+
+
+def tiles(file: Path, channels: int, answers: Iterable[tuple], side: int = TILE) -> list[Tile]:
+    """An image once for each answer (true mask (H,W) bool or None, predicted mask likewise,
+    caption). One that cannot be read has no tiles, and a warning: a report without one picture is
+    better than none."""
+    try:
+        image = read_image(file, channels)
+    except (OSError, ValueError) as problem:
+        warn(f"{short(file)} is not shown: {problem}")
+        return []
+    return [Tile(outlined(image, true, pred, side), caption) for true, pred, caption in answers]
+
+
+def outlined(
     image: np.ndarray, true: np.ndarray | None, pred: np.ndarray | None, side: int = TILE
 ) -> np.ndarray:
-    """image (H,W) or (H,W,3) uint8 with the contours of two masks (H,W) bool -> (h,w,3) RGB, the longer side `side` px."""
+    """image (H,W) or (H,W,3) uint8 with the contours of two masks (H,W) bool -> (h,w,3) RGB, the
+    longer side `side` px."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     colours = image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    picture = cv2.resize(
-        colours, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    )
-    for mask, colour, thick in (
-        (true, TRUE_COLOUR, 4),
-        (pred, PRED_COLOUR, 2),
-    ):  # the thin line lies on the thick one where both agree
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    picture = cv2.resize(colours, size, interpolation=interpolation)
+    # the thin line lies on the thick one where both agree
+    for mask, colour, thickness in ((true, TRUE_COLOUR, 4), (pred, PRED_COLOUR, 2)):
         if mask is not None:
             small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
             outlines, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(picture, outlines, -1, colour, thick, cv2.LINE_AA)
+            cv2.drawContours(picture, outlines, -1, colour, thickness, cv2.LINE_AA)
     return picture
 
 
-def tiles(pictures: list[np.ndarray], captions: list[str], columns: int = 4):
-    """A sheet of small pictures, each with its caption of up to three lines."""
-    rows = -(-len(pictures) // columns)
+def sheet(shown: list[Tile], title: str = "true outline blue, predicted orange", columns: int = 4):
+    """A figure of small pictures, each with its caption."""
+    rows = -(-len(shown) // columns)
     figure = canvas(3.1 * columns, 3.15 * rows + 0.4)
-    figure.suptitle("true outline blue, predicted orange", fontsize=12, color="#444444")
-    for axes, picture, caption in zip(
-        figure.subplots(rows, columns, squeeze=False).flat, pictures, captions
-    ):
-        axes.imshow(picture)
-        axes.set_title(plain_lines(caption), fontsize=9)
+    figure.suptitle(title, fontsize=12, color="#444444")
+    for axes, tile in zip(figure.subplots(rows, columns, squeeze=False).flat, shown):
+        axes.imshow(tile.picture)
+        axes.set_title(plain_lines(tile.caption), fontsize=9)
     for axes in figure.axes:
         axes.axis("off")
     return figure
 
 
+def middles(n: int, shares: int) -> np.ndarray:
+    """The middles of this many equal shares of n ranks: good and bad as they come."""
+    return np.linspace(0, n - 1, 2 * shares + 1).astype(int)[1::2]
+
+
 def png(picture: np.ndarray) -> bytes:
     """(h,w,3) RGB uint8 -> the bytes of a PNG."""
-    return cv2.imencode(
-        ".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    )[1].tobytes()
+    colours = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".png", colours, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()

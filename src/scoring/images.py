@@ -66,9 +66,11 @@ def measure(
 
 def surfaces(
     predictions: Predictions, truth: Truth, decisions: list[Decision], classes: Classes
-) -> dict[str, np.ndarray]:
-    """Predictions with masks of N images, each answered by its own decision (N) -> every surface
-    metric, (N) values each, in pixels of the original size."""
+) -> dict[str, np.ndarray] | None:
+    """Predictions of N images, each answered by its own decision (N) -> every surface metric, (N)
+    values each, in pixels of the original size; None without masks."""
+    if predictions.mask is None:
+        return None
 
     def distances(i: int) -> list[float]:
         true = truth.mask(predictions.ids[i])

@@ -1,17 +1,22 @@
 """evaluate: how good are these out-of-fold predictions, and which decision makes the most of them?
 
-READS   artifacts/predictions/<name>/oof.npz, artifacts/folds.csv, artifacts/prepared/index.csv and truth.npz, the images that it shows
-WRITES  artifacts/predictions/<name>/metrics.json  per_image.csv  decision.json  report.html  confusion.png  typical.png  worst.png  reliability.png
+READS   artifacts/predictions/<name>/oof.npz, artifacts/folds.csv, artifacts/prepared/index.csv and
+        truth.npz, the images that it shows
+WRITES  artifacts/predictions/<name>/ metrics.json  per_image.csv  decision.json  report.html
+        confusion.png  typical.png  worst.png  reliability.png
 
-Everything is measured per image at the image's original size. Three numbers: *untuned* (the first value of each list of `evaluate`), *tuned* (the
-best decision on all images, which has seen what it is scored on), and *nested*: each fold answered by the decision that is best on the other folds.
-The nested one is quoted everywhere; decision.json, which submit uses, is the tuned one. Distances between outlines are measured for untuned and nested
-only: their masks must be drawn. Beside all this stand the same predictions' numbers as the lecture computes them.
+Everything is measured per image at the image's original size, for three ways of deciding:
+*untuned* (the first value of each list of `evaluate`), *tuned* (the best decision on all images,
+which has seen what it is scored on), and *nested*: each fold answered by the decision that is best
+on the other folds. The nested number is quoted everywhere; decision.json, which submit uses, is the
+tuned one. Distances between outlines are measured for untuned and nested only, because their masks
+must be drawn. Beside all this stand the same predictions' numbers as the lecture computes them.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +27,7 @@ from src.core.disk import replacing, write_json
 from src.core.freshness import Job
 from src.core.paths import Paths
 from src.core.settings import Competition
-from src.data.images import read_image, resize
+from src.data.images import resize
 from src.data.predictions import Predictions
 from src.data.rle import Truth
 from src.data.tables import read_folds, read_index, read_labels
@@ -41,90 +46,71 @@ DIGITS = 6  # of numbers in per_image.csv
 
 @dataclass
 class Validated:
-    """The images that some fold validates: a row of the index, the prediction, the true label and the fold of each, in the index's order."""
+    """The images that some fold validates: a row of the index, the prediction, the true label and
+    the fold of each, in the index's order."""
 
     index: pd.DataFrame
     predictions: Predictions
     truth: Truth
     labels: np.ndarray  # (N) int
     folds: np.ndarray  # (N) int
-    parts: np.ndarray  # (N) int: what leave-one-fold-out leaves out
-    by_folds: bool  # whether these parts are the folds
+    cv_folds: np.ndarray  # (N) int: what leave-one-fold-out leaves out
+    by_folds: bool  # whether these are the folds themselves
     competition: Competition
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Answers(NamedTuple):
+    """What one way of deciding makes of N images; None for what is absent."""
+
+    counts: np.ndarray | None  # (4,N), as of metrics.counts
+    labels: np.ndarray | None  # (N) int
+    distances: dict[str, np.ndarray] | None = None  # between the outlines: (N) by name
 
 
 def run(job: Job, config: Config, paths: Paths) -> None:
     name, competition = config.name, config.competition
-    header(
-        "evaluate",
-        name,
-        [paths.oof(name), paths.folds],
-        [paths.predictions(name) / "metrics.json, per_image.csv, decision.json, report.html"],
-    )
+    writes = paths.predictions(name) / "metrics.json, per_image.csv, decision.json, report.html"
+    header("evaluate", name, [paths.oof(name), paths.folds], [writes])
     facts: dict = {}
     with job.running(facts):
         data = load(name, competition, paths)
-        probs = data.predictions.label
-        decisions = tuning.grid(competition, data.predictions.mask is not None, probs is not None)
+        has_mask, has_label = data.predictions.mask is not None, data.predictions.label is not None
+        decisions = tuning.grid(competition, has_mask, has_label)
         table = tuning.build_table(data.predictions, data.truth, decisions, competition.classes)
-        untuned = Decision.untuned(competition.evaluate)
-        tuned, without = tuning.tune(decisions, table, data.labels, data.parts, competition)
-        counts, decided = tuning.apply_each(without, table, data.parts)
-        distances, plain_distances = (
-            outlines(data, [without[k] for k in data.parts.tolist()]),
-            outlines(data, [untuned] * len(data.labels)),
-        )
+        untuned = decisions[0]
+        tuned, without = tuning.tune(decisions, table, data.labels, data.cv_folds, competition)
+        by_own_fold = [without[k] for k in data.cv_folds.tolist()]
+        answers = {
+            "untuned": Answers(*table.answer(untuned), distances(data, [untuned] * len(data))),
+            "tuned": Answers(*table.answer(tuned)),
+            "nested": Answers(
+                *tuning.apply_each(without, table, data.cv_folds), distances(data, by_own_fold)
+            ),
+        }
         results = {
-            "untuned": {"decision": asdict(untuned)}
-            | measure(data, *table.answer(untuned), plain_distances),
-            "tuned": {"decision": asdict(tuned)} | measure(data, *table.answer(tuned)),
-            "nested": {"decisions": {k: asdict(d) for k, d in without.items()}}
-            | measure(data, counts, decided, distances),
+            "untuned": {"decision": asdict(untuned)},
+            "tuned": {"decision": asdict(tuned)},
+            "nested": {"decisions": {k: asdict(d) for k, d in without.items()}},
         }
-        images = per_image(data, counts, decided, distances)
-        about = {
-            "name": name,
-            "images": len(data.labels),
-            "groups": int(data.index.group.nunique()),
-            "classes": competition.data.classes,
-        }
-        about |= {
-            "score": competition.score,
-            "left_out": "folds" if data.by_folds else "parts of the one validation fold",
-            "tried": len(decisions),
-        }
-        about |= {
-            "in_pixels": list(distances or {}),
-            "lecture_by_fold": (folds := by_the_lecture(data)),
-            "lecture": lecture.mean(folds.values()),
-        }
-        draw(data, about, results, images, without, paths)
+        for way in results:
+            results[way] |= measure(data, answers[way])
+        images = per_image(data, answers["nested"])
+        about = describe(name, data, len(decisions))
+        draw(data, about, results, images, by_own_fold, paths)
         with replacing(paths.per_image(name)) as temporary:
             images.to_csv(temporary, index=False)
         write_json(paths.metrics(name), about | results)
         tuned.save(paths.decision(name))
         facts |= {"score": results["nested"]["score"], "summary": summary(results["nested"])}
     print_summary(data, results, tuned, name, paths)
-    for member in config.members:
-        try:
-            found = read_metrics(paths, member.name)["nested"]
-        except InputError:  # not there, or damaged: then there is nothing to compare with
-            continue
-        whole = all(
-            name in found["metrics"] for name in competition.score
-        )  # of one answer alone it would be another score
-        if (
-            whole
-            and (alone := found["score"]) > results["nested"]["score"]
-            and len(config.members) > 1
-        ):  # of one alone, only the decision differs: that is a cell of a study
-            warn(
-                f"{member.name} alone scores {alone:.4f}, more than this ensemble: {command('submit', '--config', short(member.file.resolve()))}"
-            )
+    warn_of_better_members(config, results["nested"]["score"], paths)
 
 
 def load(name: str, competition: Competition, paths: Paths) -> Validated:
-    """Everything that is compared. Raises InputError where a validated image has no prediction or no truth."""
+    """Raises InputError where a validated image has no prediction or no truth."""
     metrics.check_score(competition.score)
     classes = competition.data.classes
     index = read_index(paths, "train")
@@ -141,133 +127,128 @@ def load(name: str, competition: Competition, paths: Paths) -> Validated:
             code="no_true_mask",
         )
     labels = read_labels(paths, index, classes)
-    apart = index.group.isin(
-        [g for g, k in pd.Series(folds).groupby(index.group).nunique().items() if k > 1]
-    )
+    apart = pd.Series(folds).groupby(index.group).transform("nunique") > 1
     if apart.any() and competition.split.groups == "duplicates":
         warn(
-            f"{int(apart.sum())} images have a near-duplicate in another fold (folds.csv was edited): their scores flatter"
+            f"{apart.sum()} images have a near-duplicate in another fold (folds.csv was edited): "
+            "their scores are too high"
         )
-    parts, by_folds = cross_folds(folds, index.group.to_numpy())
-    return Validated(index, predictions, truth, labels, folds, parts, by_folds, competition)
+    cv_folds, by_folds = cross_folds(folds, index.group.to_numpy())
+    return Validated(index, predictions, truth, labels, folds, cv_folds, by_folds, competition)
 
 
-def outlines(data: Validated, decisions: list[Decision]) -> dict[str, np.ndarray] | None:
-    """Every image answered by its own decision (N) -> the distances between its outlines (N) by name, None without masks."""
-    return (
-        None
-        if data.predictions.mask is None
-        else surfaces(data.predictions, data.truth, decisions, data.competition.classes)
-    )
+# ------------------------------------------------------------------------------ the numbers
 
 
-def by_the_lecture(data: Validated) -> dict[int, dict[str, float]]:
-    mask = data.predictions.mask
-    truths = (
-        None
-        if mask is None
-        else (resize(data.truth.mask(i), mask.shape[1], is_mask=True) for i in data.index.id)
-    )
-    return lecture.by_fold(data.predictions, truths, data.labels, data.folds)
+def distances(data: Validated, decisions: list[Decision]) -> dict[str, np.ndarray] | None:
+    return surfaces(data.predictions, data.truth, decisions, data.competition.classes)
 
 
-def measure(
-    data: Validated,
-    counts: np.ndarray | None,
-    decided: np.ndarray | None,
-    distances: dict[str, np.ndarray] | None = None,
-) -> dict:
-    """Pixel counts (4,N) and labels (N), None for an absent answer, and distances (N) by name -> the numbers of one way of deciding, ready for JSON."""
-    images = None if counts is None else metrics.per_image(counts) | (distances or {})
-    probs, weights = data.predictions.label, data.competition.score
+def measure(data: Validated, answers: Answers) -> dict:
+    """The numbers of one way of deciding, ready for JSON."""
+    probs, score = data.predictions.label, data.competition.score
+    images = None
+    if answers.counts is not None:
+        images = metrics.per_image(answers.counts) | (answers.distances or {})
 
     def over(rows) -> dict[str, float]:
-        found = metrics.values(images, data.labels, decided, probs, rows)
-        return {"score": metrics.score(weights, found)} | found
+        found = metrics.values(images, data.labels, answers.labels, probs, rows)
+        return {"score": metrics.score(score, found)} | found
 
     found = over(slice(None))
-    samples = [
-        over(rows)
-        for rows in bootstrap(data.index.group.to_numpy(), data.competition.evaluate.bootstrap)
-    ]
-    by_fold = {
-        int(k): {"images": int((data.folds == k).sum())} | over(data.folds == k)
-        for k in np.unique(data.folds)
-    }
-    spread = (
-        float(np.std([f["score"] for f in by_fold.values()], ddof=1)) if len(by_fold) > 1 else None
-    )
-    intervals = {n: interval([s[n] for s in samples]) for n in samples[0]}
+    resamples = bootstrap(data.index.group.to_numpy(), data.competition.evaluate.bootstrap)
+    samples = [over(rows) for rows in resamples]
+    by_fold = {}
+    for k in np.unique(data.folds):
+        rows = data.folds == k
+        by_fold[int(k)] = {"images": int(rows.sum())} | over(rows)
+    scores = [of_fold["score"] for of_fold in by_fold.values()]
     result = {
         "score": found.pop("score"),
         "metrics": found,
-        "intervals": intervals,
+        "intervals": {name: interval([s[name] for s in samples]) for name in samples[0]},
         "by_fold": by_fold,
-        "spread": spread,
+        "spread": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
     }
-    if counts is not None:
-        lesion = counts[0] + counts[2] > 0
-        result["lesion_images"] = {"images": int(lesion.sum())} | (
-            {n: float(v[lesion].mean()) for n, v in images.items()} if lesion.any() else {}
-        )
-    if decided is not None:
-        result["confusion"] = metrics.confusion(
-            data.labels, decided, len(data.competition.data.classes)
-        ).tolist()
-    result["by_class"] = {}
-    for c, name in enumerate(data.competition.data.classes):
-        mine = data.labels == c
-        if mine.any():
-            row = {"images": int(mine.sum())} | {
-                n: float(v[mine].mean())
-                for n, v in (images or {}).items()
-                if n in ("dice", "iou", "hd95")
-            }
-            if decided is not None:  # the class against the rest: the same counts as of pixels
-                pairs = np.array(
-                    [
-                        (mine & (decided == c)).sum(),
-                        (~mine & (decided == c)).sum(),
-                        (mine & (decided != c)).sum(),
-                        (~mine & (decided != c)).sum(),
-                    ]
-                )
-                row |= {
-                    "precision": float(metrics.precision(*pairs)),
-                    "recall": float(metrics.recall(*pairs)),
-                    "f1": float(metrics.dice(*pairs)),
-                }
-            result["by_class"][name] = row
+    if images is not None:
+        lesion = answers.counts[0] + answers.counts[2] > 0
+        result["lesion_images"] = {"images": int(lesion.sum())}
+        if lesion.any():
+            result["lesion_images"] |= metrics.values(images, data.labels, None, None, lesion)
+    confusion = None
+    if answers.labels is not None:
+        n = len(data.competition.data.classes)
+        confusion = metrics.confusion(data.labels, answers.labels, n)
+        result["confusion"] = confusion.tolist()
+    result["by_class"] = by_class(data, images or {}, confusion)
     return result
 
 
-def per_image(
-    data: Validated,
-    counts: np.ndarray | None,
-    decided: np.ndarray | None,
-    distances: dict[str, np.ndarray] | None,
-) -> pd.DataFrame:
-    """One row an image, by the decision tuned without its fold. Areas and distances in pixels of the original size."""
-    classes = data.competition.data.classes
+def by_class(
+    data: Validated, images: dict[str, np.ndarray], confusion: np.ndarray | None
+) -> dict[str, dict]:
+    """Means of the masks' metrics over the images of each class; precision, recall and F1 of the
+    label, the class against the rest."""
+    found = {}
+    for c, name in enumerate(data.competition.data.classes):
+        rows = data.labels == c
+        if not rows.any():
+            continue
+        found[name] = {"images": int(rows.sum())}
+        for metric in ("dice", "iou", "hd95"):
+            if metric in images:
+                found[name][metric] = float(images[metric][rows].mean())
+        if confusion is not None:
+            answered, true = confusion[:, c].sum(), confusion[c].sum()
+            counts = metrics.from_areas(confusion[c, c], answered, true, confusion.sum())
+            found[name]["precision"] = float(metrics.precision(*counts))
+            found[name]["recall"] = float(metrics.recall(*counts))
+            found[name]["f1"] = float(metrics.dice(*counts))
+    return found
+
+
+def per_image(data: Validated, answers: Answers) -> pd.DataFrame:
+    """One row an image, by the decision tuned without its fold. Areas and distances in pixels of
+    the original size."""
+    classes, index = data.competition.data.classes, data.index
     table = pd.DataFrame(
-        {
-            "id": data.index.id,
-            "fold": data.folds,
-            "group": data.index.group,
-            "label": data.index.label,
-        }
+        {"id": index.id, "fold": data.folds, "group": index.group, "label": index.label}
     )
-    if decided is not None:
-        table["predicted"] = [classes[c] for c in decided]
+    if answers.labels is not None:
+        table["predicted"] = [classes[c] for c in answers.labels]
         for c, name in enumerate(classes):
             table[f"p_{name}"] = data.predictions.label[:, c].astype(float).round(DIGITS)
-    if counts is not None:
+    if answers.counts is not None:
+        tp, fp, fn, _ = answers.counts
         for metric in ("dice", "iou"):
-            table[metric] = metrics.MASK_METRICS[metric](*counts).round(DIGITS)
-        table["area"], table["true_area"] = counts[0] + counts[1], counts[0] + counts[2]
-        for metric, values in distances.items():
+            table[metric] = metrics.MASK_METRICS[metric](*answers.counts).round(DIGITS)
+        table["area"], table["true_area"] = tp + fp, tp + fn
+        for metric, values in answers.distances.items():
             table[metric] = values.round(DIGITS)
     return table
+
+
+def describe(name: str, data: Validated, tried: int) -> dict:
+    """The head of metrics.json: what was measured, and the lecture's numbers."""
+    mask, truths = data.predictions.mask, None
+    if mask is not None:
+        truths = (resize(data.truth.mask(i), mask.shape[1], is_mask=True) for i in data.index.id)
+    lecture_by_fold = lecture.by_fold(data.predictions, truths, data.labels, data.folds)
+    return {
+        "name": name,
+        "images": len(data),
+        "groups": int(data.index.group.nunique()),
+        "classes": data.competition.data.classes,
+        "score": data.competition.score,
+        "left_out": "folds" if data.by_folds else "parts of the one validation fold",
+        "tried": tried,
+        "in_pixels": [] if mask is None else list(metrics.SURFACE_METRICS),
+        "lecture_by_fold": lecture_by_fold,
+        "lecture": lecture.mean(lecture_by_fold.values()),
+    }
+
+
+# ----------------------------------------------------------------------------- the pictures
 
 
 def draw(
@@ -275,124 +256,103 @@ def draw(
     about: dict,
     results: dict,
     images: pd.DataFrame,
-    without: dict[int, Decision],
+    decisions: list[Decision],
     paths: Paths,
 ) -> None:
-    """The three pictures, and the page that shows them with the numbers."""
+    """The pictures, and the page that shows them with the numbers."""
     name, classes, probs = about["name"], about["classes"], data.predictions.label
     drawn, error = {}, None
     if probs is not None:
-        figures.save(
-            figures.confusion_matrix(np.array(results["nested"]["confusion"]), classes),
-            paths.picture(name, "confusion"),
-        )
-        figure, error = figures.reliability(data.labels, probs, classes)
-        figures.save(figure, paths.picture(name, "reliability"))
         drawn = {
             "Confusion matrix": paths.picture(name, "confusion"),
             "Reliability of the class probabilities": paths.picture(name, "reliability"),
         }
+        confusion = figures.confusion_matrix(np.array(results["nested"]["confusion"]), classes)
+        reliability, error = figures.reliability(data.labels, probs, classes)
+        for figure, file in zip((confusion, reliability), drawn.values()):
+            figures.save(figure, file)
     order = from_worst(data, images)
-    shown, captions = shown_with_outlines(order[:WORST], data, images, without, paths)
-    if shown:
-        figures.save(figures.tiles(shown, captions), paths.picture(name, "worst"))
-    ranks = np.linspace(0, len(order) - 1, 2 * TYPICAL + 1).astype(int)[
-        1::2
-    ]  # the middles of eight equal shares: good and bad as they come
-    typical = shown_with_outlines(order[ranks], data, images, without, paths)
-    if typical[0]:
-        figures.save(figures.tiles(*typical), paths.picture(name, "typical"))
+    typical = order[figures.middles(len(order), TYPICAL)]
+    sheets = {
+        "worst": tiles(order[:WORST], data, images, decisions, paths),
+        "typical": tiles(typical, data, images, decisions, paths),
+    }
+    for sheet, shown in sheets.items():
+        if shown:
+            figures.save(figures.sheet(shown), paths.picture(name, sheet))
+    page = html.render(
+        "report.html.j2", about=about, results=results, drawn=drawn, error=error, **sheets
+    )
     with replacing(paths.html(name)) as temporary:
-        temporary.write_text(
-            html.report(
-                about,
-                results,
-                drawn,
-                error,
-                *(
-                    [(figures.png(p), c) for p, c in zip(*sheet)]
-                    for sheet in (typical, (shown, captions))
-                ),
-            ),
-            encoding="utf-8",
-        )
+        temporary.write_text(page, encoding="utf-8")
 
 
 def from_worst(data: Validated, images: pd.DataFrame) -> np.ndarray:
-    """Rows from the lowest Dice to the highest (where equal: the largest wrong area first; without masks: by the probability of the true class)."""
+    """Rows from the lowest Dice to the highest (where equal: the largest wrong area first; without
+    masks: by the probability of the true class)."""
     if data.predictions.mask is None:
         probs = data.predictions.label
         return np.argsort(probs[np.arange(len(probs)), data.labels], kind="stable")
-    wrong = (
-        (images.area + images.true_area)
-        * (1 - images.dice)
-        / (data.index.height * data.index.width)
-    )
+    areas = images.area + images.true_area
+    wrong = areas * (1 - images.dice) / (data.index.height * data.index.width)
     return np.lexsort((-wrong, images.dice))
 
 
-def shown_with_outlines(
+def tiles(
     rows: np.ndarray,
     data: Validated,
     images: pd.DataFrame,
-    without: dict[int, Decision],
+    decisions: list[Decision],
     paths: Paths,
-) -> tuple[list[np.ndarray], list[str]]:
-    """These images with true and predicted outlines, and their captions."""
-    masks, probs, settings = data.predictions.mask, data.predictions.label, data.competition.data
-    shown, captions = [], []
+) -> list[figures.Tile]:
+    """These images with true and predicted outlines."""
+    shown = []
     for i in rows:
-        row, file = images.iloc[i], paths.data / data.index.image[i]
-        true = None if masks is None else data.truth.mask(row.id)
-        try:
-            pixels = read_image(file, settings.channels)
-        except (OSError, ValueError) as problem:  # a report without one picture is better than none
-            warn(f"{short(file)} is not shown: {problem}")
-            continue
-        pred, _ = apply(
-            without[int(data.parts[i])],
-            data.predictions,
-            i,
-            pixels.shape[:2],
-            data.competition.classes,
-        )
-        shown.append(figures.tile(pixels, true, pred))
-        said = (
-            ""
-            if probs is None
-            else f"{'' if row.predicted == row.label else f', predicted {row.predicted}'} ({row[f'p_{row.predicted}']:.2f})"
-        )
-        captions.append(
-            f"{row.id}\n{row.label}{said}" + ("" if masks is None else f"\nDice {row.dice:.3f}")
-        )
-    return shown, captions
+        row, of_index = images.iloc[i], data.index.iloc[i]
+        true = None if data.predictions.mask is None else data.truth.mask(row.id)
+        size = of_index.height, of_index.width
+        pred, _ = apply(decisions[i], data.predictions, i, size, data.competition.classes)
+        file, channels = paths.data / of_index.image, data.competition.data.channels
+        shown += figures.tiles(file, channels, [(true, pred, caption(row))])
+    return shown
+
+
+def caption(row: pd.Series) -> str:
+    """Of a row of per_image.csv."""
+    lines = [row.id, row.label]
+    if "predicted" in row:
+        wrong = "" if row.predicted == row.label else f", predicted {row.predicted}"
+        lines[1] += f"{wrong} ({row[f'p_{row.predicted}']:.2f})"
+    if "dice" in row:
+        lines.append(f"Dice {row.dice:.3f}")
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------ the console
 
 
 def print_summary(data: Validated, results: dict, tuned: Decision, name: str, paths: Paths) -> None:
-    """The console's table of the three numbers."""
+    """The table of the three ways of deciding."""
     nested = results["nested"]
     columns = [c for c in html.SHOWN if c == "score" or c in nested["metrics"]]
     if not data.by_folds:
         say(
-            "  one validation fold only: the nested number is cross-fitted over 5 parts of its duplicate groups"
+            "  one validation fold only: the nested number is cross-fitted over 5 parts of its "
+            "duplicate groups"
         )
-    say("  " + " " * 9 + "".join(f"{c:>13}" for c in columns))
+    rows = {"": columns}
     for way, result in results.items():
-        say(f"  {way:9}" + "".join(f"{html.pick(result, c):13.4f}" for c in columns))
-    ranges = ["-".join(without_zero(end) for end in nested["intervals"][c]) for c in columns]
-    say(
-        "  95 %     "
-        + "".join(f"{text:>13}" for text in ranges)
-        + f"   (nested{html.spread_text(nested)})"
-    )
-    say(
-        f"  decision {', '.join(f'{k} {v}' for k, v in asdict(tuned).items())} -> {short(paths.decision(name))}"
-    )
+        rows[way] = [f"{html.pick(result, c):.4f}" for c in columns]
+    rows["95 %"] = ["-".join(map(without_zero, nested["intervals"][c])) for c in columns]
+    lines = [f"  {head:9}" + "".join(f"{cell:>13}" for cell in row) for head, row in rows.items()]
+    say("\n".join(lines) + f"   (nested{html.spread_text(nested)})")
+    decision = ", ".join(f"{field} {value}" for field, value in asdict(tuned).items())
+    say(f"  decision {decision} -> {short(paths.decision(name))}")
     say(f"  see {short(paths.html(name))}")
 
 
 def without_zero(value: float) -> str:
-    """.123, and -.123, so that a column is narrow; 10.123 stays as it is."""
+    """.123, and -.123, so that a column is narrow; 10.123 keeps its zero."""
     text = f"{value:.3f}"
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
@@ -403,3 +363,20 @@ def summary(nested: dict) -> str:
     return f"score {nested['score']:.4f} [{low:.3f}, {high:.3f}]" + "".join(
         f" · {n} {nested['metrics'][n]:.4f}" for n in others
     )
+
+
+def warn_of_better_members(config: Config, score: float, paths: Paths) -> None:
+    if len(config.members) < 2:
+        return  # where there is one, only the decision differs: that is a cell of a study
+    for member in config.members:
+        try:
+            alone = read_metrics(paths, member.name)["nested"]
+        except InputError:  # missing or damaged: then there is nothing to compare with
+            continue
+        # of one answer alone it would be another score
+        is_comparable = all(name in alone["metrics"] for name in config.competition.score)
+        if is_comparable and alone["score"] > score:
+            todo = command("submit", "--config", short(member.file.resolve()))
+            warn(
+                f"{member.name} alone scores {alone['score']:.4f}, more than this ensemble: {todo}"
+            )

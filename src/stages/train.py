@@ -49,7 +49,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     header(
         "train",
         f"{config.name} fold {job.fold}",
-        list(dict.fromkeys(i.file for i in job.inputs)),
+        job.reads,
         [paths.fold(config.name, job.fold)],
     )
     facts: dict = {}

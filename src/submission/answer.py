@@ -9,21 +9,19 @@ import numpy as np
 
 @dataclass
 class Answer:
-    """What is said of one image; None where it is not asked for."""
+    """The answer for one image; None for what the sample does not ask for."""
 
-    height: int  # of the mask that is handed in
+    # of the mask that is submitted
+    height: int
     width: int
-    bits: np.ndarray | None = (
-        None  # the mask, packed: an eighth of the memory, thousands of test images may be large
-    )
-    label: str | None = None  # a class
+    # packed to an eighth of the memory: thousands of test images may be large
+    packed: np.ndarray | None = None
+    label: str | None = None
     probs: np.ndarray | None = None  # (C)
     boxes: str = ""
 
     @property
     def mask(self) -> np.ndarray:
-        return (
-            np.unpackbits(self.bits, count=self.height * self.width)
-            .reshape(self.height, self.width)
-            .astype(bool)
-        )
+        """(height, width) bool."""
+        pixels = np.unpackbits(self.packed, count=self.height * self.width)
+        return pixels.reshape(self.height, self.width).astype(bool)

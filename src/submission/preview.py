@@ -1,4 +1,4 @@
-"""The form of the submission at a glance: asked for by every plan, so kept."""
+"""The form of the submission for a plan of the jobs, which asks for it several times: cached."""
 
 from __future__ import annotations
 
@@ -8,28 +8,25 @@ from pathlib import Path
 
 from src.core.console import InputError
 from src.core.settings import Competition
-from src.submission.form import Form, infer
+from src.submission.form import Form
+from src.submission.infer_form import infer_form
 
 
 def preview_form(file: Path, competition: Competition, known: Iterable[str]) -> Form | None:
-    """The form before prepare has seen the train table; None where the sample is not there or not understood (submit says why)."""
+    """The form before prepare has seen the train table; None where the sample is missing or not
+    understood (submit says why)."""
     if not file.is_file():
         return None
     stat = file.stat()
-    return _preview(
-        file,
-        stat.st_size,
-        stat.st_mtime_ns,
-        competition.model_dump_json(include={"data", "submission"}),
-        tuple(known),
-    )
+    settings = competition.model_dump_json(include={"data", "submission"})
+    return _preview(file, (stat.st_size, stat.st_mtime_ns), settings, tuple(known))
 
 
 @functools.lru_cache(maxsize=8)
 def _preview(
-    file: Path, size: int, changed: int, settings: str, known: tuple[str, ...]
+    file: Path, version: tuple[int, int], settings: str, known: tuple[str, ...]
 ) -> Form | None:
     try:
-        return infer(file, Competition.model_validate_json(settings), known)
+        return infer_form(file, Competition.model_validate_json(settings), known)
     except InputError:
         return None

@@ -1,4 +1,4 @@
-"""sample_submission.csv as it is found: a table (or a zip of one, with PNG masks or without), which image each row is about, and what each column asks for."""
+"""sample_submission.csv as it is: a table, or a zip of one, with PNG masks or without."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import re
 import struct
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.core.console import InputError, listing, printable, short
+from src.core.console import InputError, listing, printable
 from src.core.disk import must_be_file
 from src.core.settings import Competition, Data, Submission
 from src.data.cells import BOM, cells_of, names_of, table_bytes, table_text
-from src.data.columns import LONGEST, class_in_name, find_id, plain_name
-from src.data.files import IMAGE_SUFFIXES, MOST_BYTES, check_size
+from src.data.files import MOST_BYTES, check_size
 
+TABLES = (".csv", ".tsv", ".txt")
 DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -34,142 +32,136 @@ DAMAGED = (
 
 @dataclass
 class Sample:
-    """A table as found. `header`: its first line, character for character; `cells` without the spaces around them."""
+    """The sample's table. `header`: its first line, character for character; `raw`: its cells;
+    `cells`: the same without the spaces around them."""
 
     file: Path
-    name: str  # of the table, inside of a zip
+    name: str  # of the table, inside a zip
     header: str
     delimiter: str
     columns: list[str]
     raw: list[list[str]]
     cells: list[list[str]]
     pngs: list[str] = field(default_factory=list)  # other members of the zip
-    lesion: int = 0  # the brightest value of these
+    mask_value: int = 0  # the brightest value of these
 
     def column(self, name: str) -> list[str]:
         at = self.columns.index(name)
         return [row[at] for row in self.cells]
 
 
-@dataclass
-class Row:
-    """One row of the sample: its cells, the image that it is about (None: not on disk) and, where rows have one, the class."""
+class SampleError(InputError):
+    """The sample is not understood, or a setting does not fit it."""
 
-    cells: list[str]
-    image: str | None
-    key: str | None = None
-
-
-# ------------------------------------------------------------------------------------------------------------------------ reading the sample
+    def __init__(self, what: str, sample: Sample, todo: str, *, code: str):
+        super().__init__(what, sample.file, todo, code=code)
 
 
 def sample_file(competition: Competition, data: Path) -> Path:
-    """The sample of the submission: the one named, else the only file of the data folder that is called something like it."""
-    named, alike = data / competition.data.sample_submission, alike_samples(data)
+    """The sample submission: the one named, else the only file of the data folder that is called
+    something like it."""
+    named = data / competition.data.sample_submission
     must_be_file(named, "the sample of the submission")
-    return (
-        named
-        if named.is_file()
-        or competition.data.sample_submission != Data().sample_submission
-        or len(alike) != 1
-        else alike[0]
-    )
+    is_default = competition.data.sample_submission == Data().sample_submission
+    alike = candidates(data) if is_default and not named.is_file() else []
+    return alike[0] if len(alike) == 1 else named
 
 
-def alike_samples(data: Path) -> list[Path]:
+def candidates(data: Path) -> list[Path]:
     """Files that are called something like sample_submission."""
-    here = sorted(data.iterdir()) if data.is_dir() else []
     return [
-        f
-        for f in here
-        if f.is_file()
-        and "samplesub" in re.sub(r"[^a-z]", "", f.name.lower())
-        and f.suffix.lower() in (".csv", ".tsv", ".txt", ".zip")
+        file
+        for file in (sorted(data.iterdir()) if data.is_dir() else [])
+        if "samplesub" in re.sub(r"[^a-z]", "", file.name.lower())
+        and file.suffix.lower() in (*TABLES, ".zip")
+        and file.is_file()
     ]
 
 
 def missing_sample_error(competition: Competition, data: Path) -> InputError:
-    """For a sample that is not there."""
-    if alike := alike_samples(data):
+    """The error for a sample that is not there."""
+    if alike := candidates(data):
         return InputError(
             f"{len(alike)} files look like the sample of the submission: "
-            f"{listing(f.name for f in alike)}",
-            short(data),
+            f"{listing(file.name for file in alike)}",
+            data,
             "Name one with data.sample_submission",
             code="several_samples",
         )
+    return _not_there(sample_file(competition, data))
+
+
+def _not_there(file: Path) -> InputError:
     return InputError(
         "there is no sample of the submission",
-        short(sample_file(competition, data)),
+        file,
         "Download it from the contest's page, or name another with data.sample_submission",
         code="no_sample",
     )
 
 
 def read_sample(file: Path, submission: Submission) -> Sample:
-    """Raises InputError for a sample that is missing or damaged, empty, or has rows of different lengths."""
-    todo, pngs, lesion = "Download it again", [], 0
+    """Raises InputError for a sample that is missing or damaged, empty, or has rows of different
+    lengths."""
+
+    def fails(what: str, code: str, todo: str = "Download it again") -> InputError:
+        return InputError(what, file, todo, code=code)
+
     must_be_file(file, "the sample of the submission")
+    name, pngs, mask_value = file.name, [], 0
     try:
-        name, data = file.name, table_bytes(file)
+        data = table_bytes(file)
         if file.suffix.lower() == ".zip" or zipfile.is_zipfile(file):
-            name, data, pngs, lesion = _of_zip(file)
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                name, pngs = _members(archive, file)
+                data = archive.read(name)
+                mask_value = max((_brightest(archive.read(png)) for png in pngs[:20]), default=0)
     except FileNotFoundError:
-        raise InputError(
-            "there is no sample of the submission",
-            short(file),
-            "Download it from the contest's page, or name another with data.sample_submission",
-            code="no_sample",
-        ) from None
+        raise _not_there(file) from None
     except (OSError, *DAMAGED) as error:
         what = f"not readable as a table: {printable(error, 200)}"
-        raise InputError(what, short(file), todo, code="not_a_table") from None
-    text = table_text(data, file)
-    delimiter = {"tab": "\t"}.get(submission.delimiter, submission.delimiter)
-    raw, head, delimiter = cells_of(text, file, delimiter)
+        raise fails(what, code="not_a_table") from None
+    delimiter = "\t" if submission.delimiter == "tab" else submission.delimiter
+    raw, head, delimiter = cells_of(table_text(data, file), file, delimiter)
     if not raw:
-        what = "the sample of the submission is empty"
-        raise InputError(what, short(file), todo, code="empty_table")
+        raise fails("the sample of the submission is empty", code="empty_table")
     if re.search(r"[\r\n]", head):
-        what = "the name of a column has a line break in it"
-        raise InputError(what, short(file), todo, code="odd_columns")
-    columns, raw = [c.strip().strip('"').strip() for c in raw[0]], raw[1:]
-    if len(columns) < 2 and not pngs and not submission.masks or len(set(columns)) < len(columns):
-        what = f"the columns are {names_of(columns)}"
-        expected = "Expected one of ids and others of answers, each once"
-        raise InputError(what, short(file), expected, code="odd_columns")
+        raise fails("the name of a column has a line break in it", code="odd_columns")
+    columns, *raw = raw
+    columns = [c.strip().strip('"').strip() for c in columns]
+    too_few = len(columns) < 2 and not pngs and not submission.masks
+    if too_few or len(set(columns)) < len(columns):
+        raise fails(
+            f"the columns are {names_of(columns)}",
+            code="odd_columns",
+            todo="Expected one of ids and others of answers, each once",
+        )
     if not raw:
-        what = "the sample of the submission has no rows"
-        raise InputError(what, short(file), todo, code="empty_table")
+        raise fails("the sample of the submission has no rows", code="empty_table")
     header = ("\ufeff" if data.startswith(BOM) else "") + head
     cells = [[c.strip() for c in row] for row in raw]
-    return Sample(file, name, header, delimiter, columns, raw, cells, pngs, lesion)
+    return Sample(file, name, header, delimiter, columns, raw, cells, pngs, mask_value)
 
 
-def _of_zip(file: Path) -> tuple[str, bytes, list[str], int]:
-    with zipfile.ZipFile(file) as archive:
-        names = [
-            n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")
-        ]
-        tables, pngs = (
-            [n for n in names if n.lower().endswith((".csv", ".tsv", ".txt"))],
-            [n for n in names if n.lower().endswith(".png")],
+def _members(archive: zipfile.ZipFile, file: Path) -> tuple[str, list[str]]:
+    """(the table, the PNG files). Raises ValueError for what unpacks to too much."""
+    names = [n for n in archive.namelist() if not n.startswith("__MACOSX")]
+    tables = [n for n in names if n.lower().endswith(TABLES)]
+    pngs = [n for n in names if n.lower().endswith(".png")]
+    if len(tables) != 1:
+        raise InputError(
+            f"{len(tables)} tables in the zip",
+            file,
+            "Expected one, with a row for each image",
+            code="several_samples",
         )
-        if len(tables) != 1:
-            raise InputError(
-                f"{len(tables)} tables in the zip",
-                short(file),
-                "Expected one, with a row for each image",
-                code="several_samples",
-            )
-        if max(archive.getinfo(n).file_size for n in (tables[0], *pngs[:20])) > MOST_BYTES:
-            raise ValueError(f"a file in it unpacks to more than {MOST_BYTES:,} bytes")
-        lesion = max((_brightest(archive.read(n)) for n in pngs[:20]), default=0)
-        return tables[0], archive.read(tables[0]), pngs, lesion
+    if any(archive.getinfo(n).file_size > MOST_BYTES for n in (*tables, *pngs[:20])):
+        raise ValueError(f"a file in it unpacks to more than {MOST_BYTES:,} bytes")
+    return tables[0], pngs
 
 
 def _brightest(png: bytes) -> int:
-    """The highest value of a PNG mask. Raises OSError or ValueError for what is none."""
+    """The highest value of a PNG mask. Raises OSError or ValueError for anything else."""
     from PIL import Image
 
     try:
@@ -178,123 +170,3 @@ def _brightest(png: bytes) -> int:
             return image.convert("L").getextrema()[1]
     except (SyntaxError, struct.error, zlib.error) as error:
         raise ValueError(f"a damaged PNG: {error}") from None
-
-
-# --------------------------------------------------------------------------------------------------------------- rows and their images
-
-
-def _pattern(name: str) -> re.Pattern:
-    words = re.split(r"(\{id\}|\{class\})", name)
-    return re.compile(
-        "".join(
-            {"{id}": "(?P<id>.+)", "{class}": "(?P<key>.+?)"}.get(w, re.escape(w)) for w in words
-        )
-    )
-
-
-def match_rows(
-    sample: Sample, submission: Submission, known: Iterable[str]
-) -> tuple[str, str, list[Row]]:
-    """(column of ids, how they are made, rows with their images). Raises InputError where a setting names what is not there."""
-    known = set(known)
-    for what in ("id", "key", "label", "rle", "boxes"):
-        if (asked := getattr(submission, what)) and asked not in sample.columns:
-            todo = f"Correct submission.{what} in competition.yaml"
-            found = f"no column {asked}; there are {names_of(sample.columns)}"
-            raise InputError(found, short(sample.file), todo, code="no_column")
-    column = submission.id or _id_column(sample, known)
-    values = sample.column(column)
-    if submission.name:
-        if submission.name.count("{id}") != 1:
-            raise InputError(
-                f"submission.name is '{submission.name}'",
-                short(sample.file),
-                "It needs {id} once, for example {id}.png or {id}_{class}",
-                code="invalid_value",
-            )
-        shape = _pattern(submission.name)
-        found = [shape.fullmatch(v) for v in values]
-        if (
-            submission.name.endswith("}") and "{class}" in submission.name
-        ):  # ids may hold the separator themselves: the last one counts
-            found = [
-                max(
-                    (m for m in _splits(shape, v) if m["id"] in known),
-                    key=lambda m: len(m["id"]),
-                    default=f,
-                )
-                for v, f in zip(values, found)
-            ]
-        rows = [
-            Row(
-                raw,
-                m["id"] if m and m["id"] in known else None,
-                m.groupdict().get("key") if m else None,
-            )
-            for raw, m in zip(sample.raw, found)
-        ]
-        return column, submission.name, rows
-    parts = [find_id(v, known) for v in values]
-    shapes = Counter((p[0], p[2]) for p in parts if p)
-    if not shapes:
-        return column, "{id}", [Row(raw, None) for raw in sample.raw]
-    if len(shapes) > 1 and (made := class_in_name(parts, shapes)):
-        name, keys = made
-        return (
-            column,
-            name,
-            [
-                Row(raw, p and p[1], p and keys.get((p[0], p[2])))
-                for raw, p in zip(sample.raw, parts)
-            ],
-        )
-    before, behind = shapes.most_common(1)[0][0]
-    usual = {(before, behind)} | {
-        s for s in shapes if not s[0] and (not s[1] or s[1].lower() in IMAGE_SUFFIXES)
-    }  # x and x.png may stand side by side
-    rows = [
-        Row(raw, p[1] if p and (p[0], p[2]) in usual else None) for raw, p in zip(sample.raw, parts)
-    ]
-    return column, before + "{id}" + behind, rows
-
-
-def image_of(row: Row, sample: Sample, column: str, name: str) -> str:
-    """The image that a row is about, or would be about if it were on disk."""
-    text = row.cells[sample.columns.index(column)].strip()
-    found = _pattern(name).fullmatch(text)
-    named = found["id"] if found else text
-    return row.image or (
-        named[: -len(Path(named).suffix)] if Path(named).suffix.lower() in IMAGE_SUFFIXES else named
-    )
-
-
-def _splits(shape: re.Pattern, value: str) -> list[re.Match]:
-    if len(value) > LONGEST:
-        return []
-    return [
-        m
-        for m in (
-            re.compile(shape.pattern.replace("(?P<id>.+)", f"(?P<id>.{{{n}}})")).fullmatch(value)
-            for n in range(1, len(value))
-        )
-        if m
-    ]
-
-
-def _id_column(sample: Sample, known: set[str]) -> str:
-    hits = {
-        c: sum(v in known or find_id(v, known) is not None for v in sample.column(c)[:500])
-        for c in sample.columns
-    }
-    named = next(
-        (
-            c
-            for c in sample.columns
-            if plain_name(c) in ("id", "imageid", "image", "filename", "name")
-        ),
-        sample.columns[0],
-    )
-    return max(hits, key=hits.get) if max(hits.values()) else named
-
-
-# ---------------------------------------------------------------------------------------------------------------------------- columns

@@ -48,7 +48,6 @@ from src.core.locks import Lock
 from src.core.paths import Paths
 from src.core.settings import Experiment
 from src.data.dataset import Item
-from src.data.images import read_image
 from src.data.predictions import Predictions
 from src.data.problems import Problems
 from src.parts.network import Network
@@ -61,7 +60,7 @@ from src.pipeline.store import find_test_images, write_test_stores
 from src.report import figures
 from src.scoring import greedy
 from src.submission import writer
-from src.submission.form import infer as infer_form
+from src.submission.infer_form import infer_form
 from src.submission.sample import sample_file
 from src.training.inference import mean_of_folds
 from src.training.time_budget import NetworkRun, Pace, describe_skipped, select_runs
@@ -156,8 +155,8 @@ def answer(
     index = pd.DataFrame(sizes, columns=["height", "width"])
     index["id"] = [item.id for item in items]
     form = infer_form(sample, competition, [*index.id], train_runs(home))
-    if form.unknown:
-        warn(writer.describe_missing_images(form, competition.data))
+    if form.missing_ids:
+        warn(writer.describe_missing_images(form))
     device = pick_device(exact=True)
     pace = Pace({member: about.get("pace") for member, about in manifest["networks"].items()})
     work = Work(config, home, scratch, times, items, index, device, clock, pace)
@@ -171,14 +170,10 @@ def answer(
             f"skipped to stay within --minutes: {skipped}. The decision was tuned with all of it, "
             "and is used as it is"
         )
-    predictions, decision = (
-        mix(work, manifest.get("mask_size", 0)),
-        Decision.load(home.decision(name)),
-    )
+    predictions = mix(work, manifest.get("mask_size", 0))
+    decision = Decision.load(home.decision(name))
     target = paths.archive(name) if form.masks else paths.submission(name)
-    counts = writer.write(
-        target, form, predictions, dict(zip(index.id, sizes)), decision, competition.classes
-    )
+    counts = writer.write(target, form, predictions, dict(zip(index.id, sizes)), decision)
     draw(work, predictions, decision, paths.submission(name).with_suffix(".png"))
     remove_folder(scratch.artifacts)
     for folder in (scratch.artifacts.parent, paths.artifacts):  # a notebook shows every folder
@@ -354,16 +349,14 @@ def mix(work: Work, mask_size: int) -> Predictions:
 
 def draw(work: Work, predictions: Predictions, decision: Decision, target: Path) -> None:
     """Some answers, evenly over the test images."""
-    tiles, captions, classes = [], [], work.config.competition.classes
+    shown, competition = [], work.config.competition
     for i in np.unique(np.linspace(0, len(work.items) - 1, SHOWN).round().astype(int)):
-        image = read_image(work.items[i].image, work.config.competition.data.channels)
-        mask, label = apply(decision, predictions, i, image.shape[:2], classes)
-        tiles.append(figures.tile(image, None, mask))
-        answer = ""
+        item, classes = work.items[i], competition.classes
+        size = tuple(map(int, work.index.loc[i, ["height", "width"]]))
+        mask, label = apply(decision, predictions, i, size, classes)
+        caption = item.id[:40]
         if label is not None:
-            answer = f"\n{classes.names[label]} {predictions.label[i, label]:.2f}"
-        captions.append(work.items[i].id[:40] + answer)
-    sheet = figures.tiles(tiles, captions)
+            caption += f"\n{classes.names[label]} {predictions.label[i, label]:.2f}"
+        shown += figures.tiles(item.image, competition.data.channels, [(None, mask, caption)])
     title = f"{figures.plain(work.config.name)}: predicted outlines"
-    sheet.suptitle(title, fontsize=12, color="#444444")
-    figures.save(sheet, target)
+    figures.save(figures.sheet(shown, title), target)

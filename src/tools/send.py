@@ -1,6 +1,8 @@
-"""send: hand the submission to Kaggle and wait for its score. Proof is the new entry in Kaggle's own list, not that the upload returned.
+"""send: submit to Kaggle and wait for the score. Proof is the new entry in Kaggle's own list, not
+that the upload returned.
 
-READS   submissions/<name>.csv (or .zip), <name>.json: its sha256 and cross-validated score, sample_submission.csv, submissions/log.csv
+READS   submissions/<name>.csv (or .zip), <name>.json: its sha256 and cross-validated score,
+        sample_submission.csv, submissions/log.csv
 WRITES  submissions/log.csv: one row more, and log.png
 """
 
@@ -26,26 +28,17 @@ from src.kaggle_io.errors import NotSubmitted, url
 from src.kaggle_io.log import Row
 from src.kaggle_io.slugs import slug_of
 
-PAUSES = (
-    2,
-    3,
-    5,
-    8,
-    13,
-    21,
-    34,
-    60,
-)  # seconds between two looks at Kaggle's list; the last one again and again
-LISTED_WITHIN = 60  # seconds until what was accepted stands in the list
-RECOVERED_WITHIN = (
-    10  # the same after an upload that broke off: its last message may have come through
-)
+# seconds between two looks at Kaggle's list; the last one again and again
+PAUSES = (2, 3, 5, 8, 13, 21, 34, 60)
+LISTED_WITHIN = 60  # seconds until the list shows what was accepted
+# the same after an upload that broke off: its last message may have come through
+RECOVERED_WITHIN = 10
 SCORED_WITHIN = 15 * 60
 LAST = 5  # of the earlier submissions are shown
 
 
 class Unconfirmed(StageError):
-    """Handed over, and it is not known whether Kaggle took it."""
+    """Uploaded, and it is not known whether Kaggle accepted it."""
 
     def __init__(self, what: str):
         super().__init__(what, code="unconfirmed")
@@ -53,7 +46,7 @@ class Unconfirmed(StageError):
 
 @dataclass(frozen=True)
 class Entry:
-    """What is sent: a file and what its record says."""
+    """What is submitted: a file and what its record says."""
 
     file: Path
     sha256: str
@@ -68,49 +61,33 @@ class Entry:
 
 
 def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
-    """Exit code 0: sent (or not, on a 'no'); 130: stopped while it was waiting. Raises InputError for what must not be sent, StageError where Kaggle
-    did not accept or rejected it."""
-    entry = load(config, paths)
+    """Exit code 0: submitted (or not, after a 'no'); 130: stopped while it was waiting. Raises
+    InputError for what must not be submitted, StageError where Kaggle did not accept it, or
+    rejected it."""
+    entry = read_entry(config, paths)
     recheck(config, paths)
     slug = slug_of(given, config, paths)
-    log.read(
-        paths.submission_log
-    )  # what is wrong with it must be known before something is sent, not after
+    log.read(paths.submission_log)  # a damaged log must be known before anything is submitted
     if not given.yes and not (sys.stdin and sys.stdin.isatty()):
-        raise InputError(
-            "nobody is there to be asked whether to send it",
-            "no terminal",
-            "Add --yes",
-            code="nobody_to_ask",
-        )
-    message = " ".join((given.message or "").split()) or ", ".join(
-        [
-            config.name,
-            f"CV {entry.score:.4f}",
-            *([f"commit {entry.commit}"] if entry.commit else []),
-        ]
-    )
-    header(
-        "send",
-        config.name,
-        [entry.file, paths.record("submit", config.name)],
-        [paths.submission_log, paths.submission_plot],
-    )
+        what = "nobody is there to be asked whether to send it"
+        raise InputError(what, "no terminal", "Add --yes", code="nobody_to_ask")
+    default = f"{config.name}, CV {entry.score:.4f}"
+    default += f", commit {entry.commit}" if entry.commit else ""
+    message = " ".join((given.message or "").split()) or default
+    reads = [entry.file, paths.record("submit", config.name)]
+    header("send", config.name, reads, [paths.submission_log, paths.submission_plot])
     kaggle = Kaggle()
     contest = kaggle.contest(slug)
-    check_open(contest)
+    check_entered(contest)
     before = kaggle.submissions(slug)
     rows = log.refresh(paths.submission_log, slug, before)
-    check_new(entry, [r for r in rows if r.competition == slug], given.force)
+    check_new(entry, slug, rows, given.force)
     left = kaggle.remaining(slug)
     if left is not None and left <= 0:
-        raise InputError(
-            "no submission is left today",
-            slug,
-            f"The count begins anew at midnight UTC, in {duration(to_midnight())}",
-            code="none_left_today",
-        )
-    show(contest, entry, message, left, log.joined(rows, slug, before))
+        todo = f"The count begins again at midnight UTC, in {duration(seconds_to_midnight())}"
+        raise InputError("no submission is left today", slug, todo, code="none_left_today")
+    describe(contest, entry, message, left)
+    show_earlier(log.joined(rows, slug, before))
     try:
         if not given.yes and input("Send? [y/N] ").strip().lower() not in ("y", "yes"):
             say("not sent")
@@ -118,191 +95,174 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     except KeyboardInterrupt:
         say("\nnot sent")
         return 130
+    return submit(kaggle, contest, entry, message, before, paths, given.force)
 
-    look = command("submissions")
-    row = Row(
-        log.now(),
-        slug,
-        entry.file.name,
-        entry.sha256,
-        message,
-        entry.score,
-        entry.low,
-        entry.high,
-        status="unconfirmed",
-        commit=entry.commit,
-    )
+
+def submit(
+    kaggle: Kaggle,
+    contest: Contest,
+    entry: Entry,
+    message: str,
+    before: list[RemoteSubmission],
+    paths: Paths,
+    force: bool,
+) -> int:
+    """Upload it, log it, and wait for its score; returns the exit code. before: Kaggle's list."""
+    slug, look = contest.slug, command("submissions")
+    row = Row(log.now(), slug, entry.file.name, entry.sha256, message, status="unconfirmed")
+    row.cv, row.cv_low, row.cv_high, row.commit = entry.score, entry.low, entry.high, entry.commit
     say(f"  sending {short(entry.file)} ({entry.file.stat().st_size / 1e3:,.0f} kB)")
-    begin(paths, entry, row, given.force)
+    log_unconfirmed(paths, entry, row, force)
+    later = f"{look} finds out whether Kaggle has it; the log calls it unconfirmed until then"
     try:
-        sent = upload(kaggle, contest, entry.file, message, {s.ref for s in before})
+        remote = upload(kaggle, contest, entry.file, message, {s.ref for s in before})
     except (NotSubmitted, InputError):
-        settle(paths, row, None)
+        replace_row(paths, row, None)
         raise
-    except (KeyboardInterrupt, Unconfirmed) as stopped:  # it may be there, so that the row stays
-        later = f"Whether Kaggle has it, {look} finds out; the log calls it unconfirmed until then"
-        if isinstance(stopped, Unconfirmed):
-            raise StageError(f"{stopped}. {later}", code=stopped.code) from None
+    except Unconfirmed as error:  # it may be there, so the row is kept
+        raise StageError(f"{error}. {later}", code=error.code) from None
+    except KeyboardInterrupt:
         say(f"\nstopped while it was being sent. {later}")
         return 130
-    row = log.result(row, sent)
-    settle(paths, row, row)
-    say(f"  Kaggle has it, as {sent.ref}")
+    replace_row(paths, row, log.result(row, remote))
+    say(f"  Kaggle has it, as {remote.ref}")
+    later = f"It was sent, and the log calls it pending; {look} will fill the score in"
     try:
-        sent, trouble = wait(kaggle, slug, sent)
+        remote, trouble = wait(kaggle, slug, remote)
     except KeyboardInterrupt:
-        say(
-            f"\nstopped waiting for the score. It was sent, and the log calls it pending; {look} will fill the score in"
-        )
+        say(f"\nstopped waiting for the score. {later}")
         return 130
-    rows = log.refresh(paths.submission_log, slug, [sent, *before])
-    if sent.status == "pending":
-        say(
-            f"no score yet{trouble}. It was sent, and the log ({short(paths.submission_log)}) calls it pending; {look} will fill the score in"
-        )
+    rows = log.refresh(paths.submission_log, slug, [remote, *before])
+    if remote.status == "pending":
+        say(f"no score yet{trouble}. {later}")
         return 0
-    if sent.status == "error":
-        raise StageError(
-            f"Kaggle took {short(entry.file)} and rejected it: "
-            f"{sent.error or 'without saying why'} ({short(paths.submission_log)}, {sent.ref})",
-            code="rejected",
+    if remote.status == "error":
+        what = (
+            f"Kaggle took {short(entry.file)} and rejected it: {remote.error or 'no reason given'} "
+            f"({short(paths.submission_log)}, {remote.ref})"
         )
-    drawn = plot.draw(log.joined(rows, slug, [sent, *before]), slug, paths.submission_plot)
-    say("  " + verdict(entry, sent))
-    say(
-        f"log: {short(paths.submission_log)}"
-        + (f"   picture: {short(paths.submission_plot)}" if drawn else "")
-        + f"   next: {look}"
-    )
+        raise StageError(what, code="rejected")
+    drawn = plot.draw(log.joined(rows, slug, [remote, *before]), slug, paths.submission_plot)
+    say(f"  {describe_score(entry, remote)}")
+    picture = f"   picture: {short(paths.submission_plot)}" if drawn else ""
+    say(f"log: {short(paths.submission_log)}{picture}   next: {look}")
     return 0
 
 
-def load(config: Config, paths: Paths) -> Entry:
-    """The file and its record. Raises InputError where one is missing or the file is not the one that was written."""
-    again = f"{command('submit', '--force')} writes it anew"
-    place = paths.record("submit", config.name)
+def read_entry(config: Config, paths: Paths) -> Entry:
+    """The file and its record. Raises InputError where one is missing or the file is not the one
+    that was written."""
+    again = f"{command('submit', '--force')} writes it again"
+    place, usual = paths.record("submit", config.name), paths.submission(config.name)
     if not place.is_file():
-        raise InputError(
-            "there is no submission yet",
-            short(paths.submission(config.name)),
-            f"Make it with {command('submit')}",
-            code="no_submission",
-        )
+        todo = f"Make it with {command('submit')}"
+        raise InputError("there is no submission yet", usual, todo, code="no_submission")
     record = read_json(place)
     try:
-        file = (
-            paths.submissions / Path(record.get("file") or paths.submission(config.name).name).name
-        )
-        low, high = map(float, record["interval"])
-        entry = Entry(
-            file, record["sha256"], float(record["score"]), low, high, record.get("commit") or ""
-        )
+        file = paths.submissions / Path(record.get("file") or usual.name).name
+        scores = map(float, (record["score"], *record["interval"]))
+        entry = Entry(file, record["sha256"], *scores, record.get("commit") or "")
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(
-            "not readable as the record of a submission", short(place), again, code="damaged_json"
-        ) from None
+        what = "not readable as the record of a submission"
+        raise InputError(what, place, again, code="damaged_json") from None
     if not file.is_file():
-        raise InputError("the submission is gone", short(file), again, code="no_submission")
+        raise InputError("the submission is gone", file, again, code="no_submission")
     if hashlib.sha256(file.read_bytes()).hexdigest() != entry.sha256:
         raise InputError(
-            "it was edited since it was written, so that neither its checks nor its "
-            "CV score hold for it",
-            short(file),
-            f"{again}; a file that was changed on purpose goes in at the contest's web page",
+            "it was edited since it was written, so that neither its checks nor its CV score hold "
+            "for it",
+            file,
+            f"{again}; upload a file that was changed on purpose at the contest's web page",
             code="submission_edited",
         )
     return entry
 
 
 def recheck(config: Config, paths: Paths) -> None:
-    """The file against the sample, which may be another one by now. Raises InputError."""
+    """The file against the sample, which may have changed since. Raises InputError."""
     from src.pipeline.jobs import form_of
     from src.submission import writer
 
     writer.recheck(form_of(config, paths), config, paths)
 
 
-def check_open(contest: Contest) -> None:
-    """Raises InputError for a contest that was not entered; one that is over may still take late submissions, and says so itself where it does not."""
+def check_entered(contest: Contest) -> None:
+    """Raises InputError for a contest that was not entered. One that is over may still take late
+    submissions, and says so itself where it does not."""
     if contest.entered is False:
-        raise InputError(
-            "you have not entered this contest",
-            contest.slug,
-            f"Accept its rules at {url(contest.slug)}/rules, then run the same command again",
-            code="rules_not_accepted",
-        )
+        todo = f"Accept its rules at {url(contest.slug)}/rules, then run the same command again"
+        what = "you have not entered this contest"
+        raise InputError(what, contest.slug, todo, code="rules_not_accepted")
 
 
-def check_new(entry: Entry, rows: list[Row], force: bool) -> None:
-    """Raises InputError where these bytes went to this contest before."""
-    if not force and (
-        earlier := next((r for r in reversed(rows) if r.sha256 == entry.sha256), None)
-    ):
-        said = {
-            "error": "rejected",
-            "unconfirmed": "not confirmed by Kaggle yet",
-            "complete": "scored",
-        }.get(earlier.status, earlier.status)
-        outcome = f"public {earlier.public:.4f}" if earlier.public is not None else said
-        raise InputError(
-            f"the same bytes were sent on {earlier.time[:16].replace('T', ' ')} UTC "
-            f"as '{earlier.message}', {outcome}",
-            short(entry.file),
-            "Change something first, or send them again with "
-            f"{command('submit', '--send', '--force')}",
-            code="sent_before",
-        )
-
-
-def show(
-    contest: Contest, entry: Entry, message: str, left: int | None, earlier: list[Row]
-) -> None:
-    """What would be sent, and what went before it."""
-    deadline = contest.deadline and utc(contest.deadline)
-    late = deadline and deadline < datetime.now(timezone.utc)
-    closes = (
-        ""
-        if not deadline
-        else f"; it {'closed' if late else 'closes'} at {deadline:%Y-%m-%d %H:%M} UTC"
-        + (", so this is a late submission" if late else "")
+def check_new(entry: Entry, slug: str, rows: list[Row], force: bool) -> None:
+    """Raises InputError where these bytes were submitted to this contest before."""
+    same = [r for r in rows if r.competition == slug and r.sha256 == entry.sha256]
+    if force or not same:
+        return
+    row = same[-1]
+    words = {"error": "rejected", "unconfirmed": "not confirmed by Kaggle yet"}
+    outcome = words.get(row.status, row.status)
+    if row.public is not None:
+        outcome = f"public {row.public:.4f}"
+    raise InputError(
+        f"the same bytes were sent on {row.time[:16].replace('T', ' ')} UTC "
+        f"as '{row.message}', {outcome}",
+        entry.file,
+        f"Change something first, or send them again with {command('submit', '--send', '--force')}",
+        code="sent_before",
     )
-    say(
-        f"  to {contest.title} ({url(contest.slug)}){f', scored by {contest.metric}' if contest.metric else ''}{closes}"
-    )
+
+
+def describe(contest: Contest, entry: Entry, message: str, left: int | None) -> None:
+    """Say what would be submitted, and where."""
+    line = f"  to {contest.title} ({url(contest.slug)})"
+    line += f", scored by {contest.metric}" if contest.metric else ""
+    if contest.deadline:
+        late = contest.deadline < datetime.now(timezone.utc)
+        when = f"{contest.deadline:%Y-%m-%d %H:%M} UTC"
+        line += (
+            f"; it closed at {when}, so this is a late submission"
+            if late
+            else f"; it closes at {when}"
+        )
+    say(line)
     say(f"  {short(entry.file)}   {entry.cv}")
     say(f"  message: {message}")
-    many = f"{left} of {contest.daily}" if contest.daily else left
-    say(
-        "  Kaggle does not say how many submissions are left today"
-        if left is None
-        else f"  {many} submissions left today"
-    )
-    if earlier:
-        say(
-            f"  sent before{f', the last {LAST} of {len(earlier)}' if len(earlier) > LAST else ''}:"
-        )
-        log.show(earlier, LAST)
+    limit = f" of {contest.daily}" if contest.daily else ""
+    if left is None:
+        say("  Kaggle does not tell how many submissions are left today")
+    else:
+        say(f"  {left}{limit} submissions left today")
 
 
-def begin(paths: Paths, entry: Entry, row: Row, force: bool) -> None:
-    """Into the log before anything is sent: whatever happens then, the same bytes are not sent again unasked."""
+def show_earlier(rows: list[Row]) -> None:
+    if rows:
+        many = f", the last {LAST} of {len(rows)}" if len(rows) > LAST else ""
+        say(f"  sent before{many}:")
+        log.show(rows, LAST)
+
+
+def log_unconfirmed(paths: Paths, entry: Entry, row: Row, force: bool) -> None:
+    """Into the log before anything is uploaded: whatever happens then, the same bytes are not
+    submitted again by accident."""
 
     def change(rows: list[Row]) -> None:
-        check_new(entry, [r for r in rows if r.competition == row.competition], force)
+        check_new(entry, row.competition, rows, force)
         rows.append(row)
 
     log.edit(paths.submission_log, change)
 
 
-def settle(paths: Paths, row: Row, known: Row | None) -> None:
-    """In place of the row that `begin` wrote, what is known of it now; None: it was not sent."""
+def replace_row(paths: Paths, row: Row, known: Row | None) -> None:
+    """In place of the row that `log_unconfirmed` wrote, what is known of it now; None: it was not
+    submitted."""
 
     def change(rows: list[Row]) -> None:
-        mine = [
-            i for i, r in enumerate(rows) if (r.time, r.sha256) == (row.time, row.sha256)
-        ]  # `submissions` beside it may have found it, or dropped it
-        at = mine[-1] if mine else len(rows)
-        rows[at : at + len(mine[-1:])] = [known] if known else []
+        # a `submissions` at the same time may have found it, or dropped it
+        same = [i for i, r in enumerate(rows) if (r.time, r.sha256) == (row.time, row.sha256)]
+        at = slice(same[-1], same[-1] + 1) if same else slice(len(rows), None)
+        rows[at] = [known] if known else []
 
     log.edit(paths.submission_log, change)
 
@@ -310,104 +270,95 @@ def settle(paths: Paths, row: Row, known: Row | None) -> None:
 def upload(
     kaggle: Kaggle, contest: Contest, file: Path, message: str, known: set[str]
 ) -> RemoteSubmission:
-    """Upload, and find the entry in Kaggle's list that was not `known` and has this file and message. Raises Unconfirmed where the list does not show it
-    (yet) or cannot be had, and what the client raises where nothing was handed over."""
-    broken: StageError | None = None
+    """Upload, and find the entry in Kaggle's list that was not `known` and has this file and
+    message. Raises Unconfirmed where the list does not show it (yet) or cannot be had, and what the
+    client raises where nothing was submitted."""
+    came = "the upload came to an end without an error, but"
+    within = LISTED_WITHIN
     try:
         kaggle.submit(contest.slug, file, message)
     except NotSubmitted:
         raise
     except StageError as error:  # it is not known how far it came
-        broken = error
-    for _ in looks(RECOVERED_WITHIN if broken else LISTED_WITHIN):
-        unheard, new = None, []
+        came, within = f"{reason(error)}, and", RECOVERED_WITHIN
+    for _ in poll(within):
+        failed, new = None, []
         try:
             new = [s for s in kaggle.submissions(contest.slug) if s.ref not in known]
         except (StageError, InputError) as error:
-            unheard = error
-        if mine := next((s for s in new if log.is_same(s, file.name, message)), None):
-            return mine
-    if unheard:
-        raise Unconfirmed(
-            f"{what(broken) if broken else f'{short(file)} was uploaded'}; then Kaggle's list could not be had: {what(unheard)}"
-        )
-    others = (
-        f" (new in it, but not this one: {', '.join(f'{s.file} {s.message!r}' for s in new[:3])})"
-        if new
-        else ""
-    )
-    came = f"{what(broken)}, and" if broken else "the upload came to an end without an error, but"
+            failed = error
+        for remote in new:
+            if log.is_same(remote, file.name, message):
+                return remote
+    if failed:
+        raise Unconfirmed(f"{came} then Kaggle's list could not be had: {reason(failed)}")
+    shown = ", ".join(f"{s.file} {s.message!r}" for s in new[:3])
+    others = f" (new in it, but not this one: {shown})" if new else ""
     raise Unconfirmed(
-        f"{came} Kaggle's list of submissions does not show it{others}; where that stays so, it was not accepted, and the contest's page takes files too: {url(contest.slug)}"
+        f"{came} Kaggle's list of submissions does not show it{others}; if it never does, it was "
+        f"not accepted, and the contest's page takes files too: {url(contest.slug)}"
     )
 
 
-def wait(kaggle: Kaggle, slug: str, sent: RemoteSubmission) -> tuple[RemoteSubmission, str]:
-    """Until it is scored or rejected, or time is up: then what is known, and in words what else went wrong ('' for nothing)."""
-    trouble, told = "", False
-    for seconds in looks(SCORED_WITHIN):
-        if sent.status != "pending":
+def wait(kaggle: Kaggle, slug: str, remote: RemoteSubmission) -> tuple[RemoteSubmission, str]:
+    """Until it is scored or rejected, or time is up: (what is known then, in words what else went
+    wrong)."""
+    trouble, on_terminal = f" after {duration(SCORED_WITHIN)}", sys.stdout.isatty()
+    waited = False
+    for seconds in poll(SCORED_WITHIN):
+        if remote.status != "pending":
             break
-        told = tell(f"  pending … {duration(seconds)}")
+        line, waited = f"  pending … {duration(seconds)}", True
+        # one line that changes on a terminal, lines elsewhere
+        print(f"\r{line}" if on_terminal else line, end="" if on_terminal else "\n", flush=True)
+        trouble = f" after {duration(SCORED_WITHIN)}"
         try:
-            sent, trouble = (
-                next((s for s in kaggle.submissions(slug) if s.ref == sent.ref), sent),
-                "",
-            )
+            found = kaggle.submissions(slug)
+            remote = next((s for s in found if s.ref == remote.ref), remote)
         except (StageError, InputError) as error:  # a network that comes and goes
-            trouble = f": {what(error)}"
+            trouble = f": {reason(error)}"
             if isinstance(error, InputError):  # asking again does not help
                 break
-    if told:
+    if waited and on_terminal:
         say()
-    return sent, trouble or f" after {duration(SCORED_WITHIN)}"
+    return remote, trouble
 
 
-def what(error: Exception) -> str:
-    """What went wrong, without the advice of the client, which knows only its own part."""
+def reason(error: Exception) -> str:
+    """What went wrong, without the client's advice, which knows only its own part."""
     return getattr(error, "what", str(error)).rstrip(".")
 
 
-def looks(within: float) -> Iterator[float]:
-    """Times to look, in seconds since the first: at once, then after longer and longer pauses, and a last time when `within` seconds are over."""
+def poll(within: float) -> Iterator[float]:
+    """Times to look, in seconds since the first: at once, then after longer and longer pauses, and
+    a last time when `within` seconds are over."""
     started, pauses = time.monotonic(), itertools.chain(PAUSES, itertools.repeat(PAUSES[-1]))
-    while True:
-        yield time.monotonic() - started
-        if (left := within - (time.monotonic() - started)) <= 0:
+    for pause in pauses:
+        passed = time.monotonic() - started
+        yield passed
+        left = within - (time.monotonic() - started)
+        if left <= 0:
             return
-        time.sleep(min(next(pauses), left))
+        time.sleep(min(pause, left))
 
 
-def tell(text: str) -> bool:
-    """Progress: one line that changes on a terminal (then True: it needs an end), lines elsewhere."""
-    terminal = sys.stdout.isatty()
-    print(f"\r{text}" if terminal else text, end="" if terminal else "\n", flush=True)
-    return terminal
-
-
-def verdict(entry: Entry, sent: RemoteSubmission) -> str:
-    private = f", private {sent.private:.4f}" if sent.private is not None else ""
-    if sent.public is None:
+def describe_score(entry: Entry, remote: RemoteSubmission) -> str:
+    private = f", private {remote.private:.4f}" if remote.private is not None else ""
+    if remote.public is None:
         return f"accepted; Kaggle shows no public score{private}, {entry.cv}"
-    place = (
-        "within"
-        if entry.low <= sent.public <= entry.high
-        else "above"
-        if sent.public > entry.high
-        else "below"
-    )
-    return f"public score {sent.public:.4f}{private}, {entry.cv}: public - CV {sent.public - entry.score:+.4f}, {place} the interval"
-
-
-def utc(time: datetime) -> datetime:
+    place = "within"
+    if remote.public > entry.high:
+        place = "above"
+    elif remote.public < entry.low:
+        place = "below"
     return (
-        time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
+        f"public score {remote.public:.4f}{private}, {entry.cv}: public - CV "
+        f"{remote.public - entry.score:+.4f}, {place} the interval"
     )
 
 
-def to_midnight() -> float:
-    """Seconds until Kaggle counts anew."""
+def seconds_to_midnight() -> float:
+    """Until Kaggle begins its count again."""
     now = datetime.now(timezone.utc)
-    return (
-        (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0) - now
-    ).total_seconds()
+    tomorrow = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return (tomorrow - now).total_seconds()
