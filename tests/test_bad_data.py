@@ -1,4 +1,5 @@
-"""Every mistake in the data: one error that names the file, and data.on_error=skip goes on without it."""
+"""Every mistake in the data: one error that names the file, and data.on_error=skip goes on without
+it."""
 
 from __future__ import annotations
 
@@ -16,74 +17,79 @@ from src.stages import prepare
 SMALL = Experiment(image_size=64)
 
 
+def cut(file):
+    file.write_bytes(file.read_bytes()[:200])
+
+
+# what to do to data/train or data/test; its kind among problems.KINDS, the file or id that it must
+# name, and the train ids that `skip` leaves out
+MISTAKES = {
+    "unreadable image": (
+        lambda d: cut(d / "train/benign/benign (2).png"),
+        ("unreadable", "benign (2).png", ["benign (2)"]),
+    ),
+    "unreadable mask": (
+        lambda d: (d / "train/benign/benign (2)_mask.png").write_bytes(b"no"),
+        ("unreadable", "benign (2)_mask.png", ["benign (2)"]),
+    ),
+    "unreadable test image": (
+        lambda d: (d / "test/t0.png").write_bytes(b"no"),
+        ("unreadable", "t0.png", []),
+    ),
+    "mask without image": (
+        lambda d: save(d / "train/benign/gone_mask_1.png", box()),
+        ("orphan", "gone_mask_1.png", []),
+    ),
+    "no mask": (
+        lambda d: (d / "train/benign/benign (3)_mask.png").unlink(),
+        ("no_mask", "benign (3).png", ["benign (3)"]),
+    ),
+    "size": (
+        lambda d: save(d / "train/benign/benign (1)_mask.png", box(61, 80)),
+        ("size", "benign (1)_mask.png", ["benign (1)"]),
+    ),
+    "empty": (
+        lambda d: save(d / "train/benign/benign (1)_mask.png", box(side=0)),
+        ("empty", "benign (1).png", ["benign (1)"]),
+    ),
+    "not empty": (
+        lambda d: save(d / "train/normal/normal (1)_mask.png", box()),
+        ("not_empty", "normal (1).png", ["normal (1)"]),
+    ),
+    "values": (
+        lambda d: save(d / "train/benign/benign (1)_mask.png", picture(5)),
+        ("values", "benign (1)_mask.png", ["benign (1)"]),
+    ),
+    "unknown class": (
+        lambda d: save(d / "train/Benin/x.png", picture(6)),
+        ("class", "Benin", []),
+    ),
+    "twice": (
+        lambda d: save(d / "train/normal/benign (1).png", picture(7)),
+        ("twice", "benign (1)", ["benign (1)"]),
+    ),
+    "twice in one folder": (
+        lambda d: save(d / "train/benign/benign (1).jpg", picture(7)),
+        ("twice", "benign (1).jpg", ["benign (1)"]),
+    ),
+    "sample without image": (
+        lambda d: (d / "test/t0.png").unlink(),
+        ("sample_only", "t0", []),
+    ),
+    "image not in sample": (
+        lambda d: save(d / "test/t9.png", picture(8)),
+        ("test_only", "t9.png", []),
+    ),
+}
+
+
 def spoil(kind: str, data):
-    """Make one mistake; returns (its kind among problems.KINDS, the file or id that it must name, the train ids that `skip` leaves out)."""
-    benign, normal = data / "train" / "benign", data / "train" / "normal"
-    if kind == "unreadable image":
-        file = benign / "benign (2).png"
-        file.write_bytes(file.read_bytes()[:200])
-        return "unreadable", "benign (2).png", ["benign (2)"]
-    if kind == "unreadable mask":
-        (benign / "benign (2)_mask.png").write_bytes(b"no")
-        return "unreadable", "benign (2)_mask.png", ["benign (2)"]
-    if kind == "unreadable test image":
-        (data / "test" / "t0.png").write_bytes(b"no")
-        return "unreadable", "t0.png", []
-    if kind == "mask without image":
-        save(benign / "gone_mask_1.png", box())
-        return "orphan", "gone_mask_1.png", []
-    if kind == "no mask":
-        (benign / "benign (3)_mask.png").unlink()
-        return "no_mask", "benign (3).png", ["benign (3)"]
-    if kind == "size":
-        save(benign / "benign (1)_mask.png", box(61, 80))
-        return "size", "benign (1)_mask.png", ["benign (1)"]
-    if kind == "empty":
-        save(benign / "benign (1)_mask.png", box(side=0))
-        return "empty", "benign (1).png", ["benign (1)"]
-    if kind == "not empty":
-        save(normal / "normal (1)_mask.png", box())
-        return "not_empty", "normal (1).png", ["normal (1)"]
-    if kind == "values":
-        save(benign / "benign (1)_mask.png", picture(5))
-        return "values", "benign (1)_mask.png", ["benign (1)"]
-    if kind == "unknown class":
-        save(data / "train" / "Benin" / "x.png", picture(6))
-        return "class", "Benin", []
-    if kind == "twice":
-        save(normal / "benign (1).png", picture(7))
-        return "twice", "benign (1)", ["benign (1)"]
-    if kind == "twice in one folder":
-        save(benign / "benign (1).jpg", picture(7))
-        return "twice", "benign (1).jpg", ["benign (1)"]
-    if kind == "sample without image":
-        (data / "test" / "t0.png").unlink()
-        return "sample_only", "t0", []
-    if kind == "image not in sample":
-        save(data / "test" / "t9.png", picture(8))
-        return "test_only", "t9.png", []
-    raise AssertionError(kind)
+    do, about = MISTAKES[kind]
+    do(data)
+    return about
 
 
-KINDS = [
-    "unreadable image",
-    "unreadable mask",
-    "unreadable test image",
-    "mask without image",
-    "no mask",
-    "size",
-    "empty",
-    "not empty",
-    "values",
-    "unknown class",
-    "twice",
-    "twice in one folder",
-    "sample without image",
-    "image not in sample",
-]
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MISTAKES)
 def test_each_mistake_is_one_error_that_names_the_file_and_skip_goes_on(
     kind, tmp_path, make_config, capsys
 ):
@@ -153,7 +159,8 @@ def test_mistakes_in_the_table(tmp_path, make_config, capsys):
     for i in range(4):
         save(data / "images" / f"{i}.png", picture(i))
     (data / "train.csv").write_text(
-        "id,label,rle\n0,benign,1 5\n1,benin,1 5\n2,benign,4790 500\n3,normal,-1\n7,normal,-1\n0,benign,3 9\n"
+        "id,label,rle\n0,benign,1 5\n1,benin,1 5\n2,benign,4790 500\n"
+        "3,normal,-1\n7,normal,-1\n0,benign,3 9\n"
     )
     with refused("data_several"):
         prepared(data, tmp_path, make_config())

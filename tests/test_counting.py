@@ -1,5 +1,6 @@
-"""The ways of counting pixels: encoder and decoders of the tests against each other, and what prepare finds out of a training table's run lengths. What
-cannot be known must be said to be assumed, never guessed in silence."""
+"""The dialects of run lengths: encoder and decoders of the tests against each other, and what
+prepare finds out of a training table's. What cannot be known must be said to be assumed, never
+guessed in silence."""
 
 import csv
 
@@ -34,7 +35,7 @@ WAYS = [
 ]
 
 
-# -------------------------------------------------------------------------------------------------------- the decoders, before they are relied on
+# ---------------------------------------------------------- the decoders, before they are relied on
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -87,7 +88,7 @@ def test_the_decoders_against_the_contests_own_examples():
     ) == [(0, 0, 3, 2), (0, 3, 1, 4)]
 
 
-# ------------------------------------------------------------------------------------- what the training table's run lengths say of themselves
+# ------------------------------------------ what the training table's run lengths say of themselves
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -107,7 +108,8 @@ def test_the_way_of_counting_is_found_in_the_training_table(tmp_path, way, capsy
 
 @pytest.mark.parametrize("way", [*WAYS[:2], *WAYS[-2:], ("row", 0, True)])
 def test_square_images_show_where_their_lesions_are(tmp_path, way, capsys):
-    """A transposed mask is a fine mask, but lies in the wrong place: lesions are brighter than their surroundings."""
+    """A transposed mask is a fine mask, but lies in the wrong place: lesions are brighter than
+    their surroundings."""
     w = world(
         tmp_path,
         "id,rle\n{id},\n",
@@ -122,7 +124,8 @@ def test_square_images_show_where_their_lesions_are(tmp_path, way, capsys):
 
 
 def test_a_training_table_counted_at_a_size_of_its_own(tmp_path):
-    """The images are of other sizes: masks are decoded at the table's size and brought to the images', and the answers are counted at it again."""
+    """The images are of other sizes: masks are decoded at the table's size and brought to the
+    images', and the answers are counted at it again."""
     w = world(
         tmp_path,
         "ImageId,Predicted\n{id},-1\n",
@@ -149,7 +152,8 @@ def found_all(w, way) -> None:
 
 @pytest.mark.parametrize("way", [("column", 1, False), ("row", 1, False), ("row", 0, False)])
 def test_what_cannot_be_known_is_said_to_be_assumed(tmp_path, way, capsys):
-    """Discs on the diagonal of square images without any contrast: nothing tells columns from rows, and no disc at an edge tells 0 from 1."""
+    """Discs on the diagonal of square images without any contrast: nothing tells columns from rows,
+    and no disc at an edge tells 0 from 1."""
     masks = [ellipse((60, 60), y, y, 0.1, 0.1) for y in (0.3, 0.5, 0.6)]
     world(
         tmp_path,
@@ -164,7 +168,8 @@ def test_what_cannot_be_known_is_said_to_be_assumed(tmp_path, way, capsys):
 
 @pytest.mark.parametrize("way", [WAYS[0], *WAYS[2:6]])
 def test_masks_away_from_the_corners_never_mislead_silently(tmp_path, way, capsys):
-    """No run has the first or the last pixel of an image: what is found is right, or it is said to be assumed."""
+    """No run has the first or the last pixel of an image: what is found is right, or it is said to
+    be assumed."""
     masks = [outline(size, k) for k, size in zip((0, 3, 5, 6, 7, 8), SIZES)]
     w = world(
         tmp_path,
@@ -187,7 +192,8 @@ def test_masks_away_from_the_corners_never_mislead_silently(tmp_path, way, capsy
     ],
 )
 def test_a_training_table_with_a_row_an_image_and_class(tmp_path, head, id):
-    """UW-Madison's and Severstal's: the rows of the other classes are without runs, and of an image without a lesion all are."""
+    """UW-Madison's and Severstal's: the rows of the other classes are without runs, and of an image
+    without a lesion all are."""
     keys = ["1", "2", "3"]
     sample = "id,class,predicted\n" + "".join(f"{{id}},{key},\n" for key in keys)
     w = world(
@@ -232,7 +238,8 @@ def test_a_training_table_with_a_row_an_image_and_class(tmp_path, head, id):
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_one_run_over_the_end_of_a_line_is_no_proof(tmp_path, first, capsys):
-    """Two specks, the last pixel of a column and the first of the next, are a run that looks shifted by one, and is not."""
+    """Two specks, the last pixel of a column and the first of the next, are a run that looks
+    shifted by one, and is not."""
     masks = [ellipse(size, 0.5, 0.4, 0.2, 0.15) for size in SIZES]
     for row, column in ((-1, 10), (0, 11)) if first else ((-1, 10), (0, 11), (1, 11)):
         masks[2][row, column] = True

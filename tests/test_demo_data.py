@@ -22,9 +22,9 @@ def digest(folder: Path) -> str:
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
-    make = lambda name, seed: digest(
-        demo_data.make(tmp_path / name, 12, 3, seed=seed, size=(60, 90))
-    )  # noqa: E731
+    def make(name: str, seed: int) -> str:
+        return digest(demo_data.make(tmp_path / name, 12, 3, seed=seed, size=(60, 90)))
+
     assert make("a", 0) == make("b", 0) != make("c", 1)
 
 
@@ -67,7 +67,7 @@ def test_proportions():
 
 def test_busi_s_traps_are_in_it(demo):
     images = [f for f in demo.rglob("*.png") if "_mask" not in f.name]
-    masks = [f for f in demo.rglob("*_mask*.png")]
+    masks = list(demo.rglob("*_mask*.png"))
     modes = lambda files: {Image.open(f).mode for f in files}  # noqa: E731
     assert modes(images) == {"L", "RGB"}
     assert modes(f for f in masks if "normal" not in f.name) == {"1", "RGBA"}
@@ -91,7 +91,8 @@ def test_busi_s_traps_are_in_it(demo):
 
 
 def test_lesions_look_as_they_should(demo):
-    """Dark against their surroundings; malignant ones upright and with a shadow below, benign ones flat: what a network is to learn."""
+    """Dark against their surroundings; malignant ones upright and with a shadow below, benign ones
+    flat: what a network is to learn."""
     upright, below = {"benign": [], "malignant": []}, {"benign": [], "malignant": []}
     for label in upright:
         for file in sorted((demo / "train" / label).glob(f"{label} (*).png")):

@@ -37,7 +37,8 @@ def facts(demo_prepared) -> explore.Facts:
 
 @pytest.fixture
 def twins(tmp_path, make_config) -> explore.Facts:
-    """'benign (1)' once more as 'malignant (9)', and 'benign (2)' as 'benign (9)' with its lesion elsewhere."""
+    """'benign (1)' once more as 'malignant (9)', and 'benign (2)' as 'benign (9)' with its lesion
+    elsewhere."""
     data = folder_data(tmp_path / "data")
     for source, copy, mask in (
         ("benign (1)", "malignant (9)", box()),

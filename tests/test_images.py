@@ -131,7 +131,7 @@ def test_empty_masks_and_what_is_no_mask(tmp_path):
         assert not read_mask(save(tmp_path / f"{name}.png", pixels))[1], name
 
 
-# --------------------------------------------------------------------------------------------------------------------------- making it square
+# --------------------------------------------------------------------------------- making it square
 
 
 @pytest.mark.parametrize("shape", [(50, 120), (120, 50), (300, 201), (64, 64), (3, 500)])

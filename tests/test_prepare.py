@@ -150,7 +150,7 @@ def test_a_second_run_does_nothing_and_a_changed_file_redoes_it(tmp_path, make_c
     assert read_index(paths)["masks"][0] == 2 and read_index(paths)["area"][0] == 450
 
 
-# ------------------------------------------------------------------------------------------------------------------------ near-duplicates
+# ---------------------------------------------------------------------------------- near-duplicates
 
 
 def test_near_duplicates_are_found_also_mirrored(tmp_path, make_config):
@@ -223,7 +223,7 @@ def test_constant_images_have_no_twins_and_divide_by_nothing():
         assert len(duplicates.find_pairs(thumbs, 4, 0.95)) == 0
 
 
-# ---------------------------------------------------------------------------------------------------------------------------- being stopped
+# ------------------------------------------------------------------------------------ being stopped
 
 
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
@@ -232,7 +232,8 @@ def test_stopped_in_the_middle_leaves_nothing_that_looks_done(kill, tmp_path, ma
     config, paths = make_config(), Paths(tmp_path / "work", data)
     code = f"""
 import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored, and hands that down
+# a job in the background starts with it ignored, and hands that down
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from src.config import load as config
@@ -247,7 +248,8 @@ def load_slowly(*a):
 dataset.load = load_slowly
 print("ready", flush=True)
 try:
-    prepare.run(None, config.load(Path({str(config.file)!r})), Paths(Path({str(paths.work)!r}), Path({str(data)!r})))
+    paths = Paths(Path({str(paths.work)!r}), Path({str(data)!r}))
+    prepare.run(None, config.load(Path({str(config.file)!r})), paths)
 except console.Stopped as stopped:
     print("stopped:", stopped)
 """

@@ -114,7 +114,7 @@ def test_the_stage_writes_folds_and_prints_their_balance(
     assert (pd.Series(folds).groupby(index["group"]).nunique() == 1).all()
 
 
-# ------------------------------------------------------------------------------------------------------------------ tables that users edit
+# --------------------------------------------------------------------------- tables that users edit
 
 IDS = ["001", "benign (2)", "NA", "1e3"]
 GOOD = "id,fold\n001,0\nbenign (2),1\nNA,-1\n1e3,1\n"

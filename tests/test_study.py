@@ -261,18 +261,18 @@ def test_a_study_from_images_to_the_table(configs, demo, capfd):
 
     said = run("balance")
     paths = Paths(home, demo).studies(load(configs / "studies" / "balance.yaml").competition.split)
-    table = pd.read_csv(paths.study("balance", "table.csv"))
+    table = pd.read_csv(paths.study_csv("balance"))
     assert (
         list(table.cell) == ["mask_weight 0.7", "mask_weight 0.2"]
         and table.dice_verdict.isin(["better", "worse", "no evidence"])[1]
     )
     assert (
         "  mask_weight 0.2  " in said
-        and "| mask_weight 0.2 |" in paths.study("balance", "table.md").read_text()
+        and "| mask_weight 0.2 |" in paths.study_table("balance").read_text()
     )
     assert (
-        paths.study("balance", "plot.png").read_bytes()[:4] == b"\x89PNG"
-        and "under every cell" in paths.study("balance", "report.html").read_text()
+        paths.study_plot("balance").read_bytes()[:4] == b"\x89PNG"
+        and "under every cell" in paths.study_html("balance").read_text()
     )
     assert not (home / "artifacts" / "folds.csv").exists() and not list(
         home.rglob("submissions/*.csv")
@@ -283,7 +283,7 @@ def test_a_study_from_images_to_the_table(configs, demo, capfd):
     assert (
         "[train] small-decide-mask_only fold 0" in said and "[train] small-decide-low" not in said
     ), "another threshold needs no training"
-    rows = pd.read_csv(paths.study("decide", "table.csv")).set_index("cell")
+    rows = pd.read_csv(paths.study_csv("decide")).set_index("cell")
     assert np.isnan(rows.macro_f1["mask only"]) and not np.isnan(rows.dice["mask only"])
     assert "everything is up to date" in run("decide")
     assert (
@@ -303,7 +303,7 @@ def test_a_study_from_images_to_the_table(configs, demo, capfd):
     assert "study decide" in capfd.readouterr().out
     for words, todo in (
         (["train"], "Run it whole"),
-        (["study", "--config", str(configs / "small.yaml")], "this is no study"),
+        (["study", "--config", str(configs / "small.yaml")], "it names no base"),
     ):
         assert (
             main(

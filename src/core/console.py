@@ -23,7 +23,7 @@ class InputError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, where: object = "", todo: str = "", *, code: str = ""):
-        where = f" ({where})" if str(where) else ""
+        where = f" ({short(where)})" if str(where) else ""
         super().__init__(f"{what}{where}. {todo}".strip() if todo else f"{what}{where}.")
         self.code = code
 

@@ -35,15 +35,9 @@ from src.core.locks import Lock
 from src.core.paths import ROOT, Paths
 from src.core.settings import RENAMED, Competition, Ensemble, Experiment
 
-LIBRARIES = [
-    "torch",
-    "segmentation-models-pytorch",
-    "timm",
-    "albumentations",
-    "numpy",
-    "opencv-python-headless",
-    "scikit-learn",
-]
+LIBRARIES = ["torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy"]
+LIBRARIES += ["opencv-python-headless", "scikit-learn"]
+TIME = "%Y-%m-%dT%H:%M:%S"
 FORCED = "--force asked for it to be redone"
 
 
@@ -84,8 +78,8 @@ class Job:
 
     `keys`: the settings that it reads. `extras`: further files, set aside with the outputs.
     `editable`: outputs that users may edit, so that only their presence is checked. `also_reads`:
-    files that are made together with one of the inputs. `sources`: its code, below src/.
-    `folds_left`: to train in this run, this one counted.
+    files that are made together with one of the inputs. `sources`: its code, below src/ and
+    without .py. `folds_left`: how many folds this run has to train, this one counted.
     """
 
     stage: str
@@ -98,7 +92,7 @@ class Job:
     extras: list[Path] = field(default_factory=list)
     editable: list[Path] = field(default_factory=list)
     also_reads: list[Path] = field(default_factory=list)
-    sources: list[str] = field(default_factory=list)
+    sources: str = ""
     experiment: Experiment | None = None
     folds_left: int = 1
 
@@ -106,6 +100,11 @@ class Job:
     def title(self) -> str:
         fold = f"fold {self.fold}" if self.fold is not None else ""
         return " ".join(filter(None, (self.stage, self.name, fold)))
+
+    @property
+    def reads(self) -> list[Path]:
+        """The files of all inputs, each once."""
+        return list(dict.fromkeys([i.file for i in self.inputs] + self.also_reads))
 
     @property
     def record_file(self) -> Path:
@@ -218,7 +217,7 @@ class Job:
         if self.stage == "prepare":
             return []
         read = {i.file for i in self.inputs}
-        return [j for j in jobs if j is not self and not read.isdisjoint(j.outputs)]
+        return [j for j in jobs if not read.isdisjoint(j.outputs)]
 
     def changed_sources(self) -> list[str]:
         """Which source files changed since this was made: a warning, not a reason to redo."""
@@ -226,13 +225,12 @@ class Job:
         return [s for s, digest in self._sources().items() if s in then and then[s] != digest]
 
     def _sources(self) -> dict[str, str]:
-        files = {f"src/{source}": ROOT / "src" / source for source in self.sources}
-        return {name: _digest_file(file) for name, file in files.items() if file.is_file()}
+        names = [f"src/{source}.py" for source in self.sources.split()]
+        return {name: _digest_file(ROOT / name) for name in names if (ROOT / name).is_file()}
 
     def redo(self) -> None:
         """--force: note in the record that this is to be redone, so that a stopped run goes on
-        with what is left, without --force. What another run is working on is being redone anyway.
-        """
+        with what is left. What another run is working on is being redone anyway."""
         if not self.lock.acquire():
             return
         try:
@@ -252,7 +250,7 @@ class Job:
                 "stage": self.stage,
                 "keys": self.keys,
                 "inputs": self.fingerprints(),
-                "started": _now(),
+                "started": time.strftime(TIME),
                 "ended": None,
             }
             # a stage that resumes by itself (train, predict) finds its outputs still valid
@@ -261,11 +259,11 @@ class Job:
             try:
                 yield
             except BaseException as error:
-                self._put_back(moved, keep_redo=_may_be_repeated(error))
+                self._put_back(moved, error)
                 raise
             known = Fingerprints.of(self.paths)
             record = begun | {
-                "ended": _now(),
+                "ended": time.strftime(TIME),
                 "seconds": round(time.time() - started, 1),
                 "outputs": {path.name: path.stat().st_size for path in self.outputs},
                 "digests": {path.name: known.get(path) for path in self.outputs},
@@ -296,40 +294,33 @@ class Job:
             remove(path)
         return {}
 
-    def _put_back(self, moved: dict[Path, Path], keep_redo: bool) -> None:
-        """The work came to nothing: a typo must not cost hours of training. `keep_redo`: what
-        --force asked for is still to be done."""
+    def _put_back(self, moved: dict[Path, Path], error: BaseException) -> None:
+        """The work came to nothing: a typo must not cost hours of training. Where it was stopped,
+        or refused by the machine, what --force asked for is still to be done."""
         if not moved or any(path.exists() for path in (*self.outputs, *self.extras)):
             return
+        stopped = not isinstance(error, Exception) or isinstance(error, (Stopped, OSError))
+        may_be_repeated = stopped or getattr(error, "code", "") in OF_THE_SYSTEM
         with suppress(OSError, InputError, StageError):  # the reason of the failure is what counts
             for path, kept in moved.items():
                 move(kept, path)
             record = self.record()
-            if record is not None and not keep_redo and record.pop("redo", None):
+            if record is not None and not may_be_repeated and record.pop("redo", None):
                 write_json(self.record_file, record)
-
-
-def _may_be_repeated(error: BaseException) -> bool:
-    """Was the work stopped, or refused by the machine, rather than wrong?"""
-    stopped = not isinstance(error, Exception) or isinstance(error, (Stopped, OSError))
-    return stopped or getattr(error, "code", "") in OF_THE_SYSTEM
 
 
 @functools.cache
 def defaults() -> dict[str, Any]:
     """Every setting's default, as a record has it: {'train.epochs': 40, …}."""
     flat: dict[str, Any] = {}
-    for model in (Competition, Ensemble, Experiment):
-        _collect_defaults(model, "", flat)
+    models = [("", Competition), ("", Ensemble), ("", Experiment)]
+    for prefix, model in models:  # sections are added on the way
+        for name, info in model.model_fields.items():
+            if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+                models.append((f"{prefix}{name}.", info.annotation))
+            elif not info.is_required():
+                flat[prefix + name] = info.get_default(call_default_factory=True)
     return json.loads(json.dumps(flat))
-
-
-def _collect_defaults(model: type[BaseModel], prefix: str, flat: dict[str, Any]) -> None:
-    for name, info in model.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            _collect_defaults(info.annotation, f"{prefix}{name}.", flat)
-        elif not info.is_required():
-            flat[prefix + name] = info.get_default(call_default_factory=True)
 
 
 def retire(files: list[Path], paths: Paths) -> dict[Path, Path]:
@@ -407,7 +398,3 @@ def _digest_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S")

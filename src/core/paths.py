@@ -108,9 +108,12 @@ class Paths:
         """`picture`: 'confusion', 'typical', 'worst' or 'reliability'."""
         return self.predictions(name) / f"{picture}.png"
 
-    def study(self, name: str, file: str = "") -> Path:
-        """`file`: 'table.md', 'table.csv', 'plot.png' or 'report.html'."""
-        return self.artifacts / "results" / name / file
+    # study
+    study = of_each("results/{name}")
+    study_table = of_each("results/{name}/table.md")
+    study_csv = of_each("results/{name}/table.csv")
+    study_plot = of_each("results/{name}/plot.png")
+    study_html = of_each("results/{name}/report.html")
 
     # submit; of generated images apart, like all else
     @property

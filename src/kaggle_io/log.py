@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.core.console import InputError, say, short, warn
+from src.core.console import InputError, say, warn
 from src.core.disk import replacing
 from src.core.locks import Lock
 from src.data.cells import as_meant, as_text
@@ -94,7 +94,7 @@ def read(file: Path) -> list[Row]:
     except (ValueError, csv.Error) as error:
         what = f"line {table.line_num} {error}"
     todo = "Correct it, or move the file away to begin a new one"
-    raise InputError(what, short(file), todo, code="log_damaged")
+    raise InputError(what, file, todo, code="log_damaged")
 
 
 def _columns(cells: list[str]) -> list[str]:

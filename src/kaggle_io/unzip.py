@@ -100,7 +100,7 @@ class Unpacked:
         except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
             raise InputError(
                 "a file and a folder have the same name",
-                short(Path(error.filename or self.folder)),
+                Path(error.filename or self.folder),
                 "Remove what is there, then run the same command again",
                 code="file_or_folder",
             ) from None
@@ -108,7 +108,7 @@ class Unpacked:
     def _make_parent(self, target: Path) -> None:
         if not target.parent.resolve().is_relative_to(self.folder.resolve()):
             what = f"{short(target.parent)} leads out of the folder"
-            raise InputError(what, short(self.folder), "Remove that link", code="archive_refused")
+            raise InputError(what, self.folder, "Remove that link", code="archive_refused")
         target.parent.mkdir(parents=True, exist_ok=True)
 
     def _unpack_file(self, source: ZipFile, info: ZipInfo, name: str) -> None:
@@ -116,7 +116,7 @@ class Unpacked:
         if self.files.setdefault(name, record) != record:
             what = f"the archive holds {name} twice, and each is different"
             todo = "Unpack it by hand, and look which one is right"
-            raise InputError(what, short(Path(source.filename)), todo, code="archive_twice")
+            raise InputError(what, Path(source.filename), todo, code="archive_twice")
         if _is_there(self.folder / name, info):
             self._take(info.file_size, source)
             self.tick(info.file_size)
@@ -168,7 +168,7 @@ class Unpacked:
         if self.left < 0:
             raise InputError(
                 "it unpacks to more than is allowed, or than the disk has room for",
-                short(Path(source.filename)),
+                Path(source.filename),
                 f"Unpack it yourself if you trust it; MOST is set in {short(Path(__file__))}",
                 code="archive_too_large",
             )
@@ -205,7 +205,7 @@ def _checked_members(source: ZipFile, archive: Path) -> Members:
     if len(source.infolist()) > MOST_FILES:
         raise InputError(
             f"it holds more than {MOST_FILES:,} files",
-            short(archive),
+            archive,
             f"Unpack it yourself if you trust it; MOST_FILES is set in {short(Path(__file__))}",
             code="archive_too_large",
         )
@@ -217,7 +217,7 @@ def _checked_members(source: ZipFile, archive: Path) -> Members:
         if danger:
             what = f"the archive holds {danger}: {name[:100]!r}"
             todo = "It is not unpacked; look at it, and take what you trust out of it by hand"
-            raise InputError(what, short(archive), todo, code="archive_refused")
+            raise InputError(what, archive, todo, code="archive_refused")
         # the rest is what file managers leave behind
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
         if not name.endswith("/") and not hidden:
@@ -250,7 +250,7 @@ def _check_case(members: Members, archive: Path, folder: Path) -> None:
                 "name on this disk"
             )
             todo = "Unpack it on a disk that distinguishes them, or by hand"
-            raise InputError(what, short(archive), todo, code="archive_twice")
+            raise InputError(what, archive, todo, code="archive_twice")
         seen[plain] = path
 
 

@@ -108,8 +108,7 @@ def _do_next(
             return []
         if job.stage != "prepare":  # which looks for its files itself, and says what it looked for
             check_inputs(job, everything)
-        read = [i.file for i in job.inputs] + job.also_reads
-        if not all(maker.verify(read) for maker in job.makers(everything)):
+        if not all(maker.verify(job.reads) for maker in job.makers(everything)):
             return []  # bytes changed on the disk: the next plan has it
         job.announce()
         folds = [j for j in todo if j.stage == "train"]
@@ -235,8 +234,8 @@ def _check_members(config: Config, paths: Paths) -> None:
         raise InputError(
             f"member '{member}' has neither a config nor predictions",
             short(config.file),
-            f"Expected {short(own)}, or a folder {short(paths.predictions(member))} with oof.npz "
-            "and test.npz",
+            f"Expected {short(own)}, or a folder {short(paths.predictions(member))} with "
+            + listing(file.name for file in files),
             code="no_such_member",
         )
 
@@ -327,7 +326,7 @@ def _folds_wrong(paths: Paths) -> str:
 def results(config: Config, paths: Paths) -> str:
     """Where the report and the submission are, or why there is no submission."""
     if config.study:
-        table, html = (paths.study(config.name, file) for file in ("table.md", "report.html"))
+        table, html = paths.study_table(config.name), paths.study_html(config.name)
         return f"table: {short(table)}   report: {short(html)}"
     found = []
     html, submission = paths.html(config.name), submit_job(config, paths).outputs[0]

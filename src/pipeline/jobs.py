@@ -109,7 +109,7 @@ def untuned(config: Config, *names: str) -> dict[str, Any]:
 
 
 def weights_used(config: Config, paths: Paths, fold: int) -> str:
-    """'float16' or 'float32': how predict used this fold's weights; float32 until it has decided."""
+    """How predict used this fold's weights, 'float16' or 'float32' (also until it has decided)."""
     setting = config.experiment.predict.weights
     if setting != "auto":
         return setting
@@ -142,7 +142,7 @@ def prepare_job(config: Config, paths: Paths) -> Job:
         keys=config.keys("data", *(f"submission.{key}" for key in keys)),
         inputs=[inputs.data(paths), *([sample] if own else [])],
         outputs=[paths.index, paths.report, paths.truth],
-        sources=["stages/prepare.py"],
+        sources="stages/prepare",
     )
 
 
@@ -164,7 +164,7 @@ def store_job(config: Config, paths: Paths) -> Job:
             paths.masks(e),
             *([paths.images(e, "test")] if test.exists() else []),
         ],
-        sources=["stages/prepare.py", "parts/filters.py"],
+        sources="stages/prepare parts/filters",
         experiment=e,
     )
 
@@ -178,7 +178,7 @@ def split_job(config: Config, paths: Paths) -> Job:
         inputs=[inputs.train_images(paths)],
         outputs=[paths.folds],
         editable=[paths.folds],
-        sources=["stages/split.py"],
+        sources="stages/split",
     )
 
 
@@ -237,19 +237,9 @@ def train_job(config: Config, paths: Paths, fold: int) -> Training:
             paths.log(name, fold),
         ],
         extras=[paths.curves(name, fold), paths.onnx(name, fold)],
-        sources=[
-            "stages/train.py",
-            "training/loop.py",
-            "core/pretrained.py",
-            "parts/models.py",
-            "parts/network.py",
-            "parts/building.py",
-            "parts/losses.py",
-            "parts/augment.py",
-            "parts/heads.py",
-            "parts/monai_networks.py",
-            "parts/fitted.py",
-        ],
+        sources="stages/train pipeline/training training/loop training/batches core/pretrained "
+        "parts/models parts/network parts/building parts/losses parts/augment parts/heads "
+        "parts/monai_networks parts/fitted",
         scored_by=scored_by,
         score_matters=e.predict.checkpoint == "best" or e.train.patience > 0,
     )
@@ -283,14 +273,8 @@ def predict_job(config: Config, paths: Paths) -> Job:
         inputs=reads,
         outputs=[paths.oof(name), *([paths.test(name)] if has_test(paths) else [])],
         extras=unfinished,
-        sources=[
-            "stages/predict.py",
-            "training/inference.py",
-            "training/checkpoint.py",
-            "parts/tta.py",
-            "scoring/images.py",
-            "parts/metrics.py",
-        ],
+        sources="stages/predict pipeline/networks training/inference training/checkpoint parts/tta "
+        "scoring/images parts/metrics",
     )
 
 
@@ -318,7 +302,7 @@ def ensemble_job(config: Config, paths: Paths) -> Job:
             paths.weights(name),
             *([paths.test(name)] if has_test(paths) else []),
         ],
-        sources=["stages/ensemble.py", "scoring/greedy.py", "parts/metrics.py"],
+        sources="stages/ensemble scoring/greedy parts/metrics",
     )
 
 
@@ -343,14 +327,8 @@ def evaluate_job(config: Config, paths: Paths) -> Job:
         ],
         editable=[paths.decision(name)],
         extras=[paths.picture(name, p) for p in ("confusion", "typical", "worst", "reliability")],
-        sources=[
-            "stages/evaluate.py",
-            "parts/metrics.py",
-            "scoring/images.py",
-            "scoring/lecture.py",
-            "parts/postprocess.py",
-            "scoring/tuning.py",
-        ],
+        sources="stages/evaluate parts/metrics scoring/images scoring/lecture parts/postprocess "
+        "scoring/tuning",
     )
 
 
@@ -373,14 +351,8 @@ def submit_job(config: Config, paths: Paths) -> Job:
             Input("the run lengths", paths.report, "prepare", runs),
         ],
         outputs=[paths.archive(name) if form and form.masks else paths.submission(name)],
-        sources=[
-            "stages/submit.py",
-            "submission/form.py",
-            "submission/sample.py",
-            "data/rle.py",
-            "submission/writer.py",
-            "parts/postprocess.py",
-        ],
+        sources="stages/submit submission/form submission/sample data/rle submission/writer "
+        "parts/postprocess",
     )
 
 
@@ -402,7 +374,10 @@ def study_job(config: Config, paths: Paths) -> Job:
         keys={"cells": cells} | config.keys("score", "evaluate.bootstrap", "data.classes"),
         inputs=reads,
         outputs=[
-            paths.study(name, f) for f in ("table.md", "table.csv", "plot.png", "report.html")
+            paths.study_table(name),
+            paths.study_csv(name),
+            paths.study_plot(name),
+            paths.study_html(name),
         ],
-        sources=["stages/study.py", "scoring/compare.py"],
+        sources="stages/study scoring/compare",
     )

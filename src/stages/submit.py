@@ -37,7 +37,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     if not sizes:
         raise InputError(
             "there is no test set, so there is nothing to submit",
-            short(paths.data),
+            paths.data,
             f"The scores are in {short(paths.metrics(name))}",
             code="no_test_set",
         )
@@ -54,7 +54,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         if not paths.test(name).is_file():
             raise InputError(
                 "there are no predictions of the test images",
-                short(paths.test(name)),
+                paths.test(name),
                 f"Make them with {command('predict')} (an ensemble: {command('ensemble')})",
                 code="no_predictions",
             )
@@ -82,7 +82,7 @@ def _compare_images(form: Form, ids: list[str], sample: Path, on_error: str) -> 
         if on_error != "skip":
             raise InputError(
                 f"{len(form.missing_ids)} ids have no test image: {listing(form.missing_ids)}",
-                short(sample),
+                sample,
                 "Put the images there, or answer these rows with nothing: --set data.on_error=skip",
                 code="no_test_image",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.core.console import InputError, short, warn
+from src.core.console import InputError, warn
 from src.core.settings import Competition
 from src.data.cells import names_of
 from src.data.dataset import Item
@@ -53,7 +53,7 @@ def _no_test_images(
     patterns = competition.data.test
     if unread := unread_files(data, patterns, ids):
         what = f"the test images are of kinds that are not read: {names_of(unread.values(), 3)}"
-        return InputError(what, short(sample), "Save them as png", code="no_test_images")
+        return InputError(what, sample, "Save them as png", code="no_test_images")
     what = f"none of the {len(ids)} images of the sample is there: {names_of(ids, 3)}"
     todo = f"They were looked for by {', '.join(patterns)}: data.test says where"
-    return InputError(what, short(sample), todo, code="no_test_images")
+    return InputError(what, sample, todo, code="no_test_images")

@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.core.console import InputError, listing, printable, short
+from src.core.console import InputError, listing, printable
 from src.core.disk import must_be_file
 from src.core.settings import Competition, Data, Submission
 from src.data.cells import BOM, cells_of, names_of, table_bytes, table_text
@@ -54,7 +54,7 @@ class SampleError(InputError):
     """The sample is not understood, or a setting does not fit it."""
 
     def __init__(self, what: str, sample: Sample, todo: str, *, code: str):
-        super().__init__(what, short(sample.file), todo, code=code)
+        super().__init__(what, sample.file, todo, code=code)
 
 
 def sample_file(competition: Competition, data: Path) -> Path:
@@ -84,7 +84,7 @@ def missing_sample_error(competition: Competition, data: Path) -> InputError:
         return InputError(
             f"{len(alike)} files look like the sample of the submission: "
             f"{listing(file.name for file in alike)}",
-            short(data),
+            data,
             "Name one with data.sample_submission",
             code="several_samples",
         )
@@ -94,7 +94,7 @@ def missing_sample_error(competition: Competition, data: Path) -> InputError:
 def _not_there(file: Path) -> InputError:
     return InputError(
         "there is no sample of the submission",
-        short(file),
+        file,
         "Download it from the contest's page, or name another with data.sample_submission",
         code="no_sample",
     )
@@ -105,7 +105,7 @@ def read_sample(file: Path, submission: Submission) -> Sample:
     lengths."""
 
     def fails(what: str, code: str, todo: str = "Download it again") -> InputError:
-        return InputError(what, short(file), todo, code=code)
+        return InputError(what, file, todo, code=code)
 
     must_be_file(file, "the sample of the submission")
     name, pngs, mask_value = file.name, [], 0
@@ -151,7 +151,7 @@ def _members(archive: zipfile.ZipFile, file: Path) -> tuple[str, list[str]]:
     if len(tables) != 1:
         raise InputError(
             f"{len(tables)} tables in the zip",
-            short(file),
+            file,
             "Expected one, with a row for each image",
             code="several_samples",
         )

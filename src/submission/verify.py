@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.core.console import InputError, command, listing, short
+from src.core.console import InputError, command, listing
 from src.submission.form import Form
 from src.submission.rows import Row
 from src.submission.sample import DAMAGED, TABLES
@@ -32,9 +32,10 @@ class InvalidSubmission(InputError):
     """`what`: the message without the advice."""
 
     def __init__(self, what: str, file: Path, ids: list[str] = (), *, code: str):
-        self.what = f"{what}: {listing(ids)}" if ids else what
+        what = f"{what}: {listing(ids)}" if ids else what
         todo = f"Write it again with {command('submit', '--force')}"
-        super().__init__(self.what, short(file), todo, code=code)
+        super().__init__(what, file, todo, code=code)
+        self.what = what
 
 
 @dataclass

@@ -207,7 +207,7 @@ def recheck(form: Form, config: Config, paths: Paths) -> None:
     file = paths.archive(config.name) if form.masks else paths.submission(config.name)
     if not file.is_file():
         todo = f"Make it with {command('submit')}"
-        raise InputError("there is no submission", short(file), todo, code="no_submission")
+        raise InputError("there is no submission", file, todo, code="no_submission")
     sizes = read_sizes(paths)
     verify_submission(file, form, sizes)
     predictions = Predictions.load(paths.test(config.name), config.competition.data.classes)

@@ -68,12 +68,10 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
                 "What has arrived is kept: free some space, then run the same command again, or "
                 "name another folder with --data"
             )
-            raise InputError(
-                "the disk is full", short(paths.data), todo, code="disk_full"
-            ) from None
+            raise InputError("the disk is full", paths.data, todo, code="disk_full") from None
         what, where = f"not writable: {error.strerror or error}", error.filename or paths.data
         todo = "Name another folder with --data"
-        raise InputError(what, short(Path(where)), todo, code="not_writable") from None
+        raise InputError(what, Path(where), todo, code="not_writable") from None
     extra = report_sample(files, config, paths)
     report_images(config, paths, extra)
     return 0
@@ -165,7 +163,7 @@ def _check_room(
     if needed > free:
         raise InputError(
             f"not enough room on the disk: {size(needed)} are needed and {size(free)} are free",
-            short(folder),
+            folder,
             "Free some space, or name another folder with --data",
             code="disk_full",
         )

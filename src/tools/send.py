@@ -156,7 +156,7 @@ def read_entry(config: Config, paths: Paths) -> Entry:
     place, usual = paths.record("submit", config.name), paths.submission(config.name)
     if not place.is_file():
         todo = f"Make it with {command('submit')}"
-        raise InputError("there is no submission yet", short(usual), todo, code="no_submission")
+        raise InputError("there is no submission yet", usual, todo, code="no_submission")
     record = read_json(place)
     try:
         file = paths.submissions / Path(record.get("file") or usual.name).name
@@ -164,14 +164,14 @@ def read_entry(config: Config, paths: Paths) -> Entry:
         entry = Entry(file, record["sha256"], *scores, record.get("commit") or "")
     except (AttributeError, KeyError, TypeError, ValueError):
         what = "not readable as the record of a submission"
-        raise InputError(what, short(place), again, code="damaged_json") from None
+        raise InputError(what, place, again, code="damaged_json") from None
     if not file.is_file():
-        raise InputError("the submission is gone", short(file), again, code="no_submission")
+        raise InputError("the submission is gone", file, again, code="no_submission")
     if hashlib.sha256(file.read_bytes()).hexdigest() != entry.sha256:
         raise InputError(
             "it was edited since it was written, so that neither its checks nor its CV score hold "
             "for it",
-            short(file),
+            file,
             f"{again}; upload a file that was changed on purpose at the contest's web page",
             code="submission_edited",
         )
@@ -208,7 +208,7 @@ def check_new(entry: Entry, slug: str, rows: list[Row], force: bool) -> None:
     raise InputError(
         f"the same bytes were sent on {row.time[:16].replace('T', ' ')} UTC "
         f"as '{row.message}', {outcome}",
-        short(entry.file),
+        entry.file,
         f"Change something first, or send them again with {command('submit', '--send', '--force')}",
         code="sent_before",
     )
