@@ -211,11 +211,11 @@ def equalised(facts: Facts, each: int = 1):
     grid = figure.subplots(2 * len(chosen), 3, height_ratios=[3, 1] * len(chosen), squeeze=False)
     for upper, lower, row in zip(grid[::2], grid[1::2], chosen.itertuples()):
         image = facts.pixels(row.image)
-        for axes, below, (name, title) in zip(upper, lower, names.items()):
+        for axes, below, (name, text) in zip(upper, lower, names.items()):
             made = filters.apply(image, name, {})
             counts = np.bincount(made.ravel(), minlength=256)
             brightness, rms, _ = light_of(counts)
-            _show(axes, made, f"{row.id}: {title}", cmap="gray", vmin=0, vmax=255)
+            _show(axes, made, f"{row.id}: {text}", cmap="gray", vmin=0, vmax=255)
             below.stairs(100 * counts / made.size, np.arange(257) - 0.5, fill=True, color="#555555")
             title = f"brightness {brightness:.0f}, RMS contrast {rms:.0f}"
             below.set_title(title, fontsize=8, color="#555555")
