@@ -21,7 +21,7 @@ def test_nnunet_halves_while_four_positions_are_left(size, halved, deep):
     """All resolutions but the lowest two have a mask, in training."""
     net = network("dynunet", size)
     shapes = []
-    net.net.get_submodule(net.features).register_forward_hook(
+    net.net.get_submodule(net.anatomy.features).register_forward_hook(
         lambda module, given, output: shapes.append(tuple(output.shape))
     )
     output = net.train()(torch.randn(2, 3, size, size))

@@ -302,7 +302,7 @@ def test_a_study_from_images_to_the_table(configs, demo, capfd):
     assert "study decide" in capfd.readouterr().out
     for words, todo in (
         (["train"], "Run it whole"),
-        (["study", "--config", str(configs / "small.yaml")], "this is no study"),
+        (["study", "--config", str(configs / "small.yaml")], "it names no base"),
     ):
         assert (
             main(

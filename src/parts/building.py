@@ -40,10 +40,19 @@ REFUSED = re.compile(
     r"(?:unexpected keyword argument|multiple values for (?:keyword )?argument) '(\w+)'"
 )
 # parameters of networks that model.options cannot name
-OURS = set(
-    "self kwargs encoder_name encoder_weights in_channels classes aux_params activation "
-    "in_chans num_classes spatial_dims".split()
-)
+OURS = {
+    "self",
+    "kwargs",
+    "encoder_name",
+    "encoder_weights",
+    "in_channels",
+    "classes",
+    "aux_params",
+    "activation",
+    "in_chans",
+    "num_classes",
+    "spatial_dims",
+}
 MOST_PARAMETERS = 2**31  # 8 GiB of weights
 OTHERWISE = "Try another encoder or other model.options"
 

@@ -20,7 +20,7 @@ from src.config.names import check_known
 from src.core.console import InputError
 from src.core.settings import Experiment, Loss
 
-# ------------------------------------------- of masks: overlap, per image or per batch (loss.pooled)
+# ----------------------------------------- of masks: overlap, per image or per batch (loss.pooled)
 
 
 def _axes(settings: Loss) -> tuple[int, ...]:

@@ -22,9 +22,20 @@ from src.parts.fitted import FITTED
 from src.parts.heads import HEADS
 from src.parts.monai_networks import MONAI
 
-SMP = (
-    "unet unetplusplus manet linknet fpn pspnet deeplabv3 deeplabv3plus pan upernet segformer dpt"
-).split()
+SMP = [
+    "unet",
+    "unetplusplus",
+    "manet",
+    "linknet",
+    "fpn",
+    "pspnet",
+    "deeplabv3",
+    "deeplabv3plus",
+    "pan",
+    "upernet",
+    "segformer",
+    "dpt",
+]
 
 
 class SmpNetwork(nn.Module):
