@@ -47,7 +47,7 @@ DIALECTS = list(starmap(Dialect, product(("column", "row"), (1, 0), (False, True
 class Fit(NamedTuple):
     """How badly a dialect fits all run lengths."""
 
-    bad: int  # texts that are no mask of their image
+    bad: int  # texts that fit no mask of their image
     crossing: int  # runs that go on from one column or row into the next
     dialect: Dialect
 
