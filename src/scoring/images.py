@@ -49,7 +49,7 @@ def measure(
         size = (1, 1) if predictions.mask is None else truths[i].shape
         mask, label = apply(decision, predictions, i, size, classes)
         if mask is not None:
-            counts[:, i] = metrics.counts([mask], [truths[i]])[:, 0]
+            counts[:, i] = metrics.counts(mask, truths[i])
         if label is not None:
             decided[i] = label
     per_image, images = {}, None
