@@ -94,9 +94,9 @@ def folds(config: Config, paths: Paths) -> list[int]:
             suppress(OSError, csv.Error),
             open(paths.folds, newline="", encoding="utf-8-sig", errors="replace") as lines,
         ):
-            found = {(row.get("fold") or "").strip() for row in csv.DictReader(lines)}
-            if found and all(map(is_fold, found)):  # else read_folds says what is wrong
-                return sorted({int(f) for f in found} - {-1})
+            values = {(row.get("fold") or "").strip() for row in csv.DictReader(lines)}
+            if values and all(map(is_fold, values)):  # else read_folds says what is wrong
+                return sorted({int(v) for v in values} - {-1})
     split = config.competition.split
     return list(range(split.folds)) if split.scheme == "kfold" else [0]
 

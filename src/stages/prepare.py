@@ -53,6 +53,7 @@ from src.core.freshness import Job
 from src.core.paths import Paths
 from src.core.settings import Data
 from src.data import dataset, duplicates, rle, rle_dialect
+from src.data.columns import RUN_SETTINGS
 from src.data.dataset import Item
 from src.data.images import resize
 from src.data.problems import Problems
@@ -178,7 +179,7 @@ def _run_lengths(items: list[Item], config: Config, paths: Paths) -> dict[str, A
         f"{'relative' if runs['relative'] else 'absolute'} starts{size} ({runs['why']})"
     )
     if runs["assumed"]:
-        setting = rle_dialect.SETTING[runs["assumed"][0]]
+        setting = RUN_SETTINGS[runs["assumed"][0]]
         warn(
             f"{listing(runs['assumed'])} of the run lengths cannot be known from the data and is "
             f"assumed, as usual; submission.{setting} in competition.yaml sets it"
