@@ -468,9 +468,8 @@ def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeyp
         None,
         config,
         masks,
+        index,
         np.arange(len(index)),
-        index["id"].to_numpy(),
-        index[["height", "width"]].to_numpy(),
         torch.device("cpu"),
         [],
     )
@@ -485,8 +484,8 @@ def test_a_letterboxed_networks_masks_come_back_to_the_whole_image(copy, monkeyp
     assert score["per_image"]["dice"][lesion].mean() > 0.9
     data = train.FoldData.load(config, paths, 0)
     answers = masks[data.held_out], label[data.held_out]
-    monkeypatch.setattr(train, "predict_proba", lambda *_: answers)
-    assert train.validate(None, data, config, None, None)["dice"] > 0.9
+    monkeypatch.setattr(networks, "predict_proba", lambda *_: answers)
+    assert train.validate(None, data, config, torch.device("cpu"))["dice"] > 0.9
 
 
 def test_a_team_mates_folder_is_a_member(copy, tmp_path, capfd):

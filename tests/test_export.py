@@ -1,4 +1,5 @@
-"""export: a fold's network as ONNX, with torch's answers at any batch size, and everything in it that one must know to serve it."""
+"""export: a fold's network as ONNX, with torch's answers at any batch size, and everything in it
+that one must know to serve it."""
 
 from __future__ import annotations
 

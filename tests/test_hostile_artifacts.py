@@ -16,6 +16,7 @@ import types
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -422,13 +423,9 @@ def arrays(**changes) -> dict:
 )
 def test_predictions_of_another_form_are_refused_by_name(tmp_path, changes, words):
     np.savez(tmp_path / "p.npz", **arrays(**changes))
-    with pytest.raises(InputError) as raised:
+    with refused("predictions_damaged", words) as raised:
         Predictions.load(tmp_path / "p.npz", ["x", "y"])
-    assert (
-        raised.value.code == "predictions_damaged"
-        and words in str(raised.value)
-        and "allow_pickle" not in str(raised.value)
-    )
+    assert "allow_pickle" not in str(raised.value)
 
 
 def test_probabilities_of_classes_add_up_to_one(tmp_path):
@@ -510,14 +507,13 @@ def test_a_damaged_pixel_store_is_named(copy, spoil, capfd):
             np.savez(data, a=np.zeros(1))
     else:
         file.unlink()
-    with pytest.raises(InputError) as raised:
+    code = "no_pixels" if spoil == "gone" else "pixels_damaged"
+    with refused(code):
         tables.open_store(file, 24, 64)
-    assert raised.value.code == ("no_pixels" if spoil == "gone" else "pixels_damaged")
     config, paths = loaded(copy, "small")
     job = next(j for j in stages.plan(config, paths) if j.stage == "train")
-    with pytest.raises(InputError) as raised:  # the stage itself, whatever its record says
+    with refused(code):  # the stage itself, whatever its record says
         train.train(job, config, paths)
-    assert raised.value.code in ("no_pixels", "pixels_damaged")
 
 
 @pytest.mark.parametrize(
@@ -602,20 +598,18 @@ WRONG = [
 def test_records_of_another_kind_are_named(home, tmp_path, content):
     paths = Paths(tmp_path, tmp_path)
     readers = {
-        paths.metrics("x"): (lambda: records.read_metrics(paths, "x"), "damaged_json"),
-        paths.weights("x"): (lambda: records.read_weights(paths, "x", ["a"]), "damaged_json"),
-        paths.manifest: (lambda: infer.check(paths), "damaged_json"),
-        paths.decision("x"): (
-            lambda: Decision.load(paths.decision("x")),
-            ("damaged_json", "decision_key"),
-        ),
+        paths.metrics("x"): lambda: records.read_metrics(paths, "x"),
+        paths.weights("x"): lambda: records.read_weights(paths, "x", ["a"]),
+        paths.manifest: lambda: infer.check(paths),
+        paths.decision("x"): lambda: Decision.load(paths.decision("x")),
     }
-    for file, (read, code) in readers.items():
+    for file, read in readers.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content.encode(errors="surrogateescape"))
-        with pytest.raises(InputError) as raised:
+        with pytest.raises(InputError, match=file.name) as raised:
             read()
-        assert raised.value.code in code and file.name in str(raised.value)
+        codes = ("damaged_json", "decision_key" if "decision" in file.name else "damaged_json")
+        assert raised.value.code in codes
 
 
 @pytest.mark.parametrize(
@@ -640,7 +634,7 @@ def test_a_stage_names_the_record_that_is_damaged(copy, stage, file, capfd):
 
 def test_a_decision_of_too_many_parts_is_refused():
     with refused("invalid_value", "largest"):
-        Decision(largest=10**400)
+        Decision.from_dict(asdict(Decision()) | {"largest": 10**400}, Path("decision.json"))
 
 
 @pytest.mark.parametrize(
@@ -709,9 +703,8 @@ def test_a_damaged_log_of_submissions_is_named(tmp_path, spoil):
     else:
         log.edit(file, lambda rows: rows.append(row(cv=0.5)))
         file.write_text(file.read_text().replace("0.5", "nan"))
-    with pytest.raises(InputError) as raised:
+    with refused("log_damaged"):
         log.read(file)
-    assert raised.value.code == "log_damaged"
 
 
 def test_a_package_that_lacks_a_request_is_named_with_the_version_needed(monkeypatch):
@@ -813,7 +806,6 @@ def test_a_damaged_report_of_the_images_is_named_before_masks_are_written(copy, 
     report.write_text(content.ljust(report.stat().st_size))
     config, paths = loaded(copy)
     assert stages.train_runs(paths) is None
-    with pytest.raises(InputError) as raised:
+    with refused("damaged_json"):
         stages.form_of(config, paths)
-    assert raised.value.code == "damaged_json"
     assert main(line(copy, "status")) == 0

@@ -1,5 +1,5 @@
-"""The training loop by hand: batches, skipped steps, learning rates, accumulation, averaging, number
-formats, frozen parts, and what a resumed loop goes on with."""
+"""The training loop by hand: batches, skipped steps, learning rates, accumulation, averaging,
+number formats, frozen parts, and what a resumed loop goes on with."""
 
 from __future__ import annotations
 

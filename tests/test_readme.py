@@ -153,10 +153,6 @@ def test_requirements_give_a_reason_for_every_line_and_no_second_cv2():
     assert "six" in names and "opencv-python" not in names and len(names) == len(set(names))
 
 
-def test_the_script_is_short():
-    assert len((ROOT / "run.sh").read_text().splitlines()) < 60
-
-
 PROMISES = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
 
 

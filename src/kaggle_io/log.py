@@ -93,8 +93,9 @@ def read(file: Path) -> list[Row]:
         what = f"line {data[: error.start].count(10) + 1} is not UTF-8 text"
     except (ValueError, csv.Error) as error:
         what = f"line {table.line_num} {error}"
-    todo = "Correct it, or move the file away to begin a new one"
-    raise InputError(what, file, todo, code="log_damaged")
+    raise InputError(
+        what, file, "Correct it, or move the file away to begin a new one", code="log_damaged"
+    )
 
 
 def _columns(cells: list[str]) -> list[str]:

@@ -21,8 +21,8 @@ from src.submission.sample import sample_file
 
 
 def data(paths: Paths) -> Input:
-    found = folder_fingerprint(data_files(paths.data), paths.data, paths)
-    return Input("the data", paths.data, digest=found)
+    files = data_files(paths.data)
+    return Input("the data", paths.data, digest=folder_fingerprint(files, paths.data, paths))
 
 
 def train_images(paths: Paths) -> Input:

@@ -94,9 +94,9 @@ def folds(config: Config, paths: Paths) -> list[int]:
             suppress(OSError, csv.Error),
             open(paths.folds, newline="", encoding="utf-8-sig", errors="replace") as lines,
         ):
-            found = {(row.get("fold") or "").strip() for row in csv.DictReader(lines)}
-            if found and all(map(is_fold, found)):  # else read_folds says what is wrong
-                return sorted({int(f) for f in found} - {-1})
+            values = {(row.get("fold") or "").strip() for row in csv.DictReader(lines)}
+            if values and all(map(is_fold, values)):  # else read_folds says what is wrong
+                return sorted({int(v) for v in values} - {-1})
     split = config.competition.split
     return list(range(split.folds)) if split.scheme == "kfold" else [0]
 
@@ -237,8 +237,9 @@ def train_job(config: Config, paths: Paths, fold: int) -> Training:
             paths.log(name, fold),
         ],
         extras=[paths.curves(name, fold), paths.onnx(name, fold)],
-        sources="stages/train training/loop core/pretrained parts/models parts/network "
-        "parts/building parts/losses parts/augment parts/heads parts/monai_networks parts/fitted",
+        sources="stages/train pipeline/training training/loop training/batches core/pretrained "
+        "parts/models parts/network parts/building parts/losses parts/augment parts/heads "
+        "parts/monai_networks parts/fitted",
         scored_by=scored_by,
         score_matters=e.predict.checkpoint == "best" or e.train.patience > 0,
     )
@@ -272,8 +273,8 @@ def predict_job(config: Config, paths: Paths) -> Job:
         inputs=reads,
         outputs=[paths.oof(name), *([paths.test(name)] if has_test(paths) else [])],
         extras=unfinished,
-        sources="stages/predict training/inference training/checkpoint parts/tta scoring/images "
-        "parts/metrics",
+        sources="stages/predict pipeline/networks training/inference training/checkpoint parts/tta "
+        "scoring/images parts/metrics",
     )
 
 

@@ -6,18 +6,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from src.config.load import Config
-from src.core.device import amp_dtype
+from src.core.console import StageError
+from src.core.device import amp_dtype, out_of_memory
 from src.core.paths import Paths
+from src.data.images import restore
 from src.data.predictions import Predictions
 from src.parts import building
 from src.parts.network import Network
 from src.parts.tta import TTA
 from src.pipeline.records import read_weights
 from src.training.checkpoint import load_weights
-from src.training.inference import explain_out_of_memory, predict_proba, to_predictions
+from src.training.inference import predict_proba
 
 ANSWERS = {"both": ("mask", "label"), "mask": ("mask",), "class": ("label",)}  # of a task
 
@@ -39,28 +42,33 @@ def predict_images(
     net: Network,
     config: Config,
     images: np.ndarray,
-    rows: Sequence[int],
-    ids: Sequence[str],
-    sizes: Sequence[tuple[int, int]],
+    index: pd.DataFrame,
+    rows: np.ndarray,
     device: torch.device,
     tta: Sequence[str],
     advance: Callable[[int], None] = lambda n: None,
 ) -> Predictions:
-    """images (N,S,S[,3]) uint8, of which `rows` are predicted; ids and sizes (height, width) are of
-    these rows. Raises StageError where the memory does not suffice."""
-    e = config.experiment
-    with explain_out_of_memory(e.predict_batch_size, e.image_size):
-        mask, label = predict_proba(
-            net,
-            images,
-            rows,
-            [TTA[name] for name in tta],
-            device,
-            amp_dtype(e.train.amp, device),
-            e.predict_batch_size,
-            advance,
-        )
-    return to_predictions(mask, label, ids, sizes, e.resize, config.competition.data.classes)
+    """Predictions of some rows of a pixel store, images (N,S,S[,3]) uint8, and of the index (N),
+    with each mask over the image as it was before letterboxing. Raises StageError where the memory
+    does not suffice."""
+    e, table = config.experiment, index.iloc[rows]
+    views, batch = [TTA[name] for name in tta], e.predict_batch_size
+    dtype = amp_dtype(e.train.amp, device)
+    try:
+        mask, label = predict_proba(net, images, rows, views, device, dtype, batch, advance)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise StageError(
+            f"out of memory at {batch} images of {e.image_size} px. --set "
+            f"predict.batch_size={max(1, batch // 4)} takes a quarter of it",
+            code="out_of_memory",
+        ) from error
+    if e.resize == "letterbox" and mask is not None:
+        sizes = zip(table["height"], table["width"])
+        restored = [restore(m, h, w, "letterbox") for m, (h, w) in zip(mask, sizes)]
+        mask = np.stack(restored).astype(np.float16)
+    return Predictions(table["id"].to_numpy(), mask, label, config.competition.data.classes)
 
 
 def member_times(config: Config, paths: Paths) -> dict[str, dict[str, int]]:

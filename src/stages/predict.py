@@ -59,23 +59,21 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         what = f"fold {empty[0]} has no images"
         raise InputError(what, short(paths.folds), how_to_mend_folds(), code="fold_empty")
     device = pick_device(exact=True)
-    images = {"oof": Images(train, open_store(paths.images(e), len(train), e.image_size), fold_of)}
+    images = {
+        "oof": ImageSet(train, open_store(paths.images(e), len(train), e.image_size), fold_of)
+    }
     if len(test):
         store = open_store(paths.images(e, "test"), len(test), e.image_size)
-        images["test"] = Images(test, store)
+        images["test"] = ImageSet(test, store)
     with job.running(facts := {}):
         count, seconds = 0, 0.0
-        total = sum(len(of.rows(k)) for k in folds for of in images.values())
+        total = sum(len(one.rows(k)) for k in folds for one in images.values())
         with progress(total, f"predict {name}") as bar:
             for k in folds:
                 done = predict_fold(k, images, config, paths, device, bar.update)
                 count, seconds = count + done[0], seconds + done[1]
-        join_folds(
-            [paths.part(name, k, "oof") for k in folds],
-            paths.oof(name),
-            train["id"].to_numpy(),
-            classes,
-        )
+        parts = [paths.part(name, k, "oof") for k in folds]
+        join_folds(parts, train["id"].to_numpy(str), classes).save(paths.oof(name))
         if len(test):
             parts = [paths.part(name, k, "test") for k in folds]
             mean_of_folds(parts, classes).save(paths.test(name))
@@ -89,7 +87,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
 
 
 @dataclass
-class Images:
+class ImageSet:
     """Train or test images: their rows of the index and of the pixel store.
 
     fold_of (N): the fold that predicts each of them; None: every fold predicts all.
@@ -107,7 +105,7 @@ class Images:
 
 def predict_fold(
     fold: int,
-    images: dict[str, Images],
+    images: dict[str, ImageSet],
     config: Config,
     paths: Paths,
     device: torch.device,
@@ -119,8 +117,8 @@ def predict_fold(
     decided = paths.rounding(config.name, fold)
     weights = read_rounding(decided) or e.predict.weights
     net, count, seconds = None, 0, 0.0
-    for part, of in images.items():
-        file, rows = paths.part(config.name, fold, part), of.rows(fold)
+    for part, image_set in images.items():
+        file, rows = paths.part(config.name, fold, part), image_set.rows(fold)
         if weights != "auto" and is_readable(file, classes):
             advance(len(rows))
             continue
@@ -128,17 +126,16 @@ def predict_fold(
             checkpoint = paths.checkpoint(config.name, fold, e.predict.checkpoint)
             kind = "float16" if weights == "float16" else "float32"
             net = load_network(config, checkpoint, device, kind, fold)
-        table = of.index.iloc[rows]
-        ids, sizes = table["id"].to_numpy(), table[["height", "width"]].to_numpy()
-        ask = partial(
-            predict_images, net, config, of.store, rows, ids, sizes, device, e.predict.tta
-        )
+        store, index = image_set.store, image_set.index
+        ask = partial(predict_images, net, config, store, index, rows, device, e.predict.tta)
         started = time.perf_counter()
         predictions = ask(advance)
         count += len(e.predict.tta) * len(rows)
         seconds += time.perf_counter() - started
         if weights == "auto":
-            weights, moved, predictions = try_rounding(net, predictions, ask, table, config, paths)
+            weights, moved, predictions = try_rounding(
+                net, predictions, ask, index.iloc[rows], config, paths
+            )
             predictions.save(file)
             write_json(decided, {"weights": weights, "moved": moved})
         else:
@@ -197,18 +194,13 @@ def try_rounding(
     return "float32", moved, exact
 
 
-def join_folds(parts: list[Path], target: Path, ids: np.ndarray, classes: list[str]) -> None:
+def join_folds(parts: list[Path], ids: np.ndarray, classes: list[str]) -> Predictions:
     """The folds' held-out images together, in the index's order (a hold-out has only some)."""
     folds = [Predictions.load(part, classes) for part in parts]
 
-    def joined(answers: list[np.ndarray | None]) -> np.ndarray | None:
-        return None if answers[0] is None else np.concatenate(answers)
+    def joined(answer: str) -> np.ndarray | None:
+        arrays = [getattr(fold, answer) for fold in folds]
+        return None if arrays[0] is None else np.concatenate(arrays)
 
-    all_ = Predictions(
-        np.concatenate([f.ids for f in folds]),
-        joined([f.mask for f in folds]),
-        joined([f.label for f in folds]),
-        classes,
-    )
-    predicted = set(all_.ids)
-    all_.select([i for i in ids if i in predicted]).save(target)
+    everything = Predictions(joined("ids"), joined("mask"), joined("label"), classes)
+    return everything.select(ids[np.isin(ids, everything.ids)])

@@ -26,6 +26,7 @@ from src.data.tables import how_to_mend_folds, open_store, read_folds, read_inde
 from src.parts import building, models
 from src.parts.network import Network
 from src.parts.tta import TTA
+from src.pipeline.networks import predict_images
 from src.pipeline.training import make_loop
 from src.scoring.images import score_predictions
 from src.training.batches import to_tensor
@@ -36,9 +37,8 @@ from src.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from src.training.inference import predict_proba, to_predictions
 from src.training.loop import lr_factor
-from src.training.runlog import Clock, RunLog, epoch_line, write_log
+from src.training.runlog import Clock, RunLog, epoch_line
 
 BAD_IN_A_ROW = 10  # steps whose loss or gradients are not finite, before training gives up
 SMALL_CONFIG = CONFIGS / "cpu.yaml"
@@ -73,7 +73,6 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     best = paths.checkpoint(config.name, fold, "best")
     log = RunLog(paths.log(config.name, fold), paths.curves(config.name, fold))
     device = pick_device()
-    dtype = amp_dtype(t.amp, device)
     data = FoldData.load(config, paths, fold)
 
     # the network: pre-trained, or as an earlier run left it
@@ -82,15 +81,16 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     net = building.build(e, len(config.competition.data.classes), pretrained=saved is None)
     net = net.to(device, memory_format=torch.channels_last)
     if saved is None:
-        building.try_views(net, {v: TTA[v].do for v in e.predict.tta if v != "identity"}, e.model)
+        tried = {name: TTA[name].do for name in e.predict.tta if name != "identity"}
+        building.try_views(net, tried, e.model)
     if hasattr(net.body, "fit"):  # it learns without gradients, or not at all
-        return fit(net, data, config, paths, fold, device, dtype), False
+        return fit(net, data, config, paths, fold, device), False
     labels = data.labels[data.seen]
     loop = make_loop(net, config, data.images, data.masks, data.seen, labels, fold, device)
     say(
         f"  {len(data.seen)} images to train on, {len(data.held_out)} to validate on; "
         f"{models.title(e.model)}, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M "
-        f"parameters; {device.type}, {str(dtype).removeprefix('torch.')}"
+        f"parameters; {device.type}, {number_format(config, device)}"
     )
     state = {"epoch": 0, "step": 0, "history": [], "best": None, "sums": {}, "bad": 0.0}
     steps = loop.sampler.steps
@@ -126,7 +126,7 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
                 "epoch": epoch + 1,
                 "lr": t.lr * lr_factor((epoch + 1) * steps - 1, t.epochs * steps, t),
                 **{name: (total / steps).item() for name, total in loop.sums.items()},
-                **validate(loop.ema, data, config, device, dtype),
+                **validate(loop.ema, data, config, device),
                 "skipped": skipped,
                 "images_per_second": round(images / seconds, 1),
                 "seconds": round(time.time() - started, 2),
@@ -145,7 +145,7 @@ def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     if state["epoch"] < t.epochs:
         say(f"  stopped early: no better score for {t.patience} epochs")
     log.write(state["history"], final=True)
-    return finish(config, state["history"], device, dtype), interrupts.asked
+    return finish(config, state["history"], device), interrupts.asked
 
 
 def resumable(last: Path, best: Path) -> dict | None:
@@ -192,24 +192,13 @@ class FoldData:
 
 
 def validate(
-    net: torch.nn.Module, data: FoldData, config: Config, device: torch.device, dtype: torch.dtype
+    net: torch.nn.Module, data: FoldData, config: Config, device: torch.device
 ) -> dict[str, float]:
-    """The one score, and every metric, on the fold's held-out images, without test-time views."""
-    e, rows = config.experiment, data.index.iloc[data.held_out]
-    mask, label = predict_proba(
-        net,
-        np.load(data.images, mmap_mode="r"),
-        data.held_out,
-        [TTA["identity"]],
-        device,
-        dtype,
-        2 * e.train.batch_size,
-    )
-    sizes, classes = rows[["height", "width"]].to_numpy(), config.competition.data.classes
-    predictions = to_predictions(mask, label, rows["id"].to_numpy(), sizes, e.resize, classes)
-    scores = score_predictions(
-        predictions, data.labels[data.held_out], data.truths, config.competition
-    )
+    """The one score, and every metric, on the fold's held-out images, without test-time
+    augmentation."""
+    images, rows = np.load(data.images, mmap_mode="r"), data.held_out
+    predictions = predict_images(net, config, images, data.index, rows, device, ["identity"])
+    scores = score_predictions(predictions, data.labels[rows], data.truths, config.competition)
     return {name: float(value) for name, value in scores.items() if name != "per_image"}
 
 
@@ -220,7 +209,6 @@ def fit(
     paths: Paths,
     fold: int,
     device: torch.device,
-    dtype: torch.dtype,
 ) -> dict:
     """In place of epochs, for a network whose body has `fit` (parts/fitted.py): once over the
     images, as they are stored. Returns what the record keeps."""
@@ -239,14 +227,14 @@ def fit(
     net.eval()
     net.body.fit(batches())
     seconds = time.time() - started
-    row = {"epoch": 1} | validate(net, data, config, device, dtype)
+    row = {"epoch": 1} | validate(net, data, config, device)
     row["images_per_second"] = round(len(data.seen) / max(seconds, 1e-3), 1)
     row["seconds"] = round(time.time() - started, 2)
     row["skipped"] = 0
     for which in ("best", "last"):
         save_weights(paths.checkpoint(config.name, fold, which), net, 1, row["score"])
-    write_log(paths.log(config.name, fold), [row])
-    return finish(config, [row], device, dtype)
+    RunLog(paths.log(config.name, fold), paths.curves(config.name, fold)).write([row])
+    return finish(config, [row], device)
 
 
 def out_of_patience(history: list[dict], patience: int) -> bool:
@@ -264,6 +252,10 @@ def small_config_hint(config: Config, device: torch.device) -> str:
     )
 
 
+def number_format(config: Config, device: torch.device) -> str:
+    return str(amp_dtype(config.experiment.train.amp, device)).removeprefix("torch.")
+
+
 def diverged(what: str, last: Path, lr: float) -> StageError:
     kept = f"The last good checkpoint is kept in {short(last)}. " if last.is_file() else ""
     return StageError(
@@ -273,7 +265,7 @@ def diverged(what: str, last: Path, lr: float) -> StageError:
     )
 
 
-def finish(config: Config, history: list[dict], device: torch.device, dtype: torch.dtype) -> dict:
+def finish(config: Config, history: list[dict], device: torch.device) -> dict:
     """Name the checkpoint that predict uses; returns what the record keeps."""
     which = config.experiment.predict.checkpoint
     best = max(history, key=lambda row: row["score"])
@@ -287,6 +279,6 @@ def finish(config: Config, history: list[dict], device: torch.device, dtype: tor
         "summary": f"{len(history)} epochs, score {used['score']:.4f}",
         "epochs": len(history),
         "device": device.type,
-        "amp": str(dtype).removeprefix("torch."),
+        "amp": number_format(config, device),
         "train_seconds": round(sum(row["seconds"] for row in history), 1),
     }

@@ -207,8 +207,9 @@ def _check_ids(form: Form) -> None:
         if form.rle:
             todo += "; where every connected component has one: submission.row_per_component: true"
         twice = sorted(id for id, count in Counter(ids).items() if count > 1)
-        what = f"the same id twice: {names_of(twice, 8)}"
-        raise SampleError(what, form.sample, todo, code="id_twice")
+        raise SampleError(
+            f"the same id twice: {names_of(twice, 8)}", form.sample, todo, code="id_twice"
+        )
     form.decide("row_per_component", True, "images have several rows")
 
 

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import statistics
@@ -194,26 +195,24 @@ def stages(config: Config, paths: Paths, folder: Path, words: list[str], repeats
 
 def greedy(config: Config, paths: Paths, folder: Path, words: list[str], repeats: int) -> None:
     """Members that err in different places."""
-    random = np.random.default_rng(0)
+    random, classes = np.random.default_rng(0), config.competition.data.classes
     if not paths.oof(config.name).is_file():
         todo = f"./run.sh --config {config.file} makes one"
         raise InputError("no finished run", str(paths.work), todo, code="not_finished")
     copy_artifacts(paths, folder, "models", "predictions", paths.old.name)
     shutil.copy(config.file.parent / COMPETITION, folder)
+    members = [str(folder / f"m{k}") for k in range(MEMBERS)]
     files = [f for f in (paths.oof(config.name), paths.test(config.name)) if f.is_file()]
-    members = [folder / f"m{k}" for k in range(MEMBERS)]
-    for member in members:
-        for file in files:
-            found = Predictions.load(file, config.competition.data.classes)
-            size = found.mask.shape[1:]
-            coarse = random.normal(0, 0.25, (len(found), 12, 12)).astype(np.float32)
-            noise = np.stack([cv2.resize(c, size) for c in coarse])
-            mask = np.clip(found.mask.astype(np.float32) + noise, 0, 1).astype(np.float16)
-            label = np.clip(found.label + random.normal(0, 0.15, found.label.shape), 1e-3, None)
-            label = (label / label.sum(1, keepdims=True)).astype(np.float32)
-            Predictions(found.ids, mask, label, found.classes).save(member / file.name)
-    ensemble = folder / "six.yaml"  # JSON is YAML
-    write_json(ensemble, {"members": [str(member) for member in members], "method": "greedy"})
+    for member, file in itertools.product(members, files):
+        one = Predictions.load(file, classes)
+        coarse = random.normal(0, 0.25, (len(one), 12, 12)).astype(np.float32)
+        noise = np.stack([cv2.resize(c, one.mask.shape[1:]) for c in coarse])
+        mask = np.clip(one.mask + noise, 0, 1).astype(np.float16)
+        label = np.clip(one.label + random.normal(0, 0.15, one.label.shape), 1e-3, None)
+        label = (label / label.sum(1, keepdims=True)).astype(np.float32)
+        Predictions(one.ids, mask, label, classes).save(Path(member, file.name))
+    ensemble = folder / "six.yaml"
+    write_json(ensemble, {"members": members, "method": "greedy"})  # JSON is YAML
     line = ["ensemble", "--config", str(ensemble), *words, "--work", str(folder), "--force"]
     report(f"greedy, {MEMBERS} members", line, repeats)
 

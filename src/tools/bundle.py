@@ -102,6 +102,10 @@ PIP = (
     "--platform manylinux2014_x86_64"
 )
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the zip
+INFER = (
+    "!PYTHON=python bash BUNDLE/run.sh infer --bundle BUNDLE --data DATA --work /kaggle/working "
+    "--minutes 60 --set data.on_error=skip"
+)
 README = """# {name}: a bundle for inference without network
 
 {what}
@@ -113,8 +117,7 @@ README = """# {name}: a bundle for inference without network
    only where wheels/ is there):
 
        !pip install --no-index --no-deps --find-links BUNDLE/wheels -r BUNDLE/packages.txt
-       !PYTHON=python bash BUNDLE/run.sh infer --bundle BUNDLE --data DATA --work /kaggle/working \\
-           --minutes 60 --set data.on_error=skip
+       {infer}
 
    BUNDLE and DATA are folders in /kaggle/input. --minutes M: test-time views, then networks, are
    skipped to be done within M minutes; without it all is done. data.on_error=skip: one bad file of
@@ -221,7 +224,7 @@ def fill(
             f"`{PIP} -d wheels -r packages.txt` adds the wheels of {listing(lacking)}, which "
             "Kaggle's image lacks; `./run.sh bundle` once more takes them into the zip."
         )
-    text = README.format(name=name, what=what, wheels=wheels)
+    text = README.format(name=name, what=what, wheels=wheels, infer=INFER)
     (folder / "README.md").write_text(text, encoding="utf-8")
     return about
 
@@ -305,7 +308,7 @@ def write_zip(folder: Path, target: Path) -> None:
                 shutil.copyfileobj(source, member, 2**20)
 
 
-# --------------------------------------------------------------------------------- what it depends on
+# ------------------------------------------------------------------------------- what it depends on
 
 
 def imported_packages(folder: Path, config: Config, paths: Paths) -> dict[str, str]:

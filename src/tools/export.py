@@ -1,7 +1,7 @@
 """export: a fold's network as ONNX, for those who serve it elsewhere.
 
 READS   models/<experiment>/fold<k>/last.pt or best.pt (the weights that predict uses), and some of
-        the fold's images to check the answer with
+        the train images to check the answer with
 WRITES  models/<experiment>/fold<k>/model.onnx
 
 Input   images (N,C,S,S) uint8: grey (C = 1) or RGB (C = 3) as prepare stores them, filtered and
@@ -32,7 +32,7 @@ from src.config.load import Config
 from src.core.console import InputError, StageError, duration, header, listing, say, short
 from src.core.disk import explained, replacing, system_error
 from src.core.paths import Paths
-from src.data.tables import how_to_mend_folds, open_store, read_folds, read_index
+from src.data.tables import open_store, read_index
 from src.parts import building, models
 from src.parts.fitted import FITTED
 from src.parts.network import Network
@@ -68,7 +68,7 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     for (one, k), target in zip(wanted, targets):
         started, which = time.time(), one.experiment.predict.checkpoint
         facts = {"fold": k, "weights": weights_used(one, paths, k)}
-        images = images_of(one, k, paths)
+        images = images_of(one, paths)
         with train_job(one, paths, k).lock.held():  # it lies in the fold's folder
             largest = export(one, paths.checkpoint(one.name, k, which), images, target, facts)
         say(
@@ -79,15 +79,11 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     return 0
 
 
-def images_of(config: Config, fold: int, paths: Paths) -> np.ndarray:
-    """A few of the fold's images, evenly over all of them."""
-    index, count = read_index(paths, "train"), max(BATCHES)
-    store = open_store(paths.images(config.experiment), len(index), config.experiment.image_size)
-    rows = np.flatnonzero(read_folds(paths, index["id"]) == fold)
-    if not len(rows):
-        what, where = f"fold {fold} has no images", short(paths.folds)
-        raise InputError(what, where, how_to_mend_folds(), code="fold_empty")
-    return np.stack([store[r] for r in np.resize(rows[:: max(1, len(rows) // count)], count)])
+def images_of(config: Config, paths: Paths) -> np.ndarray:
+    """A few of the train images, evenly over all of them."""
+    e, count = config.experiment, len(read_index(paths, "train"))
+    store = open_store(paths.images(e), count, e.image_size)
+    return np.stack([store[r] for r in np.linspace(0, count - 1, max(BATCHES)).astype(int)])
 
 
 def export(

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from src.config.load import Config
@@ -45,6 +46,7 @@ from src.core.disk import read_json, remove_folder, write_json
 from src.core.freshness import LIBRARIES, fingerprint, versions
 from src.core.locks import Lock
 from src.core.paths import Paths
+from src.core.settings import Experiment
 from src.data.dataset import Item
 from src.data.predictions import Predictions
 from src.data.problems import Problems
@@ -77,19 +79,40 @@ class Work:
     config: Config
     home: Paths  # the bundle: its files lie in it as in a working folder
     scratch: Paths
-    manifest: dict
     times: dict[str, dict[str, int]]  # 'mask', 'label' -> how often each member is counted
     items: list[Item]
-    sizes: list[tuple[int, int]]  # height, width
+    index: pd.DataFrame  # id, height and width of the items
     device: torch.device
+    clock: Callable[[], float]
+    pace: Pace
     done: list[NetworkRun] = field(default_factory=list)
-
-    @property
-    def ids(self) -> list[str]:
-        return [item.id for item in self.items]
 
     def part(self, run: NetworkRun) -> Path:
         return self.scratch.part(run.member, run.fold, "test")
+
+    def experiment(self, run: NetworkRun) -> Experiment:
+        return self.config.owner(run.member).experiment
+
+    def load(self, run: NetworkRun) -> Network:
+        """The weights are rounded already where predict did so."""
+        started, which = self.clock(), self.experiment(run).predict.checkpoint
+        checkpoint = self.home.checkpoint(run.member, run.fold, which)
+        net = load_network(self.config.owner(run.member), checkpoint, self.device)
+        self.pace.loading[run.member] = self.clock() - started
+        return net
+
+    def ask(self, run: NetworkRun, net: Network, count: int, advance=lambda n: None) -> Predictions:
+        """The predictions of one network for the first `count` test images."""
+        config, started = self.config.owner(run.member), self.clock()
+        images = np.load(self.scratch.images(config.experiment, "test"), mmap_mode="r")
+        predictions = predict_images(
+            net, config, images, self.index, np.arange(count), self.device, run.tta, advance
+        )
+        self.pace.measured[run.member] = (self.clock() - started) / count / len(run.tta)
+        return predictions
+
+    def cost(self, run: NetworkRun) -> float:
+        return self.pace.cost(run, len(self.items))
 
 
 def run(
@@ -129,24 +152,28 @@ def answer(
     experiments = [config.owner(run.member).experiment for run in runs]
     stores = {scratch.images(e, "test"): e for e in experiments}
     items, sizes = write_test_stores(items, stores, paths.data, competition, problems)
-    form = infer_form(sample, competition, [item.id for item in items], train_runs(home))
+    index = pd.DataFrame(sizes, columns=["height", "width"])
+    index["id"] = [item.id for item in items]
+    form = infer_form(sample, competition, [*index.id], train_runs(home))
     if form.missing_ids:
         warn(writer.describe_missing_images(form))
     device = pick_device(exact=True)
-    work = Work(config, home, scratch, manifest, times, items, sizes, device)
+    pace = Pace({member: about.get("pace") for member, about in manifest["networks"].items()})
+    work = Work(config, home, scratch, times, items, index, device, clock, pace)
     members = listing(dict.fromkeys(run.member for run in runs))
     say(f"  {len(runs)} networks of {members} on {len(items)} test images, {device}")
     if others := other_versions(manifest):
         warn(f"the bundle was made with {others}: the answers may differ in the last digits")
-    predict(work, runs, started + 60 * minutes if minutes else None, clock)
+    predict(work, runs, started + 60 * minutes if minutes else None)
     if skipped := describe_skipped(runs, work.done):
         warn(
             f"skipped to stay within --minutes: {skipped}. The decision was tuned with all of it, "
             "and is used as it is"
         )
-    predictions, decision = mix(work), Decision.load(home.decision(name))
+    predictions = mix(work, manifest.get("mask_size", 0))
+    decision = Decision.load(home.decision(name))
     target = paths.archive(name) if form.masks else paths.submission(name)
-    counts = writer.write(target, form, predictions, dict(zip(work.ids, sizes)), decision)
+    counts = writer.write(target, form, predictions, dict(zip(index.id, sizes)), decision)
     draw(work, predictions, decision, paths.submission(name).with_suffix(".png"))
     remove_folder(scratch.artifacts)
     for folder in (scratch.artifacts.parent, paths.artifacts):  # a notebook shows every folder
@@ -190,25 +217,20 @@ def list_runs(
     config: Config, times: dict[str, dict[str, int]], manifest: dict, home: Paths
 ) -> list[NetworkRun]:
     """Every network that counts, the heaviest members' first."""
-    weights: dict[str, dict[str, float]] = {}
-    for answer, counted in times.items():
+    weights: dict[str, float] = {}
+    for counted in times.values():
         for member, n in counted.items():
-            weights.setdefault(member, {})[answer] = n / sum(counted.values())
-    if lacking := [m for m in weights if m not in manifest["networks"]]:
+            weights[member] = weights.get(member, 0.0) + n / sum(counted.values())
+    if lacking := [member for member in weights if member not in manifest["networks"]]:
         what = f"the bundle has no networks of {listing(lacking)}"
         raise InputError(what, short(home.manifest), REMAKE, code="bundle_damaged")
-    heaviest_first = sorted(weights, key=lambda member: -sum(weights[member].values()))
-    return [
-        NetworkRun(
-            member,
-            fold,
-            tuple(config.owner(member).experiment.predict.tta),
-            rank,
-            frozenset(weights[member]),
-        )
-        for rank, member in enumerate(heaviest_first)
-        for fold in manifest["networks"][member]["folds"]
-    ]
+    runs = []
+    for rank, member in enumerate(sorted(weights, key=lambda member: -weights[member])):
+        tta = tuple(config.owner(member).experiment.predict.tta)
+        answers = frozenset(answer for answer, counted in times.items() if member in counted)
+        for fold in manifest["networks"][member]["folds"]:
+            runs.append(NetworkRun(member, fold, tta, rank, answers))
+    return runs
 
 
 def clear_scratch(
@@ -242,29 +264,25 @@ class Late(Exception):
     """A network that would not be done in time."""
 
 
-def predict(
-    work: Work, runs: list[NetworkRun], deadline: float | None, clock: Callable[[], float]
-) -> None:
+def predict(work: Work, runs: list[NetworkRun], deadline: float | None) -> None:
     """Predict with each network, as far as time allows; work.done says with which."""
     work.done += [run for run in runs if work.part(run).is_file()]
-    waiting = [run for run in runs if run not in work.done]
-    images, plan = len(work.items), ""
-    pace = Pace({name: about.get("pace") for name, about in work.manifest["networks"].items()})
+    waiting, images, plan = [run for run in runs if run not in work.done], len(work.items), ""
     if deadline:
         waiting.sort(key=lambda run: run.fold)  # a fold of every member first: so each is measured
-        deadline -= seconds_after(work, runs)
-        probe(work, waiting[0], pace, clock)
+        written = images * sum(2 * work.experiment(run).image_size ** 2 for run in runs)
+        deadline -= LAST_SECONDS + images * PER_IMAGE + written / BYTES_PER_SECOND
+        probe(work, waiting[0])
     with progress(len(waiting) * images, "infer") as bar:
         while waiting:
             todo = waiting
             if deadline:
-                left = deadline - clock()
-                todo = select_runs(waiting, work.done, lambda run: pace.cost(run, images), left)
+                left = deadline - work.clock()
+                todo = select_runs(waiting, work.done, work.cost, left)
                 if not todo:
                     break
-                needed = sum(pace.cost(run, images) for run in todo)
                 plan = announce(todo, waiting, left, plan)
-                if not work.done and needed > left:
+                if not work.done and sum(map(work.cost, todo)) > left:
                     titles = listing(run.title for run in todo)
                     warn(f"that is too short even for {titles} with one view; it is done anyway")
             run = todo[0]
@@ -273,25 +291,14 @@ def predict(
 
             def advance(count: int, may_stop: bool = spare) -> None:
                 bar.update(count)
-                if deadline and may_stop and clock() > deadline:
+                if deadline and may_stop and work.clock() > deadline:
                     raise Late
 
-            net = load(work, run, pace, clock)
-            started = clock()
             try:
-                ask(work, run, net, advance).save(work.part(run))
+                work.ask(run, work.load(run), images, advance).save(work.part(run))
+                work.done.append(run)
             except Late:
                 warn(f"{run.title} exceeded its time estimate and was stopped")
-                continue
-            pace.measured[run.member] = (clock() - started) / images / len(run.tta)
-            work.done.append(run)
-
-
-def seconds_after(work: Work, runs: list[NetworkRun]) -> float:
-    """What remains to be done after the networks."""
-    sides = [work.config.owner(run.member).experiment.image_size for run in runs]
-    written = len(work.items) * sum(2 * side**2 for side in sides)
-    return LAST_SECONDS + len(work.items) * PER_IMAGE + written / BYTES_PER_SECOND
 
 
 def announce(todo: list[NetworkRun], waiting: list[NetworkRun], left: float, before: str) -> str:
@@ -307,45 +314,19 @@ def announce(todo: list[NetworkRun], waiting: list[NetworkRun], left: float, bef
     return plan
 
 
-def load(work: Work, run: NetworkRun, pace: Pace, clock: Callable[[], float]) -> Network:
-    """The weights are rounded already where predict did so."""
-    started, config = clock(), work.config.owner(run.member)
-    which = config.experiment.predict.checkpoint
-    net = load_network(config, work.home.checkpoint(run.member, run.fold, which), work.device)
-    pace.loading[run.member] = clock() - started
-    return net
-
-
-def ask(
-    work: Work,
-    run: NetworkRun,
-    net: Network,
-    advance: Callable[[int], None] = lambda n: None,
-    count: int | None = None,
-) -> Predictions:
-    """The predictions of one network for all test images, or for the first `count`."""
-    config, ids = work.config.owner(run.member), work.ids[:count]
-    images = np.load(work.scratch.images(config.experiment, "test"), mmap_mode="r")
-    rows, sizes = np.arange(len(ids)), work.sizes[:count]
-    return predict_images(net, config, images, rows, ids, sizes, work.device, run.tta, advance)
-
-
-def probe(work: Work, run: NetworkRun, pace: Pace, clock: Callable[[], float]) -> None:
+def probe(work: Work, run: NetworkRun) -> None:
     """Measure one view of a few images. Twice, since the first time is slower: it imports what it
     needs."""
-    size = work.config.owner(run.member).experiment.predict_batch_size
-    count = min(len(work.items), size if work.device.type == "cuda" else PROBED)
+    on_gpu, count = work.device.type == "cuda", len(work.items)
+    count = min(count, work.experiment(run).predict_batch_size if on_gpu else PROBED)
     for _ in range(2):
-        net = load(work, run, pace, clock)
-        started = clock()
-        ask(work, replace(run, tta=run.tta[:1]), net, count=count)
-        pace.measured[run.member] = (clock() - started) / count
+        work.ask(replace(run, tta=run.tta[:1]), work.load(run), count)
 
 
 # -------------------------------------------------------------------------------------- the answers
 
 
-def mix(work: Work) -> Predictions:
+def mix(work: Work, mask_size: int) -> Predictions:
     """The mean of each member's folds, and of the members by their weights: of those predicted."""
     classes = work.config.competition.data.classes
     files: dict[str, list[Path]] = {}
@@ -354,7 +335,7 @@ def mix(work: Work) -> Predictions:
     members = {member: mean_of_folds(parts, classes) for member, parts in files.items()}
     # as large as all members together had it, those too that are skipped here
     with_mask = [m for m in members.values() if m.mask is not None]
-    greedy.same_size(with_mask, work.manifest.get("mask_size", 0))
+    greedy.same_size(with_mask, mask_size)
     mixed: dict[str, np.ndarray | None] = {"mask": None, "label": None}
     for answer, times in work.times.items():
         used = [member for member in times if member in members]
@@ -363,7 +344,7 @@ def mix(work: Work) -> Predictions:
             mixed[answer] = greedy.mix(
                 [members[member] for member in used], [mixture] * len(work.items), answer
             )
-    return Predictions(np.array(work.ids), mixed["mask"], mixed["label"], classes)
+    return Predictions(work.index.id.to_numpy(), mixed["mask"], mixed["label"], classes)
 
 
 def draw(work: Work, predictions: Predictions, decision: Decision, target: Path) -> None:
@@ -371,7 +352,8 @@ def draw(work: Work, predictions: Predictions, decision: Decision, target: Path)
     shown, competition = [], work.config.competition
     for i in np.unique(np.linspace(0, len(work.items) - 1, SHOWN).round().astype(int)):
         item, classes = work.items[i], competition.classes
-        mask, label = apply(decision, predictions, i, work.sizes[i], classes)
+        size = tuple(map(int, work.index.loc[i, ["height", "width"]]))
+        mask, label = apply(decision, predictions, i, size, classes)
         caption = item.id[:40]
         if label is not None:
             caption += f"\n{classes.names[label]} {predictions.label[i, label]:.2f}"

@@ -3,17 +3,14 @@ validation, predict, infer and bench share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from src.core.console import StageError
-from src.core.device import autocast, out_of_memory
-from src.data.images import restore
+from src.core.device import autocast
 from src.data.predictions import Predictions
 from src.training.batches import to_tensor
 
@@ -30,8 +27,8 @@ def predict_proba(
     advance: Callable[[int], None] = lambda n: None,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """images (N,S,S[,3]) uint8, memory-mapped -> mask probabilities (len(rows),S,S) float16 and
-    class probabilities (len(rows),C) float32, averaged over `tta`, a list of parts.tta.View; None for
-    an answer that the network does not give. `advance` gets the number of images just finished."""
+    class probabilities (len(rows),C) float32, averaged over the views of `tta` (parts/tta.py); None
+    for an answer that the network does not give. `advance` gets the number of images finished."""
     was_training = net.training
     net.eval()
     gpu = device.type == "cuda"
@@ -78,37 +75,6 @@ def mean_over_tta(
             sums["label"] = sums.get("label", 0) + torch.softmax(output["label"].float(), 1)
     formats = {"mask": torch.float16, "label": torch.float32}
     return {name: (total / len(tta)).to(formats[name]) for name, total in sums.items()}
-
-
-@contextmanager
-def explain_out_of_memory(batch_size: int, image_size: int) -> Iterator[None]:
-    """Around `predict_proba`: out of memory becomes a StageError that names the setting."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if out_of_memory(error):
-            raise StageError(
-                f"out of memory at {batch_size} images of {image_size} px. --set "
-                f"predict.batch_size={max(1, batch_size // 4)} takes a quarter of it",
-                code="out_of_memory",
-            ) from error
-        raise
-
-
-def to_predictions(
-    mask: np.ndarray | None,
-    label: np.ndarray | None,
-    ids: Sequence[str],
-    sizes: Sequence[tuple[int, int]],
-    resize: str,
-    classes: list[str],
-) -> Predictions:
-    """What `predict_proba` gave for these images of these sizes (height, width), with each mask
-    over the image as it was before letterboxing."""
-    if resize == "letterbox" and mask is not None:
-        restored = [restore(m, h, w, "letterbox") for m, (h, w) in zip(mask, sizes, strict=True)]
-        mask = np.stack(restored).astype(np.float16)
-    return Predictions(np.asarray(ids), mask, label, classes)
 
 
 def mean_of_folds(files: list[Path], classes: list[str]) -> Predictions:

@@ -139,12 +139,12 @@ class Loop:
                 torch._foreach_copy_(*map(list, zip(*self.counters)))
 
     def add(self, name: str, value: torch.Tensor) -> None:
-        self.sums[name] = self.sums[name] + value if name in self.sums else value.float()
+        self.sums[name] = self.sums.get(name, 0) + value.float()
 
     def is_finite(self) -> bool:
         """Whether every weight and statistic of the network is a finite number."""
         values = self.net.state_dict().values()
-        return all(bool(torch.isfinite(v).all()) for v in values if v.is_floating_point())
+        return all(torch.isfinite(v).all() for v in values if v.is_floating_point())
 
 
 # the share of the learning rate at a share t of the steps after the warm-up

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from src.core.console import duration, say
@@ -67,7 +67,7 @@ class Clock:
 
 
 class RunLog:
-    """log.csv and curves.png of a fold."""
+    """log.csv and, for a network that learns epoch by epoch, curves.png of a fold."""
 
     def __init__(self, log: Path, curves: Path):
         self.log, self.curves, self.drawn = log, curves, 0.0
@@ -76,19 +76,12 @@ class RunLog:
         """`final`: draw the curves, too, however short ago that was done."""
         if not history:
             return
-        write_log(self.log, history)
-        if final or time.time() - self.drawn >= REDRAWN:
+        table = pd.DataFrame(history).reindex(columns=COLUMNS)
+        with replacing(self.log) as file:
+            table.to_csv(file, index=False, float_format="%.6g", lineterminator="\r\n")
+        if "loss" in history[0] and (final or time.time() - self.drawn >= REDRAWN):
             self.drawn = time.time()
             draw_curves(self.curves, history)
-
-
-def write_log(path: Path, history: list[dict]) -> None:
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
-        table.writeheader()
-        for row in history:
-            shown = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
-            table.writerow(shown)
 
 
 def epoch_line(row: dict, epochs: int, better: bool) -> str:
