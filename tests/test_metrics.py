@@ -373,9 +373,7 @@ def test_masks_are_compared_at_the_image_size_and_not_at_the_predictions():
     prob = np.zeros((1, 2, 2), dtype=np.float16)
     prob[0, 0] = 1
     one = Predictions(["a"], prob, None, ["benign", "malignant", "normal"])
-    found = score_predictions(
-        one, np.array([0]), [truth], Competition(score={"dice": 1.0}), Decision()
-    )
+    found = score_predictions(one, np.array([0]), [truth], Competition(score={"dice": 1.0}))
     assert (
         found["per_image"]["true_area"][0] == 1600
         and found["dice"] == 1
