@@ -19,8 +19,7 @@ from src.pipeline import inputs
 from src.pipeline.inputs import has_test, index_ids, sample_of
 from src.pipeline.records import read_runs
 from src.submission.form import Form
-from src.submission.infer_form import infer_form
-from src.submission.preview import preview_form
+from src.submission.infer_form import infer_form, preview_form
 
 # a study runs all but the last for each of its cells, and then makes its table
 STAGES = ["prepare", "split", "train", "predict", "ensemble", "evaluate", "submit"]
