@@ -1,8 +1,9 @@
-"""Contests in miniature, for the tests of what is handed in: worlds (data folder, competition.yaml, predictions, decision), and decoders of their own.
+"""Contests in miniature, for the tests of what is handed in: worlds (data folder, competition.yaml,
+predictions, decision), and decoders of their own.
 
-No decoder shares a line with src/: each is a plain loop over pixels, written from what the contest's page says of its format, and as strict as Kaggle's
-metric is (pairs of whole numbers, sorted, in bounds, no pixel twice).
-"""
+No decoder shares a line with src/: each is a plain loop over pixels, written from what the
+contest's page says of its format, and as strict as Kaggle's metric is (pairs of whole numbers,
+sorted, in bounds, no pixel twice)."""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ def one_size(height: int, width: int) -> list[tuple[int, int]]:
     return [(height, width)] * len(STEMS)
 
 
-# ------------------------------------------------------------------------------------------------------------------------------- decoders
+# ----------------------------------------------------------------------------------------- decoders
 
 
 def pairs(text: str) -> list[tuple[int, int]]:
@@ -68,8 +69,9 @@ def pairs(text: str) -> list[tuple[int, int]]:
 
 
 def kaggle(text: str, height: int, width: int) -> np.ndarray:
-    """Severstal, TGS, nerves, HuBMAP, Airbus, contrails, in the same words: "The pixels are one-indexed and numbered from top to bottom, then left to right:
-    1 is pixel (1,1), 2 is pixel (2,1), etc."; "1 3" are the pixels 1, 2, 3; sorted, positive, no pixel twice."""
+    """Severstal, TGS, nerves, HuBMAP, Airbus, contrails, in the same words: "The pixels are
+    one-indexed and numbered from top to bottom, then left to right: 1 is pixel (1,1), 2 is pixel
+    (2,1), etc."; "1 3" are the pixels 1, 2, 3; sorted, positive, no pixel twice."""
     mask, last = np.zeros((height, width), bool), 0
     for start, length in pairs(text):
         assert start > last and length > 0, f"run {start} {length} after pixel {last}"
@@ -81,7 +83,8 @@ def kaggle(text: str, height: int, width: int) -> np.ndarray:
 
 
 def madison(text: str, height: int, width: int) -> np.ndarray:
-    """UW-Madison: from 1 like the others, but its masks are numbered left to right, then top to bottom, whatever its page says."""
+    """UW-Madison: from 1 like the others, but its masks are numbered left to right, then top to
+    bottom, whatever its page says."""
     mask, last = np.zeros((height, width), bool), 0
     for start, length in pairs(text):
         assert start > last and length > 0, f"run {start} {length} after pixel {last}"
@@ -92,8 +95,9 @@ def madison(text: str, height: int, width: int) -> np.ndarray:
 
 
 def pneumothorax(text: str, height: int, width: int) -> np.ndarray:
-    """SIIM-ACR: "a relative form of RLE (pixel locations are measured from the end of the previous run)"; the first counts from 0; its mask is read in
-    columns (rle2mask fills width×height, and what it fills is turned about the diagonal)."""
+    """SIIM-ACR: "a relative form of RLE (pixel locations are measured from the end of the previous
+    run)"; the first counts from 0; its mask is read in columns (rle2mask fills width×height, and
+    what it fills is turned about the diagonal)."""
     mask, position = np.zeros((width, height), bool), 0
     for skipped, length in pairs(text):
         position += skipped
@@ -125,8 +129,9 @@ def painted(
 
 
 def written(mask: np.ndarray, order: str = "column", first: int = 1, relative: bool = False) -> str:
-    """The runs of a mask in any of the eight ways, '' for none: what makes training tables. Relative starts count from the end of the run before, the first
-    one from the beginning of the image, which is number `first`."""
+    """The runs of a mask in any of the eight ways, '' for none: what makes training tables.
+    Relative starts count from the end of the run before, the first one from the beginning of the
+    image, which is number `first`."""
     pixels = [bool(p) for line in (mask.T if order == "column" else mask) for p in line]
     words, begin, end = [], None, None
     for number, lesion in enumerate([*pixels, False]):
@@ -162,7 +167,7 @@ def bounds(part: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-# --------------------------------------------------------------------------------------------------------------------------------- worlds
+# ------------------------------------------------------------------------------------------- worlds
 
 
 @dataclass
@@ -175,7 +180,8 @@ class World:
     decision: Decision
 
     def meant(self, stem: str, size: tuple[int, int] | None = None) -> tuple[np.ndarray, str]:
-        """The mask (of the image's own size, or of this one) and the class that the decision makes of the predictions."""
+        """The mask (of the image's own size, or of this one) and the class that the decision makes
+        of the predictions."""
         one, data = self.predictions.select([stem]), self.config.competition.data
         mask, label = apply(
             self.decision,
@@ -234,8 +240,10 @@ def world(
     prepared: bool = True,
     **submission,
 ) -> World:
-    """Data, configs, predictions and decision below `home`, prepared. The sample is a text, or lines in which {id} stands for each stem, after its header.
-    none: the class without a lesion. table: arguments of `training_table`; else the train images lie in folders, a class each. submission: what the YAML sets."""
+    """Data, configs, predictions and decision below `home`, prepared. The sample is a text, or
+    lines in which {id} stands for each stem, after its header. none: the class without a lesion.
+    table: arguments of `training_table`; else the train images lie in folders, a class each.
+    submission: what the YAML sets."""
     sizes = dict(zip(stems, sizes, strict=True))
     paths = Paths(home / "work", home / "data")
     about = {"classes": classes, "empty_class": none}
@@ -314,9 +322,11 @@ def training_table(
     names: tuple[str, str, str] = ("ImageId", "Class", "EncodedPixels"),
     token: str = "",
 ) -> dict:
-    """A folder of train images, and a table with their masks as run lengths; returns what the YAML must say of it. The masks touch all edges, the first
-    pixel and the last one. names: of the columns, '' for one that there is not. counted: the size that masks are counted at, where it is not the image's.
-    visible: lesions are brighter than what is around. token: what stands for no runs."""
+    """A folder of train images, and a table with their masks as run lengths; returns what the YAML
+    must say of it. The masks touch all edges, the first pixel and the last one. names: of the
+    columns, '' for one that there is not. counted: the size that masks are counted at, where it is
+    not the image's. visible: lesions are brighter than what is around. token: what stands for no
+    runs."""
     masks = masks or [outline(size, number) for number, size in enumerate(sizes)]
     lines, lesion = [], [c for c in classes if c != none]
     for number, mask in enumerate(
@@ -349,7 +359,7 @@ def training_table(
     }
 
 
-# ------------------------------------------------------------------------------------------------------------------------ images and masks
+# --------------------------------------------------------------------------------- images and masks
 
 
 def ellipse(size: tuple[int, int], y: float, x: float, high: float, wide: float) -> np.ndarray:
@@ -360,31 +370,52 @@ def ellipse(size: tuple[int, int], y: float, x: float, high: float, wide: float)
     ) ** 2 / wide**2 <= 1
 
 
+OUTLINES = [
+    (0.3, 0.65, 0.15, 0.2),
+    (0, 0, 0.3, 0.2),
+    (1, 1, 0.2, 0.3),
+    (0, 0.7, 0.2, 0.2),
+    (1, 0.3, 0.25, 0.15),
+    (0.2, 0.6, 0.1, 0.25),
+    (0.6, 0, 0.2, 0.3),
+    (0.3, 1, 0.2, 0.2),
+    (0.25, 0.7, 0.12, 0.2),
+]
+
+
 def outline(size: tuple[int, int], number: int) -> np.ndarray:
     """Nine kinds of masks (H,W): in the middle, at each edge and corner, of two parts."""
-    y, x, high, wide = [(0.3, 0.65, 0.15, 0.2), (0, 0, 0.3, 0.2), (1, 1, 0.2, 0.3), (0, 0.7, 0.2, 0.2), (1, 0.3, 0.25, 0.15), (0.2, 0.6, 0.1, 0.25),
-                        (0.6, 0, 0.2, 0.3), (0.3, 1, 0.2, 0.2), (0.25, 0.7, 0.12, 0.2)][number % 9]  # fmt: skip
-    return ellipse(size, y, x, high, wide) | (
-        ellipse(size, 0.8, 0.15, 0.1, 0.1) if number in (0, 5) else False
-    )
+    mask = ellipse(size, *OUTLINES[number % 9])
+    return mask | ellipse(size, 0.8, 0.15, 0.1, 0.1) if number in (0, 5) else mask
 
 
 def lesions() -> np.ndarray:
-    """Nine probability maps (9,S,S) float16: a blob, one in the first corner, two parts, none, full columns, full rows, the last corner, three parts of which
-    one touches the edge, and everything."""
+    """Nine probability maps (9,S,S) float16: a blob, one in the first corner, two parts, none, full
+    columns, full rows, the last corner, three parts of which one touches the edge, and
+    everything."""
     y, x = np.mgrid[:S, :S]
 
     def blob(row: float, column: float, high: float, wide: float) -> np.ndarray:
         return np.clip(1.4 - ((y - row) / high) ** 2 - ((x - column) / wide) ** 2, 0, 1)
 
     none = np.zeros((S, S))
-    maps = [blob(12, 19, 6, 4), blob(0, 0, 9, 6), np.maximum(blob(8, 8, 4, 5), blob(23, 22, 5, 3)), none, none + (abs(x - 13) < 2), none + (abs(y - 20) < 2),
-            blob(31, 31, 8, 6), np.maximum.reduce([blob(6, 6, 3, 3), blob(24, 9, 4, 4), blob(14, 31, 5, 4)]), none + 1]  # fmt: skip
+    maps = [
+        blob(12, 19, 6, 4),
+        blob(0, 0, 9, 6),
+        np.maximum(blob(8, 8, 4, 5), blob(23, 22, 5, 3)),
+        none,
+        none + (abs(x - 13) < 2),
+        none + (abs(y - 20) < 2),
+        blob(31, 31, 8, 6),
+        np.maximum.reduce([blob(6, 6, 3, 3), blob(24, 9, 4, 4), blob(14, 31, 5, 4)]),
+        none + 1,
+    ]
     return np.stack(maps).astype(np.float16)
 
 
 def opinions(images: int, classes: int) -> np.ndarray:
-    """Class probabilities (N,C) float32: every class is the first of some image, also of some whose mask says otherwise; no two of an image are equal."""
+    """Class probabilities (N,C) float32: every class is the first of some image, also of some whose
+    mask says otherwise; no two of an image are equal."""
     raw = np.array(
         [
             [

@@ -1,4 +1,5 @@
-"""What the stand-in for Kaggle (kaggle_server.py) answers: one method for each request that the `kaggle` package 2.2.4 makes, by the request's own name."""
+"""What the stand-in for Kaggle (kaggle_server.py) answers: one method for each request that the
+`kaggle` package 2.2.4 makes, by the request's own name."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ RULES = "You must accept this competition's rules before you'll be able to downl
 
 @dataclass
 class Files:
-    """A contest's or a data set's files. `archive`: the bytes of "download all" where they are not simply a zip of the files."""
+    """A contest's or a data set's files. `archive`: the bytes of "download all" where they are not
+    simply a zip of the files."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     archive: bytes | None = None
@@ -55,7 +57,8 @@ class Refused(Exception):
 
 
 class Endpoints:
-    """A request's JSON in, the answer's JSON (or, as text, the address to be redirected to) out; Refused is an answer too."""
+    """A request's JSON in, the answer's JSON (or, as text, the address to be redirected to) out;
+    Refused is an answer too."""
 
     kaggle: KaggleServer
 
@@ -135,7 +138,8 @@ class Endpoints:
         if used_today(c) >= c.daily:
             raise Refused(
                 400,
-                f"Submission not allowed: Your team has used its daily Submission allowance ({c.daily}) today, please try again tomorrow UTC.",
+                "Submission not allowed: Your team has used its daily Submission allowance "
+                f"({c.daily}) today, please try again tomorrow UTC.",
             )
         data, ref = bytes(self.kaggle.blobs.get(token, b"")), 41000000 + len(c.submissions)
         if not c.lost:

@@ -1,9 +1,11 @@
-"""A stand-in for Kaggle on this machine: it speaks the protocol of the `kaggle` package (2.2.4), and breaks off, slows down or refuses where a test asks for it.
+"""A stand-in for Kaggle on this machine: it speaks the protocol of the `kaggle` package (2.2.4),
+and breaks off, slows down or refuses where a test asks for it.
 
-The package is pointed at it by the environment (`environment`): KAGGLE_API_ENVIRONMENT=LOCALHOST makes it call http://localhost/api/v1/<service>/<request> (POST,
-JSON), and http_proxy brings every such call here, and those of the redirects to http://storage.test (GET with Range) and http://upload.test (PUT, resumable) too.
-Nothing reaches a real network: https is proxied here as well, and refused.
-"""
+The package is pointed at it by the environment (`environment`): KAGGLE_API_ENVIRONMENT=LOCALHOST
+makes it call http://localhost/api/v1/<service>/<request> (POST, JSON), and http_proxy brings every
+such call here, and those of the redirects to http://storage.test (GET with Range) and
+http://upload.test (PUT, resumable) too. Nothing reaches a real network: https is proxied here as
+well, and refused."""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ import json
 import re
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -97,7 +100,8 @@ class Quiet(ThreadingHTTPServer):
 
 
 class KaggleServer:
-    """As a context manager. `add`, `add_dataset` and `fault` say what there is and what goes wrong; `seen` holds every request."""
+    """As a context manager. `add`, `add_dataset` and `fault` say what there is and what goes wrong;
+    `seen` holds every request."""
 
     def __init__(self) -> None:
         self.contests: dict[str, Contest] = {}
@@ -126,7 +130,8 @@ class KaggleServer:
         return f"http://127.0.0.1:{self.http.server_address[1]}"
 
     def environment(self, home: object, how: str = "key") -> dict[str, str]:
-        """The variables that lead the package here; `how` it signs in: key, token or none. CLEARED are to be removed first."""
+        """The variables that lead the package here; `how` it signs in: key, token or none. CLEARED
+        are to be removed first."""
         signed = {
             "key": {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY},
             "token": {"KAGGLE_API_TOKEN": TOKEN},
@@ -148,8 +153,10 @@ class KaggleServer:
         return self.datasets[name]
 
     def fault(self, endpoint: str, status: int | None = None, **what) -> Fault:
-        """`endpoint`: a request's name (GetCompetition, ListDataFiles, DownloadDataFiles, DownloadDataset, StartSubmissionUpload, CreateSubmission,
-        ListSubmissions, GetSubmissionLimits, IntrospectToken, …), Storage (the files' bytes) or Upload. Faults of one endpoint follow each other."""
+        """`endpoint`: a request's name (GetCompetition, ListDataFiles, DownloadDataFiles,
+        DownloadDataset, StartSubmissionUpload, CreateSubmission, ListSubmissions,
+        GetSubmissionLimits, IntrospectToken, …), Storage (the files' bytes) or Upload. Faults of
+        one endpoint follow each other."""
         self.faults.setdefault(endpoint, []).append(Fault(status, **what))
         return self.faults[endpoint][-1]
 
@@ -258,7 +265,7 @@ class Handler(Endpoints, BaseHTTPRequestHandler):
             length -= len(piece)
         self.answer(self.fault.status or 200, b"{}")
 
-    # ------------------------------------------------------------------------------------------------------------- answering
+    # ------------------------------------------------------------------------------ answering
 
     def begin(self, endpoint: str, body: dict | None = None) -> None:
         headers = {
@@ -299,10 +306,8 @@ class Handler(Endpoints, BaseHTTPRequestHandler):
 
     def hang_up(self) -> None:
         self.close_connection = True
-        try:
+        with suppress(OSError):
             self.connection.shutdown(2)
-        except OSError:
-            pass
 
 
 def ago(**how: float) -> datetime:
@@ -311,7 +316,8 @@ def ago(**how: float) -> datetime:
 
 
 def enter(monkeypatch, server: KaggleServer, home: object, how: str = "key") -> None:
-    """Point the package at the server, in this process: nothing of the machine's own credentials is ever looked at."""
+    """Point the package at the server, in this process: nothing of the machine's own credentials is
+    ever looked at."""
     for name in CLEARED:
         monkeypatch.delenv(name, raising=False)
     for name, value in server.environment(home, how).items():
@@ -320,7 +326,8 @@ def enter(monkeypatch, server: KaggleServer, home: object, how: str = "key") -> 
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """A running server, and an environment in which the `kaggle` package signs in there with a key."""
+    """A running server, and an environment in which the `kaggle` package signs in there with a
+    key."""
     with KaggleServer() as running:
         (home := tmp_path / "home").mkdir()
         enter(monkeypatch, running, home)

@@ -1,4 +1,5 @@
-"""Unpacking: everything arrives, nothing lands outside of the folder, nothing beyond the bound, nothing half-written."""
+"""Unpacking: everything arrives, nothing lands outside of the folder, nothing beyond the bound,
+nothing half-written."""
 
 import io
 import stat
@@ -133,11 +134,9 @@ def test_a_link_in_the_folder_is_not_followed_out_of_it(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / "out" / "y.txt").symlink_to(tmp_path / "mine.txt")
     unpack(file, tmp_path / "out", 10**6)
-    assert (
-        (tmp_path / "mine.txt").read_text() == "mine"
-        and (tmp_path / "out" / "y.txt").read_text() == "new"
-        and not (tmp_path / "out" / "y.txt").is_symlink()
-    )
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "out" / "y.txt").read_text() == "new"
+    assert not (tmp_path / "out" / "y.txt").is_symlink()
 
 
 def test_a_file_where_a_folder_should_be(tmp_path):
@@ -155,11 +154,9 @@ def test_what_is_there_is_left_as_it_is(tmp_path):
     (tmp_path / "out" / "changed").write_bytes(b"12346")
     before, ticks = (tmp_path / "out" / "same").stat().st_mtime_ns, []
     done = unpack(file, tmp_path / "out", 10**6, ticks.append)
-    assert (
-        done.new == 2
-        and below(tmp_path / "out") == {"same": b"12345", "changed": b"12345", "new/one": b"1"}
-        and sum(ticks) == 11
-    )
+    assert done.new == 2
+    assert below(tmp_path / "out") == {"same": b"12345", "changed": b"12345", "new/one": b"1"}
+    assert sum(ticks) == 11
     assert (tmp_path / "out" / "same").stat().st_mtime_ns == before
     assert done.files == {
         name: FileRecord.of(tmp_path / "out" / name) for name in below(tmp_path / "out")
@@ -209,11 +206,9 @@ def test_zips_in_the_zip(tmp_path):
         "broken.zip": b"no zip",
         "sample_submission.zip": inner["sample_submission.zip"],
     }
-    assert (
-        below(tmp_path / "out") == expected
-        and set(done.files) == set(expected)
-        and done.new == len(expected)
-    )
+    assert below(tmp_path / "out") == expected
+    assert set(done.files) == set(expected)
+    assert done.new == len(expected)
     assert set(done.opened) == {
         "train.zip",
         "test.zip",

@@ -1,4 +1,5 @@
-"""A whole contest as the README has it, five commands in an empty folder, against the stand-in for Kaggle."""
+"""A whole contest as the README has it, five commands in an empty folder, against the stand-in for
+Kaggle."""
 
 from __future__ import annotations
 
@@ -87,18 +88,14 @@ def test_five_commands_from_an_empty_folder_to_the_leaderboard(clone, demo, tmp_
         assert f"{public:.4f}" in said
         table = run("submissions")
         assert "two folds" in table and f"{public:.4f}" in table
-        [row] = csv.DictReader(open(clone / "submissions" / "log.csv", newline=""))
-        assert (
-            row["status"] == "complete"
-            and float(row["public"]) == public
-            and float(row["private"]) == private
-            and row["competition"] == SLUG
-        )
-        assert (
-            row["sha256"] == hashlib.sha256(sent).hexdigest()
-            and 0 < float(row["cv"]) < 1
-            and row["message"] == "two folds"
-        )
+        [row] = csv.DictReader((clone / "submissions" / "log.csv").read_text().splitlines())
+        assert row["status"] == "complete"
+        assert float(row["public"]) == public
+        assert float(row["private"]) == private
+        assert row["competition"] == SLUG
+        assert row["sha256"] == hashlib.sha256(sent).hexdigest()
+        assert 0 < float(row["cv"]) < 1
+        assert row["message"] == "two folds"
         assert (clone / "submissions" / "log.png").stat().st_size > 5000
         again = subprocess.run(
             ["./run.sh", "submit", *config, "--send", "--yes"],

@@ -1,4 +1,5 @@
-"""A submission that is damaged in one place, and a sample that does not go with the files: every one is refused by an error that names the ids and the fault."""
+"""A submission that is damaged in one place, and a sample that does not go with the files: every
+one is refused by an error that names the ids and the fault."""
 
 import io
 import re
@@ -7,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import refused
-from dialects import one_size, world
+from dialects import world
 from PIL import Image
 
 from src.core.console import InputError
@@ -16,44 +17,35 @@ from src.stages import prepare
 from src.submission import writer
 
 FULL, OTHER = 2, 5  # numbers of images with a mask: of two parts, of whole rows
-WORLDS = {  # name: arguments of world(), how a line of the image begins, the delimiter
+WORLDS = {  # name: arguments of world(), how a line of the image begins
     "pneumothorax": (
-        dict(
-            sample="ImageId,EncodedPixels\n{id},-1\n",
-            classes=["pneumothorax", "none"],
-            none="none",
-            first_pixel=0,
-            relative_starts=True,
-        ),
+        {
+            "sample": "ImageId,EncodedPixels\n{id},-1\n",
+            "classes": ["pneumothorax", "none"],
+            "none": "none",
+            "first_pixel": 0,
+            "relative_starts": True,
+        },
         "{id}",
     ),
     "steel": (
-        dict(
-            sample="ImageId_ClassId,EncodedPixels\n{id}.png_1,\n{id}.png_2,\n",
-            classes=["1", "2", "none"],
-            none="none",
-        ),
+        {
+            "sample": "ImageId_ClassId,EncodedPixels\n{id}.png_1,\n{id}.png_2,\n",
+            "classes": ["1", "2", "none"],
+            "none": "none",
+        },
         "{id}.png_{class}",
     ),
     "bowel": (
-        dict(
-            sample="id,class,predicted\n{id},large,\n{id},small,\n",
-            classes=["large", "small", "none"],
-            none="none",
-            order="row",
-        ),
+        {
+            "sample": "id,class,predicted\n{id},large,\n{id},small,\n",
+            "classes": ["large", "small", "none"],
+            "none": "none",
+            "order": "row",
+        },
         "{id},{class}",
     ),
-    "contrails": (
-        dict(
-            sample="record_id,encoded_pixels\n{id},-\n",
-            classes=["contrail", "none"],
-            none="none",
-            sizes=one_size(64, 64),
-        ),
-        "{id}",
-    ),
-    "breast": (dict(sample="id;label;rle\n{id};normal;-1\n"), "{id}"),
+    "breast": ({"sample": "id;label;rle\n{id};normal;-1\n"}, "{id}"),
 }
 
 
@@ -132,7 +124,7 @@ def test_a_submission_damaged_in_one_place(submitted, name, kind):
     writer.recheck(form_of(w.config, w.paths), w.config, w.paths)
 
 
-CELLS = [  # what stands in the cell of an image's mask, and what is said of it: the name, and a word
+CELLS = [  # what stands in the cell of an image's mask, the error, and a word of it
     ("10 5 12 4", "bad_runs", "overlap"),
     ("20 5 10 5", "bad_runs", "sorted"),
     ("10 5 20", "bad_runs", "pairs"),
@@ -241,9 +233,16 @@ def test_probabilities_that_are_none(submitted, cell, fault):
 
 @pytest.mark.parametrize(
     ("by", "fault"),
-    [(r"\1 0.5", "bad_boxes"), (r"0.5 5 5 5000 9", "bad_boxes"), (r"0.5 9 5 5 9", "bad_boxes"), (r"2 0 0 5 5", "bad_boxes"),
-     (r"0.5 a b c d", "bad_boxes"), (r"", "not_as_decided"), (r"\1 \1", "not_as_decided")],
-)  # fmt: skip
+    [
+        (r"\1 0.5", "bad_boxes"),
+        ("0.5 5 5 5000 9", "bad_boxes"),
+        ("0.5 9 5 5 9", "bad_boxes"),
+        ("2 0 0 5 5", "bad_boxes"),
+        ("0.5 a b c d", "bad_boxes"),
+        ("", "not_as_decided"),
+        (r"\1 \1", "not_as_decided"),
+    ],
+)
 def test_boxes_that_are_none(submitted, by, fault):
     w, whole = submitted(
         "boxes", sample="patientId,PredictionString\n{id},\n", boxes="PredictionString"
@@ -289,7 +288,7 @@ def test_a_zip_of_masks_damaged_in_one_place(submitted):
     writer.recheck(form_of(w.config, w.paths), w.config, w.paths)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the sample and the files
+# ------------------------------------------------------------------------- the sample and the files
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -305,7 +304,8 @@ def test_a_sample_that_is_short_of_images(tmp_path, name):
     )
     with refused("data_test_only") as error:
         prepare.run(None, w.config, w.paths)
-    assert all(f"{stem}.png" in str(error.value) for stem in absent) and not any(
+    assert all(f"{stem}.png" in str(error.value) for stem in absent)
+    assert not any(
         re.search(rf"\b{stem}\b", str(error.value)) for stem in w.ids if stem not in absent
     )
 
@@ -326,11 +326,8 @@ def test_a_sample_that_was_replaced_since_prepare(tmp_path, capsys):
     sample.write_text(
         "\n".join(line for line in whole.splitlines() if not line.startswith(w.ids[2] + ";")) + "\n"
     )
-    assert (
-        len(w.table(";")) == len(w.ids) - 1
-        and f"not in the sample, and so not in the submission: {w.ids[2]}"
-        in capsys.readouterr().err
-    )
+    assert len(w.table(";")) == len(w.ids) - 1
+    assert f"not in the sample, and so not in the submission: {w.ids[2]}" in capsys.readouterr().err
     w.file.unlink()
     sample.write_text(whole + "who;normal;-1\n")
     with refused("no_test_image", "who"):

@@ -1,5 +1,6 @@
-"""Every dialect of a submission, written from a hand-made sample and read by a decoder of its own (dialects.py): the rows are the sample's, the masks and classes
-those that were decided. The YAML says only what sample and data cannot."""
+"""Every dialect of a submission, written from a hand-made sample and read by a decoder of its own
+(dialects.py): the rows are the sample's, the masks and classes those that were decided. The YAML
+says only what sample and data cannot."""
 
 import io
 import zipfile
@@ -48,7 +49,8 @@ def check(
 
 
 def check_keys(world, found: list[tuple[str, str, str]], keys: list[str], decode) -> None:
-    """(stem, class, runs), one row an image and class in the sample's order: the mask is in the row of its class, the others are empty."""
+    """(stem, class, runs), one row an image and class in the sample's order: the mask is in the row
+    of its class, the others are empty."""
     assert [(stem, key) for stem, key, _ in found] == [
         (stem, key) for stem in world.ids for key in keys
     ]
@@ -63,7 +65,7 @@ def check_keys(world, found: list[tuple[str, str, str]], keys: list[str], decode
     assert full == len(world.ids) - 1 and len({world.of_class(s, keys) for s in world.ids}) > 1
 
 
-# --------------------------------------------------------------------------------------------------------------------------- the contests
+# ------------------------------------------------------------------------------------- the contests
 
 
 def test_siim_acr_pneumothorax(tmp_path, capsys):
@@ -251,7 +253,8 @@ def test_airbus_ships_have_a_row_each(tmp_path, told):
 
 
 def check_parts(world, found: list[dict], id: str, rle: str, name: str) -> None:
-    """A row each connected part, an image's rows consecutive, the images in the sample's order; a row without runs where there is no part."""
+    """A row each connected part, an image's rows consecutive, the images in the sample's order; a
+    row without runs where there is no part."""
     place = 0
     for stem in world.ids:
         mask, _ = world.meant(stem)
@@ -260,9 +263,8 @@ def check_parts(world, found: list[dict], id: str, rle: str, name: str) -> None:
         place += len(mine)
         assert {r[id] for r in mine} == {name.replace("{id}", stem)}
         drawn = [kaggle(r[rle], *mask.shape) for r in mine if r[rle]]
-        assert sorted(d.tobytes() for d in drawn) == sorted(p.tobytes() for p in parts) and bool(
-            drawn
-        ) == (stem != world.ids[EMPTY])
+        assert sorted(d.tobytes() for d in drawn) == sorted(p.tobytes() for p in parts)
+        assert bool(drawn) == (stem != world.ids[EMPTY])
     assert place == len(found)
 
 
@@ -284,9 +286,8 @@ def test_google_contrails(tmp_path, more):
     )
     found = w.table()
     check(w, found, "record_id", "encoded_pixels", kaggle, empty="-")
-    assert list(found[0]) == sample.split("\n")[0].split(",") and all(
-        (r["height"], r["width"]) == ("64", "64") for r in found if more
-    )
+    assert list(found[0]) == sample.split("\n")[0].split(",")
+    assert all((r["height"], r["width"]) == ("64", "64") for r in found if more)
 
 
 def by_rows(text: str, height: int, width: int) -> np.ndarray:
@@ -337,7 +338,8 @@ def test_512_by_512_in_rows_found_in_the_training_table(tmp_path):
     ],
 )
 def test_what_stands_for_an_empty_mask(tmp_path, cell, empty):
-    """As the sample writes it; runs that stand in every row are examples, and the cell stays empty. A column of the name rle holds runs, even where a class is called none."""
+    """As the sample writes it; runs that stand in every row are examples, and the cell stays empty.
+    A column of the name rle holds runs, even where a class is called none."""
     w = world(tmp_path, f"id,rle\n{{id}},{cell}\n", SALT, "none")
     check(w, w.table(), "id", "rle", kaggle, empty=empty)
 
@@ -358,7 +360,7 @@ def test_a_sample_with_several_rows_an_image(tmp_path, apart):
     check_parts(w, w.table(), "id", "rle", "{id}")
 
 
-# ---------------------------------------------------------------------------------------------------------------- classes and probabilities
+# ------------------------------------------------------------------------ classes and probabilities
 
 
 @pytest.mark.parametrize(
@@ -392,14 +394,14 @@ def test_id_label_and_runs_or_the_label_alone(tmp_path, cells, names, submission
     )
     assert [(r["image"], r["class"]) for r in found] == [
         (stem, of[label]) for stem, label in zip(STEMS, decided)
-    ] and len(set(decided)) == 3
+    ]
+    assert len(set(decided)) == 3
 
 
 def test_a_class_that_is_called_like_nothing(tmp_path):
     w = world(tmp_path, "id,label\n{id},none\n", SALT, "none")
-    assert [r["label"] for r in w.table()] == [
-        w.meant(stem)[1] for stem in STEMS
-    ] and "none" in w.text()
+    assert [r["label"] for r in w.table()] == [w.meant(stem)[1] for stem in STEMS]
+    assert "none" in w.text()
 
 
 NAMED = {"probabilities": {"benign": "p_b", "malignant": "p_m", "normal": "p_n"}}
@@ -414,9 +416,8 @@ def test_probabilities_alone(tmp_path, head, submission):
     found = w.table()
     assert [r[id] for r in found] == STEMS and list(found[0]) == [id, *columns]
     told = np.array([[float(r[c]) for c in columns] for r in found])
-    assert np.allclose(told, w.predictions.label[:, [1, 2, 0]], atol=1e-5) and np.allclose(
-        told.sum(1), 1, atol=1e-6
-    )
+    assert np.allclose(told, w.predictions.label[:, [1, 2, 0]], atol=1e-5)
+    assert np.allclose(told.sum(1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("lesion", [255, 1])
@@ -431,11 +432,10 @@ def test_png_masks_in_a_zip_beside_the_csv(tmp_path, lesion):
     with zipfile.ZipFile(w.paths.archive("exp")) as archive:
         assert archive.testzip() is None
         tables = [n for n in archive.namelist() if n.endswith(".csv")]
-        assert (
-            sorted(archive.namelist())
-            == sorted([*tables, *(f"masks/{stem}.png" for stem in STEMS)])
-            and len(tables) == 1
+        assert sorted(archive.namelist()) == sorted(
+            [*tables, *(f"masks/{stem}.png" for stem in STEMS)]
         )
+        assert len(tables) == 1
         assert [(r["id"], r["label"]) for r in rows(archive.read(tables[0]).decode())] == [
             (stem, w.meant(stem)[1]) for stem in STEMS
         ]
@@ -490,7 +490,8 @@ def test_boxes(tmp_path, box, cell, empty):
             for k in range(0, len(cells), len(words))
         ]
         for one in boxes:
-            assert 0 < float(one["confidence"]) <= 1 and one.get("label") in (
+            assert 0 < float(one["confidence"]) <= 1
+            assert one.get("label") in (
                 None,
                 {"benign": "3", "malignant": "11"}[label],
             )
@@ -506,7 +507,7 @@ def test_boxes(tmp_path, box, cell, empty):
     assert sum(bool(w.meant(s)[0].any()) for s in STEMS) > 3
 
 
-# -------------------------------------------------------------------------------------------------------------------- files and their names
+# ---------------------------------------------------------------------------- files and their names
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import refused
-from test_evaluate import CLASSES, messy, perfect, world
+from test_evaluate import CLASSES, counts_of, messy, perfect, world
 
 from src.config.load import Config
 from src.core.settings import Competition, Ensemble
@@ -113,7 +113,7 @@ def test_the_fast_scores_are_those_of_the_pixels(tmp_path):
         ((1, 1, 1), None),
     ):
         mean = sum(t * m.mask.astype(np.float32) for t, m in zip(mixture, members)) / sum(mixture)
-        each = metrics.per_image(metrics.counts(list(mean > 0.5), small))
+        each = metrics.per_image(counts_of(mean > 0.5, small))
         assert scored.per_image(mixture, base) == pytest.approx(
             0.3 * each["dice"] + 0.7 * each["recall"]
         )

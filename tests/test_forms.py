@@ -1,4 +1,5 @@
-"""What a contestant may get wrong, or a contest may do otherwise, around the form of a submission: one clear line, in time, and nothing decided in silence."""
+"""What a contestant may get wrong, or a contest may do otherwise, around the form of a submission:
+one clear line, in time, and nothing decided in silence."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def with_settings(w, text: str):
     return load(w.config.file)
 
 
-# ------------------------------------------------------------------------------------------------------------------ run lengths of the train table
+# ------------------------------------------------------------------- run lengths of the train table
 
 
 @pytest.mark.parametrize("order, first", [("column", 1), ("row", 0)])
@@ -80,10 +81,8 @@ def test_masks_are_handed_in_at_another_size_than_the_train_tables(tmp_path):
 
 def test_the_train_tables_token_for_nothing_serves_a_sample_of_placeholders(tmp_path, capsys):
     w = world(tmp_path, "id,rle\n{id},1 1\n", SALT, "none", table={"token": "-1"})
-    assert (
-        sum(r["rle"] == "-1" for r in w.table()) == 1
-        and "empty: -1 (as the train table's)" in capsys.readouterr().out
-    )
+    assert sum(r["rle"] == "-1" for r in w.table()) == 1
+    assert "empty: -1 (as the train table's)" in capsys.readouterr().out
 
 
 def test_more_rows_than_the_sample_are_said(tmp_path, capsys):
@@ -113,12 +112,12 @@ def test_the_column_of_class_names_is_the_class(tmp_path, make_config, head, mes
         with refused("columns_alike", message, "table_columns"):
             prepared(data, tmp_path, config)
     else:
-        assert [
-            r["label"] for r in csv.DictReader(open(prepared(data, tmp_path, config).index))
-        ] == ["benign", "malignant", "benign"]
+        index = prepared(data, tmp_path, config).index.read_text().splitlines()
+        labels = [row["label"] for row in csv.DictReader(index)]
+        assert labels == ["benign", "malignant", "benign"]
 
 
-# ------------------------------------------------------------------------------------------------------------------------------- the sample
+# --------------------------------------------------------------------------------------- the sample
 
 
 def test_a_sample_that_is_not_understood_is_refused_before_anything_is_prepared(tmp_path):
@@ -198,9 +197,8 @@ def test_run_lengths_of_a_large_image(tmp_path):
     w.predictions.mask = noise
     w.predictions.save(w.paths.test("exp"))
     found = w.table()
-    assert max(len(r["rle"]) for r in found) > 131072 and np.array_equal(
-        kaggle(found[0]["rle"], 1400, 900), w.meant(STEMS[0])[0]
-    )
+    assert max(len(r["rle"]) for r in found) > 131072
+    assert np.array_equal(kaggle(found[0]["rle"], 1400, 900), w.meant(STEMS[0])[0])
     assert find_id(found[0]["rle"], set(STEMS)) is None
 
 
@@ -238,7 +236,7 @@ def test_a_damaged_sample(tmp_path, kind):
         sample.read_sample(file, Submission())
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ freshness
+# ---------------------------------------------------------------------------------------- freshness
 
 
 def states(w, config=None) -> dict[str, stages.Job]:
@@ -254,10 +252,8 @@ def test_how_masks_are_written_does_not_concern_prepare_where_they_are_files(tmp
     w.run()
     assert states(w)["prepare"].state().done and states(w)["submit"].state().done
     other = with_settings(w, "{order: row}")
-    assert (
-        states(w, other)["prepare"].state().done
-        and states(w, other)["submit"].state().why == "submission.order changed from None to row"
-    )
+    assert states(w, other)["prepare"].state().done
+    assert states(w, other)["submit"].state().why == "submission.order changed from None to row"
 
 
 def test_a_zipped_sample_that_changed_is_noticed(tmp_path):
@@ -284,11 +280,9 @@ def test_a_submission_of_the_other_kind_moves_away(tmp_path):
     assert w.file.is_file()
     w.config = with_settings(w, '{masks: "masks/{id}.png"}')
     w.run()
-    assert (
-        w.paths.archive("exp").is_file()
-        and not w.file.exists()
-        and list(w.paths.old.rglob("exp.csv"))
-    )
+    assert w.paths.archive("exp").is_file()
+    assert not w.file.exists()
+    assert list(w.paths.old.rglob("exp.csv"))
 
 
 def test_a_damaged_report_hinders_no_command(tmp_path):
@@ -313,16 +307,15 @@ def test_options_that_mean_nothing_here(words, code):
         parse(words)
 
 
-# ------------------------------------------------------------------------------------------------------------------------ a folder of contests
+# ----------------------------------------------------------------------------- a folder of contests
 
 
 def test_several_fetched_contests_are_told_apart(tmp_path, monkeypatch):
     from src.core import paths
 
     monkeypatch.setattr(paths, "INPUT", tmp_path)
-    assert (
-        paths.contest_folder(None) == tmp_path and paths.contest_folder("one") == tmp_path / "one"
-    )
+    assert paths.contest_folder(None) == tmp_path
+    assert paths.contest_folder("one") == tmp_path / "one"
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / paths.FETCHED).write_text("{}")
@@ -374,6 +367,5 @@ def test_a_zip_of_masks_needs_nothing_said_before_prepare(tmp_path):
     assert _sample_wrong(w.config, w.paths) == ""
     prepare.run(None, w.config, w.paths)
     w.run()
-    assert w.paths.archive("exp").is_file() and states(w)["submit"].outputs == [
-        w.paths.archive("exp")
-    ]
+    assert w.paths.archive("exp").is_file()
+    assert states(w)["submit"].outputs == [w.paths.archive("exp")]

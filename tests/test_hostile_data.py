@@ -523,10 +523,10 @@ def test_a_sample_that_is_none_is_one_line(kind, tmp_path, run):
     "setting, said",
     [
         ("empty==1+1", "'=1+1', which a spreadsheet takes for a formula"),
-        ("empty=", "'', which is no text"),
-        ("empty=' '", "a space at its end"),
+        ("empty=", "'', which is empty"),
+        ("empty=' '", "a space before or behind it"),
         ("labels={benign: =A1, malignant: m, normal: n}", "'=A1', which a spreadsheet"),
-        ("labels={benign: '', malignant: m, normal: n}", "which is no text"),
+        ("labels={benign: '', malignant: m, normal: n}", "which is empty"),
     ],
 )
 def test_a_cell_that_would_be_taken_for_something_else_is_refused(setting, said, tmp_path, run):

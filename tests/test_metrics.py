@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import refused
+from test_evaluate import counts_of
 
 from src.core.settings import Competition
 from src.data.predictions import Predictions
@@ -19,7 +20,7 @@ EMPTY = np.zeros((2, 4), dtype=bool)
 
 
 def test_counts_and_every_mask_metric_of_a_hand_made_image():
-    counts = metrics.counts([PRED], [TRUE])
+    counts = counts_of([PRED], [TRUE])
     assert counts[:, 0].tolist() == [2, 1, 2, 3]
     found = {name: float(v[0]) for name, v in metrics.per_image(counts).items()}
     expected = {
@@ -93,13 +94,13 @@ def test_counts_and_every_mask_metric_of_a_hand_made_image():
 )
 def test_empty_masks(pred, true, expected):
     assert {
-        n: float(v[0]) for n, v in metrics.per_image(metrics.counts([pred], [true])).items()
+        n: float(v[0]) for n, v in metrics.per_image(counts_of([pred], [true])).items()
     } == pytest.approx(expected)
 
 
 def test_masks_of_another_size_are_refused():
     with pytest.raises(ValueError, match="size"):
-        metrics.counts([PRED], [TRUE.T])
+        metrics.counts(PRED, TRUE.T)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- outlines
@@ -200,7 +201,7 @@ def test_every_mask_metric_is_a_share_and_1_where_all_is_right(name):
         np.ones((20, 30), bool),
     ]
     others = masks[1:] + masks[:1]
-    found = metrics.MASK_METRICS[name](*metrics.counts(others, masks))
+    found = metrics.MASK_METRICS[name](*counts_of(others, masks))
     assert (
         found.shape == (22,)
         and np.isfinite(found).all()
@@ -208,7 +209,7 @@ def test_every_mask_metric_is_a_share_and_1_where_all_is_right(name):
         and (found <= 1).all()
         and len(set(found.tolist())) > 10
     )
-    assert (metrics.MASK_METRICS[name](*metrics.counts(masks, masks)) == 1).all()
+    assert (metrics.MASK_METRICS[name](*counts_of(masks, masks)) == 1).all()
 
 
 @pytest.mark.parametrize("name", metrics.SURFACE_METRICS)
@@ -372,9 +373,7 @@ def test_masks_are_compared_at_the_image_size_and_not_at_the_predictions():
     prob = np.zeros((1, 2, 2), dtype=np.float16)
     prob[0, 0] = 1
     one = Predictions(["a"], prob, None, ["benign", "malignant", "normal"])
-    found = score_predictions(
-        one, np.array([0]), [truth], Competition(score={"dice": 1.0}), Decision()
-    )
+    found = score_predictions(one, np.array([0]), [truth], Competition(score={"dice": 1.0}))
     assert (
         found["per_image"]["true_area"][0] == 1600
         and found["dice"] == 1

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, refused
+from test_evaluate import counts_of
 
 from src.__main__ import main
 from src.config.load import load
@@ -394,7 +395,7 @@ def test_per_image_answers_give_every_pixel_count_back():
     random = np.random.default_rng(2)
     true, pred = random.uniform(size=(5, 30, 40)) < 0.3, random.uniform(size=(5, 30, 40)) < 0.3
     true[0], pred[:2] = False, False
-    counts = metrics.counts(list(pred), list(true))
+    counts = counts_of(pred, true)
     index = pd.DataFrame({"id": list("abcde"), "height": 30, "width": 40, "group": range(5)})
     table = pd.DataFrame({"id": list("edcba"), "label": "x"}).assign(
         dice=metrics.dice(*counts)[::-1].round(6),

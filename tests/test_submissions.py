@@ -1,4 +1,5 @@
-"""submissions and its log: tables that spreadsheets touched, two writers at once, results that come out later, and what is shown without Kaggle."""
+"""submissions and its log: tables that spreadsheets touched, two writers at once, results that come
+out later, and what is shown without Kaggle."""
 
 from __future__ import annotations
 
@@ -28,43 +29,18 @@ SLUG = "aio-medical-image"
 
 
 def row(n: int, cv: float | None = 0.8, public: float | None = 0.79, **more) -> Row:
-    around = {"cv_low": cv - 0.03, "cv_high": cv + 0.02} if cv is not None else {}
-    return Row(
-        **(
-            {
-                "time": f"2026-11-{n:02d}T10:00:00Z",
-                "competition": SLUG,
-                "file": f"e{n}.csv",
-                "sha256": f"{n:064x}",
-                "message": f"try {n}",
-                "cv": cv,
-                "public": public,
-                "status": "complete",
-                "ref": str(100 + n),
-                "commit": "abc",
-            }
-            | around
-            | more
-        )
-    )
+    fields = {"competition": SLUG, "file": f"e{n}.csv", "sha256": f"{n:064x}", "cv": cv}
+    fields |= {"time": f"2026-11-{n:02d}T10:00:00Z", "message": f"try {n}", "public": public}
+    fields |= {"status": "complete", "ref": str(100 + n), "commit": "abc"}
+    if cv is not None:
+        fields |= {"cv_low": cv - 0.03, "cv_high": cv + 0.02}
+    return Row(**(fields | more))
 
 
 def sent(n: int, **more) -> RemoteSubmission:
-    return RemoteSubmission(
-        **(
-            {
-                "ref": str(100 + n),
-                "when": f"2026-11-{n:02d}T10:00:03Z",
-                "file": f"e{n}.csv",
-                "message": f"try {n}",
-                "status": "complete",
-                "public": 0.79,
-                "private": None,
-                "error": "",
-            }
-            | more
-        )
-    )
+    fields = {"ref": str(100 + n), "when": f"2026-11-{n:02d}T10:00:03Z", "file": f"e{n}.csv"}
+    fields |= {"message": f"try {n}", "status": "complete", "public": 0.79}
+    return RemoteSubmission(**(fields | more))
 
 
 class Listing:
@@ -86,7 +62,8 @@ def paths(tmp_path) -> Paths:
 
 @pytest.fixture
 def show(paths, monkeypatch, capsys):
-    """show([…RemoteSubmission]) -> what `./run.sh submissions` prints when Kaggle lists this; an exception: when it cannot be asked."""
+    """show([…RemoteSubmission]) -> what `./run.sh submissions` prints when Kaggle lists this; an
+    exception: when it cannot be asked."""
 
     def show(listed, *words: str, slug: str | None = SLUG) -> str:
         monkeypatch.setattr(submissions, "Kaggle", lambda: Listing(listed))
@@ -107,7 +84,7 @@ def write(paths: Paths, *rows: Row) -> None:
     log.edit(paths.submission_log, lambda kept: kept.extend(rows))
 
 
-# ------------------------------------------------------------------------------------------------------------------------ the file
+# ----------------------------------------------------------------------------------------- the file
 
 
 def test_what_is_written_is_read_again(paths):
@@ -125,32 +102,20 @@ def test_what_is_written_is_read_again(paths):
     ]
     write(paths, *rows)
     assert log.read(paths.submission_log) == rows
-    with open(paths.submission_log, newline="") as lines:
-        assert (
-            next(csv.reader(lines))
-            == COLUMNS
-            == [
-                "time",
-                "competition",
-                "file",
-                "sha256",
-                "message",
-                "cv",
-                "cv_low",
-                "cv_high",
-                "public",
-                "private",
-                "status",
-                "ref",
-                "commit",
-                "error",
-            ]
+    head = paths.submission_log.read_text().split("\n")[0]
+    assert (
+        head
+        == ",".join(COLUMNS)
+        == (
+            "time,competition,file,sha256,message,cv,cv_low,cv_high,public,private,status,ref,commit,error"
         )
+    )
 
 
 @pytest.mark.parametrize("delimiter, comma", [(",", False), (";", True), ("\t", False)])
 def test_a_spreadsheet_may_have_had_it(paths, delimiter, comma):
-    """A byte order mark, moved columns, one more, semicolons with decimal commas, CRLF and empty lines at the end."""
+    """A byte order mark, moved columns, one more, semicolons with decimal commas, CRLF and empty
+    lines at the end."""
     rows = [row(1, message="one; two, three\tfour"), row(2, None)]
     columns = ["my notes", *reversed(COLUMNS)]
     paths.submissions.mkdir()
@@ -214,7 +179,8 @@ def test_a_damaged_log_is_named_with_its_line_and_never_overwritten(paths, show,
 def _append(file: Path, number: int, start) -> None:
     start.wait()
     for i in range(10):
-        log.edit(file, lambda rows: rows.append(row(1, ref=f"{number}-{i}")))
+        new = row(1, ref=f"{number}-{i}")
+        log.edit(file, lambda rows, new=new: rows.append(new))
 
 
 def test_processes_that_write_at_once_lose_no_row(paths):
@@ -232,7 +198,7 @@ def test_processes_that_write_at_once_lose_no_row(paths):
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------- Kaggle's list
+# ------------------------------------------------------------------------------------ Kaggle's list
 
 
 def test_pending_rows_and_private_scores_are_filled_in(paths, show):
@@ -258,9 +224,9 @@ def test_pending_rows_and_private_scores_are_filled_in(paths, show):
         ("error", None, None, "Submission must have 10 rows"),
         ("pending", None, None, ""),
     ], "a known score stays, another contest's row too"
-    assert (
-        "brought up to date from Kaggle: 3 rows" in out and "rejected" in out and "other (1)" in out
-    )
+    assert "brought up to date from Kaggle: 3 rows" in out
+    assert "rejected" in out
+    assert "other (1)" in out
     assert log.result(row(5), sent(5, status="queued")).status == "pending", (
         "a word that nobody knows yet"
     )
@@ -300,7 +266,8 @@ def test_what_was_unconfirmed_is_found_by_file_and_message_or_dropped(paths, sho
         "109",
         0.83,
         "complete",
-    ) and rows["try 4"].status == "unconfirmed"
+    )
+    assert rows["try 4"].status == "unconfirmed"
     assert rows["try 1"].ref == "101", "an entry that another row has is not taken twice"
 
 
@@ -311,52 +278,27 @@ def test_what_was_sent_from_elsewhere_is_shown_without_cv(paths, show):
     ).splitlines()
     lines = [line for line in out if line.startswith("  ") and ".csv" in line]
     assert [line.split()[3] for line in lines] == ["e1.csv", "mate.csv", "e3.csv"], "newest last"
-    assert (
-        "0.9000*" in lines[1]
-        and "0.8200*" in lines[2]
-        and "-0.0200" in lines[2]
-        and "by a mate" in lines[1]
-    )
-    assert (
-        any("1 without CV score" in line for line in out)
-        and len(log.read(paths.submission_log)) == 2
-    )
+    assert "0.9000*" in lines[1]
+    assert "0.8200*" in lines[2]
+    assert "-0.0200" in lines[2]
+    assert "by a mate" in lines[1]
+    assert any("1 without CV score" in line for line in out)
+    assert len(log.read(paths.submission_log)) == 2
 
 
-def test_without_kaggle_the_log_is_shown(paths, show, capsys):
+@pytest.mark.parametrize(
+    "error", [InputError("no credentials", "~/.kaggle", "Put them there"), StageError("no network")]
+)
+def test_without_kaggle_the_log_is_shown_and_one_line_says_so(paths, monkeypatch, capsys, error):
     write(paths, row(1), row(2, public=None, status="pending"))
-    for error in (
-        InputError("there are no credentials of Kaggle", "~/.kaggle", "Put them there"),
-        StageError("no network"),
-    ):
-        out = show(error)
-        assert (
-            "e1.csv" in out
-            and "pending" in out
-            and "0.7900" in out
-            and "submissions again" in out.splitlines()[-1]
-        )
-
-
-def test_without_kaggle_one_line_says_so(paths, monkeypatch, capsys):
-    write(paths, row(1))
-    monkeypatch.setattr(submissions, "Kaggle", lambda: Listing(StageError("no network")))
-    assert (
-        submissions.run(
-            parse(["submissions"]),
-            Config("exp", Path("exp.yaml"), Competition(), experiment=Experiment()),
-            paths,
-        )
-        == 0
-    )
+    monkeypatch.setattr(submissions, "Kaggle", lambda: Listing(error))
+    config = Config("exp", Path("exp.yaml"), Competition(), experiment=Experiment())
+    assert submissions.run(parse(["submissions"]), config, paths) == 0
     out, err = capsys.readouterr()
-    assert (
-        f"{SLUG}: 1 submission" in out
-        and "e1.csv" in out
-        and err.count("\n") == 1
-        and "log alone" in err
-        and "no network" in err
-    ), "the contest is the newest row's where nobody names it"
+    assert f"{SLUG}: 2 submissions" in out, "the newest row's contest where nobody names it"
+    assert all(word in out for word in ("e1.csv", "0.7900", "pending"))
+    assert "submissions again" in out.splitlines()[-1]
+    assert err.count("\n") == 1 and "log alone" in err and str(error)[:10] in err
 
 
 def test_nothing_sent_yet(paths, show):
@@ -366,7 +308,7 @@ def test_nothing_sent_yet(paths, show):
     assert not paths.submissions.exists(), "looking leaves nothing behind"
 
 
-# ---------------------------------------------------------------------------------------------------------------- table and picture
+# -------------------------------------------------------------------------------- table and picture
 
 
 def test_the_rank_agreement_is_spearmans(paths):
@@ -377,9 +319,8 @@ def test_the_rank_agreement_is_spearmans(paths):
     assert log.agreement(rows[:2]) == "" and log.agreement([row(n, 0.8) for n in range(1, 5)]) == ""
     twice = [*rows[:2], replace(rows[0], ref="999")]
     assert log.agreement(twice) == "", "the same bytes sent again are no third observation"
-    assert "few" in log.agreement(rows) and "few" not in log.agreement(
-        [row(n, 0.7 + n / 100, 0.6 + n / 100) for n in range(1, 13)]
-    )
+    assert "few" in log.agreement(rows)
+    assert "few" not in log.agreement([row(n, 0.7 + n / 100, 0.6 + n / 100) for n in range(1, 13)])
 
 
 @pytest.mark.parametrize(
@@ -404,8 +345,6 @@ def test_the_picture_shows_every_scored_row(paths, rows, monkeypatch):
         str(n): (r.cv, r.public) for n, r in enumerate(rows, 1) if None not in (r.cv, r.public)
     }
     low, high = axes.get_ylim()
-    assert (
-        all(low < r.public < high for r in rows[1:-1])
-        and min(Image.open(paths.submission_plot).size) > 300
-    )
+    assert all(low < r.public < high for r in rows[1:-1])
+    assert min(Image.open(paths.submission_plot).size) > 300
     assert not plot.draw([row(1, None), row(2, 0.8, None)], SLUG, paths.submission_plot)

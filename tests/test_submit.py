@@ -1,4 +1,5 @@
-"""submit: the sample's rows, order and columns, masks that read back, and one clear line for everything that is wrong."""
+"""submit: the sample's rows, order and columns, masks that read back, and one clear line for
+everything that is wrong."""
 
 import csv
 import json
@@ -57,13 +58,11 @@ def run(paths, **competition) -> list[dict]:
 def test_rows_decode_to_the_decided_masks(ready, dialect, capsys):
     Decision(min_area=0.05, agree="mask").save(ready.decision("exp"))
     rows = run(ready, submission=dialect)
-    assert [r["id"] for r in rows] == [f"i{i}" for i in reversed(range(15, 21))] and list(
-        rows[0]
-    ) == ["id", "label", "rle"]
+    assert [r["id"] for r in rows] == [f"i{i}" for i in reversed(range(15, 21))]
+    assert list(rows[0]) == ["id", "label", "rle"]
     predictions = messy([f"i{i}" for i in range(15, 21)])
-    sizes = {
-        r["id"]: (int(r["height"]), int(r["width"])) for r in csv.DictReader(open(ready.index))
-    }
+    index = csv.DictReader(ready.index.read_text().splitlines())
+    sizes = {r["id"]: (int(r["height"]), int(r["width"])) for r in index}
     counted = {"first" if k == "first_pixel" else k: v for k, v in dialect.items()}
     for row in rows:
         one = predictions.select([row["id"]])
@@ -74,35 +73,26 @@ def test_rows_decode_to_the_decided_masks(ready, dialect, capsys):
             sizes[row["id"]],
             Classes(CLASSES, "normal"),
         )
-        assert (
-            np.array_equal(decode(row["rle"], *sizes[row["id"]], **counted), mask)
-            and row["label"] == CLASSES[label]
-        )
+        assert np.array_equal(decode(row["rle"], *sizes[row["id"]], **counted), mask)
+        assert row["label"] == CLASSES[label]
     out = capsys.readouterr().out
-    assert (
-        "decision.json was edited" in out
-        and "CV score" in out.splitlines()[-1]
-        and "submissions/exp.csv" in out.splitlines()[-1]
-    )
+    assert "decision.json was edited" in out
+    assert "CV score" in out.splitlines()[-1]
+    assert "submissions/exp.csv" in out.splitlines()[-1]
 
 
 def test_the_record_beside_it(ready):
     rows = run(ready)
     record = json.loads((ready.submissions / "exp.json").read_text())
     found = json.loads(ready.metrics("exp").read_text())
-    assert (
-        record["score"] == found["nested"]["score"]
-        and record["interval"] == found["nested"]["intervals"]["score"]
-        and record["note"] == ""
-    )
-    assert sum(record["labels"].values()) == record["rows"] == len(rows) == 6 and record[
-        "empty_masks"
-    ] == sum(r["rle"] == "-1" for r in rows)
-    assert (
-        record["config"] == "exp"
-        and record["folds"] == ["0", "1", "2"]
-        and len(record["sha256"]) == 64
-    )
+    assert record["score"] == found["nested"]["score"]
+    assert record["interval"] == found["nested"]["intervals"]["score"]
+    assert record["note"] == ""
+    assert sum(record["labels"].values()) == record["rows"] == len(rows) == 6
+    assert record["empty_masks"] == sum(r["rle"] == "-1" for r in rows)
+    assert record["config"] == "exp"
+    assert record["folds"] == ["0", "1", "2"]
+    assert len(record["sha256"]) == 64
     assert submit_job(settings(), ready).state().done
 
 

@@ -114,14 +114,14 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> dict:
     """A JSON object that a stage (or a user) wrote; raises InputError where it is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         what = f"not readable as JSON: {error}"
         raise InputError(what, short(path), code="damaged_json") from None
-    if not isinstance(found, dict):
-        what = f"this holds a {type(found).__name__}, not named values in braces"
+    if not isinstance(content, dict):
+        what = f"this holds a {type(content).__name__}, not named values in braces"
         raise InputError(what, short(path), code="damaged_json")
-    return found
+    return content
 
 
 def make_folder(path: Path) -> None:
@@ -251,10 +251,10 @@ def explaining(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        found = system_error(error)
-        if found is None or isinstance(found, (FileExistsError, FileNotFoundError)):
+        cause = system_error(error)
+        if cause is None or isinstance(cause, (FileExistsError, FileNotFoundError)):
             raise
-        raise explained(found, path) from error
+        raise explained(cause, path) from error
 
 
 def explained(error: OSError, path: Path | None = None) -> InputError | StageError:

@@ -380,11 +380,11 @@ def fingerprint(path: Path, paths: Paths) -> str:
 
 
 def versions() -> dict[str, str]:
-    found = {}
+    installed = {}
     for library in LIBRARIES:
         with suppress(metadata.PackageNotFoundError):
-            found[library] = metadata.version(library)
-    return found
+            installed[library] = metadata.version(library)
+    return installed
 
 
 def digest(data: bytes) -> str:

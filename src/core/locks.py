@@ -107,22 +107,26 @@ class Lock:
 
     def holder(self) -> str:
         """Who holds it, in words."""
-        try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            return f"process {found['process']} on {found['host']}, since {found['since']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        note = self._note()
+        if not note:
             return "another run"
+        return f"process {note['process']} on {note['host']}, since {note['since']}"
 
     def is_busy(self) -> bool:
         """Does a living process of this host hold it, by its own account? Changes nothing."""
+        note = self._note()
+        return note.get("host") == HOST and is_alive(note["process"])
+
+    def _note(self) -> dict:
+        """What the holder has written of itself; {} where that cannot be read."""
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            return found["host"] == HOST and is_alive(int(found["process"]))
+            note = json.loads(self.path.read_text(encoding="utf-8"))
+            return {"process": int(note["process"]), "host": note["host"], "since": note["since"]}
         except (OSError, ValueError, KeyError, TypeError):
-            return False
+            return {}
 
     def _sign(self) -> None:
         """For those who wait; without it they still wait."""
-        mine = {"process": os.getpid(), "host": HOST, "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        note = {"process": os.getpid(), "host": HOST, "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         with suppress(OSError):
-            self.path.write_text(json.dumps(mine), encoding="utf-8")
+            self.path.write_text(json.dumps(note), encoding="utf-8")

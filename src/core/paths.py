@@ -90,7 +90,7 @@ class Paths:
     onnx = of_fold("models/{name}/fold{fold}/model.onnx")
 
     # predict and ensemble; part: what one fold has predicted so far, of 'oof' or 'test'; rounding:
-    # whether its weights are used in float16. Both are gone when predict has finished
+    # whether its weights are used in float16. Both are removed when predict has finished
     predictions = of_each("predictions/{name}")
     oof = of_each("predictions/{name}/oof.npz")
     test = of_each("predictions/{name}/test.npz")

@@ -103,10 +103,13 @@ def check_written(text: str, shown: set[str], setting: str, where: str) -> None:
     sample's column (`shown`), and would be taken for something else: for nothing, or a formula."""
     if text in shown:
         return
-    odd = "which is no text" if not text else "with a space at its end"
     if len(text) > 1 and is_formula(text):
         odd = "which a spreadsheet takes for a formula"
-    elif text and text == text.strip():
+    elif not text:
+        odd = "which is empty"
+    elif text != text.strip():
+        odd = "with a space before or behind it"
+    else:
         return
     what = f"submission.{setting} writes '{text}', {odd}, and the sample has no such cell"
     raise InputError(what, where, "Take what the sample has, or a word", code="odd_cell")

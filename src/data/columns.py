@@ -45,6 +45,9 @@ LABEL_NAMES = {
 BOX_NAMES = {"predictionstring", "box", "boxes", "bbox", "bboxes", "detections"}
 UNCERTAIN = {"predicted", "annotation", "segmentation", "prediction"}  # runs, and classes too
 
+# what report.json knows of the run lengths -> the setting of `submission:` that decides it
+RUN_SETTINGS = {"order": "order", "first": "first_pixel", "relative": "relative_starts"}
+
 LONGEST = 200  # characters of a file's name: run lengths need not be searched for one
 SEPARATORS = re.compile(r"[^0-9A-Za-z]+")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")

@@ -288,11 +288,7 @@ def _warn_of_formulas(items: list[Item]) -> None:
 
 
 def load(
-    item: Item,
-    data: Path,
-    channels: int,
-    empty_class: str | None,
-    runs: dict[str, Any] | None = None,
+    item: Item, data: Path, cfg: Data, runs: dict[str, Any] | None = None
 ) -> tuple[np.ndarray | None, np.ndarray | None, list[tuple[str, str]]]:
     """(image, the union of its masks (H,W) bool, problems as (kind, file)).
 
@@ -302,7 +298,7 @@ def load(
     problems: list[tuple[str, str]] = []
     masks, image, name = [], None, str(item.image.relative_to(data))
     try:
-        image = read_image(item.image, channels)
+        image = read_image(item.image, cfg.channels)
     except ValueError as error:
         problems.append(("unreadable", f"{name} ({error})"))
     for file in item.masks:
@@ -312,12 +308,12 @@ def load(
         except ValueError as error:
             problems.append(("unreadable", f"{mask_name} ({error})"))
             continue
+        masks.append(mask)
         if not two_valued:
             problems.append(("values", mask_name))
         elif image is not None and mask.shape != image.shape[:2]:
             sizes = f"{_size(mask)}, the image {_size(image)}"
             problems.append(("size", f"{mask_name} ({sizes})"))
-        masks.append(mask)
     for text in item.runs if image is not None else []:
         try:
             masks.append(_drawn(text, runs, *image.shape[:2]))
@@ -326,7 +322,7 @@ def load(
     if problems:
         return None, None, problems
     union = np.logical_or.reduce([np.zeros(image.shape[:2], bool), *masks])
-    if item.part == "train" and union.any() == (item.label == empty_class):
+    if item.part == "train" and union.any() == (item.label == cfg.empty_class):
         return None, None, [("not_empty" if union.any() else "empty", name)]
     return image, union, []
 

@@ -49,7 +49,7 @@ def decode(path: Path) -> tuple[np.ndarray, np.ndarray | None, bool]:
 
 
 def _checked(pixels: np.ndarray) -> np.ndarray:
-    """The same. Raises ValueError for pixels that are none, or no numbers."""
+    """The same. Raises ValueError where there are no pixels, or values that are not finite."""
     if pixels.size == 0:
         raise ValueError("the image has no pixels")
     if pixels.dtype.kind == "f":

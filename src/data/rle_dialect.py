@@ -20,11 +20,10 @@ import numpy as np
 from src.core.console import InputError, warn
 from src.core.settings import Submission
 from src.data import rle
+from src.data.columns import RUN_SETTINGS
 from src.data.decode import size_of
 from src.data.images import read_image
 
-# what report.json knows of the run lengths -> the setting of submission: that decides it
-SETTING = {"order": "order", "first": "first_pixel", "relative": "relative_starts"}
 # of squares that contests resize masks to
 SIDES = (64, 96, 101, 128, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 1536, 2048)
 LOOKED_AT = 60  # images whose pixels are compared with their masks
@@ -47,7 +46,7 @@ DIALECTS = list(starmap(Dialect, product(("column", "row"), (1, 0), (False, True
 class Fit(NamedTuple):
     """How badly a dialect fits all run lengths."""
 
-    bad: int  # texts that are no mask of their image
+    bad: int  # texts that fit no mask of their image
     crossing: int  # runs that go on from one column or row into the next
     dialect: Dialect
 
@@ -181,7 +180,7 @@ def _is_open(dialects: list[Dialect], name: str) -> bool:
 def _as_given(equal: list[Dialect], given: Submission) -> list[Dialect]:
     """Those of the equally good dialects that are as the settings say; raises InputError where
     there are none."""
-    for name, setting in SETTING.items():
+    for name, setting in RUN_SETTINGS.items():
         value = getattr(given, setting)
         fitting = [d for d in equal if value is None or getattr(d, name) == value]
         if not fitting:

@@ -244,11 +244,11 @@ class Kaggle:
                 "(?im)^.*(?:error|exception|aborted|refused).*$", printed.getvalue()
             )
             why = f": {redact(reasons[-1], self.secrets)}" if reasons else ""
-            what = (
+            raise NotSubmitted(
                 f"the upload of {short(file)} broke off{why}. Nothing was submitted: "
-                "run the same command again"
+                "run the same command again",
+                code="upload_failed",
             )
-            raise NotSubmitted(what, code="upload_failed")
 
     def _request(
         self,
@@ -342,8 +342,12 @@ def _sign_in() -> Any:
 
 def too_old(lacks: str) -> InputError:
     """The error for a package that lacks something; requirements.txt names the same version."""
-    todo = f"Version {NEEDED} or newer is needed: pip install -U 'kaggle>={NEEDED}' six"
-    return InputError(f"this package kaggle {lacks}", "", todo, code="kaggle_too_old")
+    return InputError(
+        f"this package kaggle {lacks}",
+        "",
+        f"Version {NEEDED} or newer is needed: pip install -U 'kaggle>={NEEDED}' six",
+        code="kaggle_too_old",
+    )
 
 
 def _number(text: object) -> float | None:

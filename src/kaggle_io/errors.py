@@ -71,17 +71,20 @@ def credentials() -> str:
 def not_signed_in(status: str = "") -> InputError:
     """The error for credentials that are missing or not accepted."""
     if where := credentials():
-        what = f"Kaggle does not accept the credentials{status}"
-        todo = (
+        return InputError(
+            f"Kaggle does not accept the credentials{status}",
+            where,
             "They are wrong, expired or damaged: "
-            f"make a new token at {SETTINGS} and replace the old one with it"
+            f"make a new token at {SETTINGS} and replace the old one with it",
+            code="bad_credentials",
         )
-        return InputError(what, where, todo, code="bad_credentials")
-    todo = (
+    return InputError(
+        "there are no Kaggle credentials",
+        "~/.kaggle",
         f"Make a token at {SETTINGS} and write it to the file ~/.kaggle/access_token, or set "
-        "KAGGLE_API_TOKEN; a kaggle.json belongs in ~/.kaggle, too"
+        "KAGGLE_API_TOKEN; a kaggle.json belongs in ~/.kaggle, too",
+        code="no_credentials",
     )
-    return InputError("there are no Kaggle credentials", "~/.kaggle", todo, code="no_credentials")
 
 
 def translate(error: BaseException, of: str, secrets: list[str]) -> InputError | StageError:
@@ -95,8 +98,12 @@ def translate(error: BaseException, of: str, secrets: list[str]) -> InputError |
     if isinstance(error, requests.HTTPError) and response is not None:
         return _http_error(response, redact(_reason(error), secrets), of)
     if isinstance(error, OSError) and error.errno == 28:
-        todo = "Free some space, then run the same command again"
-        return InputError("the disk is full", "", todo, code="disk_full")
+        return InputError(
+            "the disk is full",
+            "",
+            "Free some space, then run the same command again",
+            code="disk_full",
+        )
     text = redact(str(error), secrets)
     todo = f"Is the network on? {AGAIN}"
     if of:
@@ -153,41 +160,60 @@ def _http_error(response: Any, reason: str, of: str) -> InputError | StageError:
     if status == 401:
         return not_signed_in(" (401)")
     if status == 403 and is_dataset:
-        what = f"Kaggle denies access to this data set ({shown})"
-        todo = "Open its page with the token's account: does it exist, and may you read it?"
-        return InputError(what, url(of), todo, code="dataset_denied")
-    if status == 403 and of:
-        what = f"Kaggle denies access to this contest ({shown})"
-        todo = (
-            f"Open {url(of)}/rules, join the contest and accept its rules, then run the same "
-            "command again; a misspelt slug is refused in the same way"
+        return InputError(
+            f"Kaggle denies access to this data set ({shown})",
+            url(of),
+            "Open its page with the token's account: does it exist, and may you read it?",
+            code="dataset_denied",
         )
-        return InputError(what, of, todo, code="rules_not_accepted")
+    if status == 403 and of:
+        return InputError(
+            f"Kaggle denies access to this contest ({shown})",
+            of,
+            f"Open {url(of)}/rules, join the contest and accept its rules, then run the same "
+            "command again; a misspelt slug is refused in the same way",
+            code="rules_not_accepted",
+        )
     if status == 404 and is_dataset:
-        what = f"there is no data set '{of}' at Kaggle (404)"
-        todo = f"It is OWNER/NAME, the last two words of its address, {SITE}/datasets/OWNER/NAME"
-        return InputError(what, "--dataset", todo, code="no_such_dataset")
+        return InputError(
+            f"there is no data set '{of}' at Kaggle (404)",
+            "--dataset",
+            f"It is OWNER/NAME, the last two words of its address, {SITE}/datasets/OWNER/NAME",
+            code="no_such_dataset",
+        )
     if status == 404 and of:
-        what = f"there is no contest '{of}' at Kaggle (404)"
-        todo = (
+        return InputError(
+            f"there is no contest '{of}' at Kaggle (404)",
+            "--competition or slug",
             f"The slug is the last word of its address, {SITE}/competitions/<slug>; an invitation "
             f"link such as {SITE}/t/… does not hold it: open it in a browser, join, and look at "
-            "the address then"
+            "the address then",
+            code="no_such_contest",
         )
-        return InputError(what, "--competition or slug", todo, code="no_such_contest")
     if status == 416:
-        what = "what was downloaded does not fit the file at Kaggle (416)"
-        return RangeNotSatisfiable(what, code="other_file")
+        return RangeNotSatisfiable(
+            "what was downloaded does not fit the file at Kaggle (416)", code="other_file"
+        )
     wait = _retry_after(response)
     if status == 429:
-        what = "Kaggle counts too many requests (429)"
-        todo = f"Wait {duration(wait) if wait else 'some minutes'}, then run the same command again"
-        return ServerBusy(what, todo, wait, code="too_many_requests")
+        return ServerBusy(
+            "Kaggle counts too many requests (429)",
+            f"Wait {duration(wait) if wait else 'some minutes'}, then run the same command again",
+            wait,
+            code="too_many_requests",
+        )
     if status >= 500:
-        what = f"Kaggle has trouble of its own ({shown})"
-        return ServerBusy(what, "Run the same command again later", wait, code="kaggle_trouble")
-    what = f"Kaggle refuses ({shown if reason else f'{status}, without a reason'})"
-    return InputError(what, url(of), code="kaggle_refuses")
+        return ServerBusy(
+            f"Kaggle has trouble of its own ({shown})",
+            "Run the same command again later",
+            wait,
+            code="kaggle_trouble",
+        )
+    return InputError(
+        f"Kaggle refuses ({shown if reason else f'{status}, without a reason'})",
+        url(of),
+        code="kaggle_refuses",
+    )
 
 
 def _retry_after(response: Any) -> float | None:

@@ -35,8 +35,9 @@ def slug_of(given: argparse.Namespace, config: Config, paths: Paths) -> str:
     places = (
         f"neither by --competition, nor by slug: in competition.yaml, nor by {short(paths.fetched)}"
     )
-    todo = f"Name it by --competition SLUG, {OF_ADDRESS}"
-    raise InputError(what, places, todo, code="no_contest_named")
+    raise InputError(
+        what, places, f"Name it by --competition SLUG, {OF_ADDRESS}", code="no_contest_named"
+    )
 
 
 def _fetched_contest(file: Path) -> str:
@@ -56,8 +57,12 @@ def plain_slug(text: str, where: str = "--competition") -> str:
     is_page = path != text
     word = re.sub(r"^(competitions|c)/", "", path) if is_page else path
     if re.match(r"(t|competitions/invite)/", path) or re.fullmatch(r"[0-9a-f]{32,}", word):
-        todo = f"Open it in a browser, join the contest, and take {OF_ADDRESS}"
-        raise InputError(f"an invitation is not a slug: {text}", where, todo, code="invitation")
+        raise InputError(
+            f"an invitation is not a slug: {text}",
+            where,
+            f"Open it in a browser, join the contest, and take {OF_ADDRESS}",
+            code="invitation",
+        )
     if is_page:
         word = re.split(r"[/?#]", word)[0]
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", word, flags=re.I):
@@ -74,7 +79,10 @@ def plain_dataset(text: str) -> str:
     form = r"([\w-]+)/([\w-]+)(/versions/\d+|/data)?/?([?#].*)?"
     found = re.fullmatch(form, path, flags=re.ASCII)
     if not found:
-        what = f"'{text}' is not a data set"
-        todo = f"It is OWNER/NAME, the last two words of its address, {SITE}/datasets/OWNER/NAME"
-        raise InputError(what, "--dataset", todo, code="not_a_slug")
+        raise InputError(
+            f"'{text}' is not a data set",
+            "--dataset",
+            f"It is OWNER/NAME, the last two words of its address, {SITE}/datasets/OWNER/NAME",
+            code="not_a_slug",
+        )
     return f"{found[1]}/{found[2]}"

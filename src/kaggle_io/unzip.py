@@ -107,16 +107,23 @@ class Unpacked:
 
     def _make_parent(self, target: Path) -> None:
         if not target.parent.resolve().is_relative_to(self.folder.resolve()):
-            what = f"{short(target.parent)} leads out of the folder"
-            raise InputError(what, self.folder, "Remove that link", code="archive_refused")
+            raise InputError(
+                f"{short(target.parent)} leads out of the folder",
+                self.folder,
+                "Remove that link",
+                code="archive_refused",
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
 
     def _unpack_file(self, source: ZipFile, info: ZipInfo, name: str) -> None:
         record = _record(info)
         if self.files.setdefault(name, record) != record:
-            what = f"the archive holds {name} twice, and each is different"
-            todo = "Unpack it by hand, and look which one is right"
-            raise InputError(what, Path(source.filename), todo, code="archive_twice")
+            raise InputError(
+                f"the archive holds {name} twice, and each is different",
+                Path(source.filename),
+                "Unpack it by hand, and look which one is right",
+                code="archive_twice",
+            )
         if _is_there(self.folder / name, info):
             self._take(info.file_size, source)
             self.tick(info.file_size)
@@ -215,9 +222,12 @@ def _checked_members(source: ZipFile, archive: Path) -> Members:
         path = PurePosixPath(name)
         danger = "the same name twice" if path in found else _danger(info, name)
         if danger:
-            what = f"the archive holds {danger}: {name[:100]!r}"
-            todo = "It is not unpacked; look at it, and take what you trust out of it by hand"
-            raise InputError(what, archive, todo, code="archive_refused")
+            raise InputError(
+                f"the archive holds {danger}: {name[:100]!r}",
+                archive,
+                "It is not unpacked; look at it, and take what you trust out of it by hand",
+                code="archive_refused",
+            )
         # the rest is what file managers leave behind
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
         if not name.endswith("/") and not hidden:
@@ -245,12 +255,13 @@ def _check_case(members: Members, archive: Path, folder: Path) -> None:
     for path in members:
         plain = unicodedata.normalize("NFC", str(path)).casefold()
         if plain in seen and not is_case_sensitive(folder):
-            what = (
+            raise InputError(
                 f"the archive holds {str(seen[plain])!r} and {str(path)!r}, which are the same "
-                "name on this disk"
+                "name on this disk",
+                archive,
+                "Unpack it on a disk that distinguishes them, or by hand",
+                code="archive_twice",
             )
-            todo = "Unpack it on a disk that distinguishes them, or by hand"
-            raise InputError(what, archive, todo, code="archive_twice")
         seen[plain] = path
 
 

@@ -61,19 +61,23 @@ def run_stages(config: Config, paths: Paths, stage: str | None, given: argparse.
 
 def _say_up_to_date(jobs: list[Job], everything: list[Job]) -> None:
     """Raises InputError where they rest on something stale."""
-    stage, outputs = jobs[-1].stage, ", ".join(short(p) for p in jobs[-1].outputs[:2])
-    if stage != "prepare":
-        for job in jobs:
-            check_inputs(job, everything)
-    say(f"{stage} is up to date ({outputs}). --force redoes it")
+    for job in jobs:
+        check_inputs(job, everything)
+    outputs = ", ".join(map(short, jobs[-1].outputs[:2]))
+    say(f"{jobs[-1].stage} is up to date ({outputs}). --force redoes it")
 
 
 def _warn_of_changed_sources(jobs: list[Job]) -> None:
-    changed = {job.title: files for job in jobs if (files := job.changed_sources())}
-    if changed:
-        files = listing(dict.fromkeys(f for files in changed.values() for f in files))
-        were = "was" if len(changed) == 1 else "were"
-        warn(f"{files} changed since {listing(changed, 3)} {were} made; --force redoes")
+    older, files = [], []
+    for job in jobs:
+        changed = job.changed_sources()
+        if changed:
+            older.append(job.title)
+            files += changed
+    if older:
+        were = "was" if len(older) == 1 else "were"
+        files = listing(dict.fromkeys(files))
+        warn(f"{files} changed since {listing(older, 3)} {were} made; --force redoes")
 
 
 def _check_before_hours_of_work(config: Config, paths: Paths, stage: str | None) -> None:
@@ -81,15 +85,14 @@ def _check_before_hours_of_work(config: Config, paths: Paths, stage: str | None)
     sample of the submission that cannot be understood."""
     importlib.import_module("src.parts.check").check(config)
     _check_members(config, paths)
-    asked = stage in (None, "submit") and paths.index.is_file() and has_test(paths)
-    if asked and sample_of(config, paths).is_file():
+    will_submit = stage in (None, "submit") and paths.index.is_file() and has_test(paths)
+    if will_submit and sample_of(config, paths).is_file():
         form_of(config, paths)
 
 
 def _note_force(todo: list[Job], everything: list[Job]) -> None:
     """In the records, so that a run that is stopped goes on without --force."""
-    if todo[0].stage != "prepare":
-        check_inputs(todo[0], everything)
+    check_inputs(todo[0], everything)
     for job in todo:
         job.redo()
     console.FORCED.append(True)
@@ -100,14 +103,14 @@ def _do_next(
 ) -> list[Job]:
     """Do the first job that no other run is working on, or train all folds that are left side by
     side. Returns what was done: [] where something has changed that a new plan must know of."""
-    if maker := _maker_at_work(todo[0], everything):
+    maker = _maker_at_work(todo[0], everything)
+    if maker is not None:
         with maker.lock.held():
             return []  # the other run has made it meanwhile
     with _lock_first_free(todo, everything) as job:
         if job is None:  # the other run may have done it
             return []
-        if job.stage != "prepare":  # which looks for its files itself, and says what it looked for
-            check_inputs(job, everything)
+        check_inputs(job, everything)
         if not all(maker.verify(job.reads) for maker in job.makers(everything)):
             return []  # bytes changed on the disk: the next plan has it
         job.announce()
@@ -158,7 +161,9 @@ def _is_ready(job: Job, everything: list[Job]) -> bool:
 
 def check_inputs(job: Job, jobs: list[Job]) -> None:
     """Raises InputError, with the command that makes it, unless all that this job reads is there
-    and finished."""
+    and finished. prepare looks for its files itself, and says where it looked."""
+    if job.stage == "prepare":
+        return
     if missing := [i for i in job.inputs if not i.exists()]:
         needed, makers = missing[0], {i.made_by for i in missing}
         words = needed.made_by.split()
@@ -328,16 +333,16 @@ def results(config: Config, paths: Paths) -> str:
     if config.study:
         table, html = paths.study_table(config.name), paths.study_html(config.name)
         return f"table: {short(table)}   report: {short(html)}"
-    found = []
+    places = []
     html, submission = paths.html(config.name), submit_job(config, paths).outputs[0]
     if html.is_file():
-        found.append(f"report: {short(html)}")
+        places.append(f"report: {short(html)}")
     if not has_test(paths):
-        found.append("no test set, so no submission")
+        places.append("no test set, so no submission")
     elif not sample_of(config, paths).is_file():
-        found.append("no sample of the submission, so no submission")
+        places.append("no sample of the submission, so no submission")
     elif column := unanswered(config, paths):
-        found.append(f"the sample asks for '{column}', so no submission")
+        places.append(f"the sample asks for '{column}', so no submission")
     elif submission.is_file():
-        found.append(f"submission: {short(submission)}")
-    return "   ".join(found)
+        places.append(f"submission: {short(submission)}")
+    return "   ".join(places)

@@ -21,16 +21,13 @@ from src.submission.sample import sample_file
 
 
 def data(paths: Paths) -> Input:
-    found = folder_fingerprint(data_files(paths.data), paths.data, paths)
-    return Input("the data", paths.data, digest=found)
+    files = data_files(paths.data)
+    return Input("the data", paths.data, digest=folder_fingerprint(files, paths.data, paths))
 
 
-def train_images(paths: Paths) -> Input:
-    return Input("the train images", paths.index, "prepare", rows_fingerprint(paths.index, "train"))
-
-
-def test_images(paths: Paths) -> Input:
-    return Input("the test images", paths.index, "prepare", rows_fingerprint(paths.index, "test"))
+def images(paths: Paths, part: str) -> Input:
+    """The rows of the index. `part`: 'train' or 'test'."""
+    return Input(f"the {part} images", paths.index, "prepare", rows_fingerprint(paths.index, part))
 
 
 def truth(paths: Paths) -> Input:

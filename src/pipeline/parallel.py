@@ -48,12 +48,12 @@ def devices() -> list[str]:
     """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        found: list[str] = []
+        names: list[str] = []
         for name in chosen.split(","):
             if not name.strip() or name.strip().startswith("-"):
                 break
-            found.append(name.strip())
-        return found
+            names.append(name.strip())
+        return names
     command = ["nvidia-smi", "-L"]
     try:  # in a container it knows which GPUs are lent, where /proc may show all of the machine's
         listed = subprocess.run(
@@ -168,8 +168,8 @@ class Pool:
             if not key.data.pass_on(key.fileobj):
                 self.selector.unregister(key.fileobj)
                 key.fileobj.close()
-        heard = {id(key.data) for key in self.selector.get_map().values()}
-        for child in [c for c in self.running if id(c) not in heard]:
+        open_pipes = {id(key.data) for key in self.selector.get_map().values()}
+        for child in [c for c in self.running if id(c) not in open_pipes]:
             child.process.wait()
             self.running.remove(child)
             self.ended.append(child)

@@ -58,10 +58,10 @@ class Metrics(Record):
     lecture_by_fold: dict[str, dict[str, Number]] = {}
 
     @model_validator(mode="before")
-    def _renamed(cls, found: dict) -> dict:
-        if "honest" in found:  # as older versions call it
-            found["nested"] = found.pop("honest")
-        return found
+    def _renamed(cls, record: dict) -> dict:
+        if "honest" in record:  # as older versions call it
+            record["nested"] = record.pop("honest")
+        return record
 
 
 class Runs(Record):
@@ -164,9 +164,9 @@ def _read(
     file: Path, form: type[Record], kind: str, remedy: str, members: Any = None, *, code: str
 ) -> dict:
     try:
-        found = read_json(file)
-        form.model_validate(found, context=members)
-        return found
+        record = read_json(file)
+        form.model_validate(record, context=members)
+        return record
     except FileNotFoundError:
         raise InputError("no such file", short(file), remedy, code=code) from None
     except (OSError, RecursionError) as error:

@@ -52,8 +52,8 @@ class Facts:
 
     @cached_property
     def light(self) -> tuple[pd.DataFrame, np.ndarray]:
-        """A row an image: id, set, label, brightness, rms, michelson; and its histogram, (N,256),
-        which sums to 1. The formulas: `light_of`."""
+        """A row an image: id, set, label, image, brightness, rms, michelson; and its histogram,
+        (N,256), which sums to 1. The formulas: `light_of`."""
         chosen = np.unique(np.linspace(0, len(self.index) - 1, self.most).astype(int))
         rows = self.index.iloc[chosen][["id", "set", "label", "image"]].reset_index(drop=True)
         histograms = np.zeros((len(rows), 256))

@@ -22,6 +22,8 @@ from src.data.images import read_image
 TRUE_COLOUR, PRED_COLOUR = (64, 200, 255), (255, 150, 30)
 LINES = ["#0b7fab", "#d95f02", "#5a6b2f", "#7b4ea3", "#b0305c", "#444444", "#00897b", "#a67c00"]
 TILE = 360  # px: the longer side of one image among the worst
+COLUMNS = 4  # of a sheet of tiles
+BINS = 10  # of probabilities, in the reliability diagram
 
 
 def save(figure, path: Path) -> None:
@@ -30,11 +32,11 @@ def save(figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight", facecolor="white")
 
 
-def canvas(width: float, height: float, **options):
+def canvas(width: float, height: float):
     """A matplotlib Figure of this many inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained", **options)
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def plain(name: object, family: str | None = None, most: int = 40) -> str:
@@ -97,7 +99,7 @@ def confusion_matrix(table: np.ndarray, classes: list[str]):
     return figure
 
 
-def reliability(truth: np.ndarray, probs: np.ndarray, classes: list[str], bins: int = 10):
+def reliability(truth: np.ndarray, probs: np.ndarray, classes: list[str]):
     """truth (N) int, probs (N,C) -> figure: how often images that are given a probability of a
     class are of that class, and how many images are given it.
 
@@ -107,7 +109,7 @@ def reliability(truth: np.ndarray, probs: np.ndarray, classes: list[str], bins: 
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
     for c, name in enumerate(classes):
-        mean, rate, n = binned(probs[:, c], truth == c, bins)
+        mean, rate, n = binned(probs[:, c], truth == c)
         colour = LINES[c % len(LINES)]
         area = 6 + 110 * np.sqrt(n / len(truth))
         upper.plot(mean, rate, color=colour, linewidth=1.4, label=plain(name))
@@ -115,11 +117,11 @@ def reliability(truth: np.ndarray, probs: np.ndarray, classes: list[str], bins: 
     upper.set(ylabel="share that is of the class", ylim=(-0.04, 1.04), xlim=(-0.02, 1.02))
     upper.legend(frameon=False, loc="upper left")
     top = probs.max(1)
-    mean, rate, n = binned(top, truth == probs.argmax(1), bins)
+    mean, rate, n = binned(top, truth == probs.argmax(1))
     error = float((n * np.abs(rate - mean)).sum() / len(truth))
     title = f"calibration error {error:.3f}   (larger points: more images)"
     upper.set_title(title, fontsize=9, color="#555555")
-    lower.hist(top, bins=np.linspace(0, 1, 2 * bins + 1), color="#888888")
+    lower.hist(top, bins=np.linspace(0, 1, 2 * BINS + 1), color="#888888")
     lower.set_xlabel("probability given to the class")
     lower.set_ylabel("images, by their\nmost probable class")
     for axes in (upper, lower):
@@ -127,13 +129,13 @@ def reliability(truth: np.ndarray, probs: np.ndarray, classes: list[str], bins: 
     return figure, error
 
 
-def binned(probability: np.ndarray, right: np.ndarray, bins: int) -> list[np.ndarray]:
+def binned(probability: np.ndarray, right: np.ndarray) -> list[np.ndarray]:
     """Equal bins from 0 to 1, the empty ones left out: mean probability, share that is right, and
     count of each."""
-    number = np.minimum((probability * bins).astype(int), bins - 1)
-    n = np.bincount(number, minlength=bins)
+    number = np.minimum((probability * BINS).astype(int), BINS - 1)
+    n = np.bincount(number, minlength=BINS)
     used = np.flatnonzero(n)
-    means = [np.bincount(number, values, bins)[used] / n[used] for values in (probability, right)]
+    means = [np.bincount(number, values, BINS)[used] / n[used] for values in (probability, right)]
     return [*means, n[used]]
 
 
@@ -174,12 +176,12 @@ def outlined(
     return picture
 
 
-def sheet(shown: list[Tile], title: str = "true outline blue, predicted orange", columns: int = 4):
+def sheet(shown: list[Tile], title: str = "true outline blue, predicted orange"):
     """A figure of small pictures, each with its caption."""
-    rows = -(-len(shown) // columns)
-    figure = canvas(3.1 * columns, 3.15 * rows + 0.4)
+    rows = -(-len(shown) // COLUMNS)
+    figure = canvas(3.1 * COLUMNS, 3.15 * rows + 0.4)
     figure.suptitle(title, fontsize=12, color="#444444")
-    for axes, tile in zip(figure.subplots(rows, columns, squeeze=False).flat, shown):
+    for axes, tile in zip(figure.subplots(rows, COLUMNS, squeeze=False).flat, shown):
         axes.imshow(tile.picture)
         axes.set_title(plain_lines(tile.caption), fontsize=9)
     for axes in figure.axes:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from src.core.disk import replacing
 from src.report.figures import png
 
 SHOWN = ["score", "dice", "iou", "accuracy", "macro_f1", "auc"]  # by fold, and on the console
@@ -38,6 +39,11 @@ def render(template: str, **about) -> str:
     pages.globals |= {"pick": pick, "spread_text": spread_text, "present": present}
     pages.globals |= {"SHOWN": SHOWN, "LECTURE": LECTURE}
     return pages.get_template(template).render(about)
+
+
+def save(path: Path, template: str, **about) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(render(template, **about), encoding="utf-8")
 
 
 def data_url(picture: np.ndarray | Path) -> str:

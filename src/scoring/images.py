@@ -24,12 +24,11 @@ def score_predictions(
     labels: np.ndarray,
     truths: list[np.ndarray],
     competition: Competition,
-    decision: Decision | None = None,
 ) -> dict:
     """Predictions of N images, their labels (N) int and true masks (H,W) bool at original size ->
     {"score", every metric of pixel counts and labels that applies, "per_image": {each mask metric
-    (N), "area", "true_area", "label"}}. decision: by default the untuned one."""
-    decision = decision or Decision.untuned(competition.evaluate)
+    (N), "area", "true_area", "label"}}, by the untuned decision."""
+    decision = Decision.untuned(competition.evaluate)
     found = measure(predictions, labels, truths, decision, competition.classes)
     return {"score": metrics.score(competition.score, found)} | found
 
@@ -49,7 +48,7 @@ def measure(
         size = (1, 1) if predictions.mask is None else truths[i].shape
         mask, label = apply(decision, predictions, i, size, classes)
         if mask is not None:
-            counts[:, i] = metrics.counts([mask], [truths[i]])[:, 0]
+            counts[:, i] = metrics.counts(mask, truths[i])
         if label is not None:
             decided[i] = label
     per_image, images = {}, None

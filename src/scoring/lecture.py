@@ -44,10 +44,7 @@ def by_fold(
     if predictions.mask is not None:
         pairs = zip(predictions.mask, truths, strict=True)
         counts = np.array(
-            [
-                metrics.counts([prob.astype(np.float32) > THRESHOLD], [true > 0])[:, 0]
-                for prob, true in pairs
-            ]
+            [metrics.counts(prob.astype(np.float32) > THRESHOLD, true > 0) for prob, true in pairs]
         )
     found: dict[int, dict[str, float]] = {}
     for fold in np.unique(folds):

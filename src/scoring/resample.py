@@ -12,7 +12,7 @@ from src.core.console import InputError
 SUBFOLDS = 5  # with a single validation fold: how many it is divided into for cross-fitting
 
 
-def cross_folds(folds: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[np.ndarray, bool]:
+def cross_folds(folds: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, bool]:
     """folds (N) of validated images -> what leave-one-fold-out leaves out (N), and whether these
     are the folds themselves.
 
@@ -31,20 +31,20 @@ def cross_folds(folds: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[n
         )
     filled = np.zeros(min(SUBFOLDS, len(names)), dtype=int)
     subfold_of = np.zeros(len(names), dtype=int)
-    for i in np.random.default_rng(seed).permutation(len(names)):
+    for i in np.random.default_rng(0).permutation(len(names)):
         subfold_of[i] = filled.argmin()
         filled[subfold_of[i]] += sizes[i]
     return subfold_of[group], False
 
 
-def bootstrap(groups: np.ndarray, times: int, seed: int = 0) -> Iterator[np.ndarray]:
+def bootstrap(groups: np.ndarray, times: int) -> Iterator[np.ndarray]:
     """Rows of `times` resamples: as many groups as there are, drawn with replacement, each with all
     its images (cluster bootstrap, Field & Welsh 2007)."""
     _, number = np.unique(groups, return_inverse=True)
     order = np.argsort(number, kind="stable")
     sizes = np.bincount(number)
     starts = np.cumsum(sizes) - sizes
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     for _ in range(times):
         drawn = generator.integers(0, len(sizes), len(sizes))
         repeats = sizes[drawn]

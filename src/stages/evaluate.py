@@ -83,21 +83,17 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         untuned = decisions[0]
         tuned, without = tuning.tune(decisions, table, data.labels, data.cv_folds, competition)
         by_own_fold = [without[k] for k in data.cv_folds.tolist()]
-        answers = {
-            "untuned": Answers(*table.answer(untuned), distances(data, [untuned] * len(data))),
-            "tuned": Answers(*table.answer(tuned)),
-            "nested": Answers(
-                *tuning.apply_each(without, table, data.cv_folds), distances(data, by_own_fold)
-            ),
-        }
+        plain = Answers(*table.answer(untuned), distances(data, [untuned] * len(data)))
+        nested = Answers(
+            *tuning.apply_each(without, table, data.cv_folds), distances(data, by_own_fold)
+        )
         results = {
-            "untuned": {"decision": asdict(untuned)},
-            "tuned": {"decision": asdict(tuned)},
-            "nested": {"decisions": {k: asdict(d) for k, d in without.items()}},
+            "untuned": {"decision": asdict(untuned)} | measure(data, plain),
+            "tuned": {"decision": asdict(tuned)} | measure(data, Answers(*table.answer(tuned))),
+            "nested": {"decisions": {k: asdict(d) for k, d in without.items()}}
+            | measure(data, nested),
         }
-        for way in results:
-            results[way] |= measure(data, answers[way])
-        images = per_image(data, answers["nested"])
+        images = per_image(data, nested)
         about = describe(name, data, len(decisions))
         draw(data, about, results, images, by_own_fold, paths)
         with replacing(paths.per_image(name)) as temporary:
@@ -189,15 +185,14 @@ def by_class(
 ) -> dict[str, dict]:
     """Means of the masks' metrics over the images of each class; precision, recall and F1 of the
     label, the class against the rest."""
+    shown = {m: images[m] for m in ("dice", "iou", "hd95") if m in images}
     found = {}
     for c, name in enumerate(data.competition.data.classes):
         rows = data.labels == c
         if not rows.any():
             continue
         found[name] = {"images": int(rows.sum())}
-        for metric in ("dice", "iou", "hd95"):
-            if metric in images:
-                found[name][metric] = float(images[metric][rows].mean())
+        found[name] |= metrics.values(shown, data.labels, None, None, rows)
         if confusion is not None:
             answered, true = confusion[:, c].sum(), confusion[c].sum()
             counts = metrics.from_areas(confusion[c, c], answered, true, confusion.sum())
@@ -280,11 +275,8 @@ def draw(
     for sheet, shown in sheets.items():
         if shown:
             figures.save(figures.sheet(shown), paths.picture(name, sheet))
-    page = html.render(
-        "report.html.j2", about=about, results=results, drawn=drawn, error=error, **sheets
-    )
-    with replacing(paths.html(name)) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    page = {"about": about, "results": results, "drawn": drawn, "error": error} | sheets
+    html.save(paths.html(name), "report.html.j2", **page)
 
 
 def from_worst(data: Validated, images: pd.DataFrame) -> np.ndarray:

@@ -23,7 +23,8 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -50,7 +51,9 @@ from src.core.console import (
 from src.core.disk import point, write_json
 from src.core.freshness import Job
 from src.core.paths import Paths
+from src.core.settings import Data
 from src.data import dataset, duplicates, rle, rle_dialect
+from src.data.columns import RUN_SETTINGS
 from src.data.dataset import Item
 from src.data.images import resize
 from src.data.problems import Problems
@@ -121,9 +124,11 @@ def _make(index_job: Job, store_jobs: list[Job], config: Config, paths: Paths) -
             stores += _open_stores(job, items, config, files[job.name])
         rows = _rows(items)
         runs = _run_lengths(items, config, paths)
-        checked = _pass_over_files(items, rows, stores, config, paths, runs)
-        for kind, name in (p for c in checked for p in c.problems):
-            problems.add(kind, name)
+        check = partial(_check, stores, paths.data, config.competition.data, runs)
+        checked = _pass_over_files(check, items, rows, paths)
+        for result in checked:
+            for kind, name in result.problems:
+                problems.add(kind, name)
         problems.settle(skip, paths.data)
         good = [i for i, c in enumerate(checked) if not c.problems]
         if not any(items[i].part == "train" for i in good):
@@ -175,7 +180,7 @@ def _run_lengths(items: list[Item], config: Config, paths: Paths) -> dict[str, A
         f"{'relative' if runs['relative'] else 'absolute'} starts{size} ({runs['why']})"
     )
     if runs["assumed"]:
-        setting = rle_dialect.SETTING[runs["assumed"][0]]
+        setting = RUN_SETTINGS[runs["assumed"][0]]
         warn(
             f"{listing(runs['assumed'])} of the run lengths cannot be known from the data and is "
             f"assumed, as usual; submission.{setting} in competition.yaml sets it"
@@ -210,29 +215,18 @@ def _open_stores(job: Job, items: list[Item], config: Config, files: ExitStack) 
 
 
 def _pass_over_files(
-    items: list[Item],
-    rows: list[int],
-    stores: list[PixelStore],
-    config: Config,
-    paths: Paths,
-    runs: dict[str, Any] | None,
+    check: Callable[[Item, int], Checked], items: list[Item], rows: list[int], paths: Paths
 ) -> list[Checked]:
     """Check and decode every file once, on all cores; the workers write the rows themselves."""
-    work = partial(_work, stores=stores, config=config, data=paths.data, runs=runs)
-    checked: list[Checked] = [Checked([])] * len(items)
+    checked = []
     point("start", paths.prepared)
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(cpu_count(), context, _start_worker, (os.getpid(),))
     try:
-        tasks = {
-            pool.submit(work, items[i : i + BATCH], rows[i : i + BATCH]): i
-            for i in range(0, len(items), BATCH)
-        }
         with progress(len(items), "prepare") as bar:
-            for task in as_completed(tasks):
-                result = task.result()
-                checked[tasks[task] : tasks[task] + len(result)] = result
-                bar.update(len(result))
+            for result in pool.map(check, items, rows, chunksize=BATCH):
+                checked.append(result)
+                bar.update()
     except KeyboardInterrupt:
         raise Stopped("prepare was stopped; nothing half-written is left") from None
     except BrokenProcessPool:
@@ -243,28 +237,23 @@ def _pass_over_files(
     return checked
 
 
-def _work(
-    items: list[Item],
-    rows: list[int],
+def _check(
     stores: list[PixelStore],
-    config: Config,
     data: Path,
+    cfg: Data,
     runs: dict[str, Any] | None,
-) -> list[Checked]:
-    """Check, decode and store some images, in a worker."""
-    checked, cfg = [], config.competition.data
-    for item, row in zip(items, rows):
-        image, mask, problems = dataset.load(item, data, cfg.channels, cfg.empty_class, runs)
-        if image is None:
-            checked.append(Checked(problems))
-            continue
-        for store in stores:
-            if store.part == item.part:
-                store.write(row, mask if store.is_mask else image)
-        small = resize(mask, duplicates.SIDE, is_mask=True).astype(bool)
-        thumb = duplicates.thumbnail(image)
-        checked.append(Checked([], *mask.shape, rle.to_runs(mask), thumb, small))
-    return checked
+    item: Item,
+    row: int,
+) -> Checked:
+    """Check, decode and store one image, in a worker."""
+    image, mask, problems = dataset.load(item, data, cfg, runs)
+    if image is None:
+        return Checked(problems)
+    for store in stores:
+        if store.part == item.part:
+            store.write(row, mask if store.is_mask else image)
+    small = resize(mask, duplicates.SIDE, is_mask=True).astype(bool)
+    return Checked([], *mask.shape, rle.to_runs(mask), duplicates.thumbnail(image), small)
 
 
 def _start_worker(parent: int) -> None:
@@ -337,26 +326,26 @@ def _report(
 ) -> dict:
     """Counts, and the ids of near-duplicates that contradict each other."""
     n_train, sizes = len(train), np.bincount(group)
-    ids = [(items[a].id, items[b].id) for a, b in zip(pairs.first, pairs.second)]
-    labels = [(items[a].label, items[b].label) for a, b in zip(pairs.first, pairs.second)]
-    is_twin = pairs.second >= n_train
-    small_masks = np.stack([c.mask_thumb for c in train])
-    other_label = [k for k, (a, b) in enumerate(labels) if a != b and not is_twin[k]]
-    other_mask = list(duplicates.contradicting_masks(small_masks, pairs))
-    return {
-        "counts": {
-            "train": n_train,
-            "test": len(items) - n_train,
-            "several_masks": sum(max(len(i.masks), len(i.runs)) > 1 for i in items),
-            "duplicate_groups": int((sizes > 1).sum()),
-            "surplus": int((sizes - 1).sum()),
-            "twins": len(pairs),
-            "contradicting_labels": len(other_label),
-            "contradicting_masks": len(other_mask),
-            "test_twins": len(set(pairs.second[is_twin])),
-        },
-        "classes": {c: sum(i.label == c for i in items) for c in classes},
-        "contradicting_labels": [ids[k] for k in other_label],
-        "contradicting_masks": [ids[k] for k in other_mask],
-        "test_twins": [ids[k] for k in np.flatnonzero(is_twin)],
+    labels = np.array([item.label for item in items])
+    in_test = pairs.second >= n_train
+    other_label = labels[pairs.first] != labels[pairs.second]
+    masks = np.stack([c.mask_thumb for c in train])
+    rows = {
+        "contradicting_labels": np.flatnonzero(other_label & ~in_test),
+        "contradicting_masks": duplicates.contradicting_masks(masks, pairs),
+        "test_twins": np.flatnonzero(in_test),
     }
+    ids = [(items[a].id, items[b].id) for a, b in zip(pairs.first, pairs.second)]
+    named = {kind: [ids[row] for row in found] for kind, found in rows.items()}
+    counts = {
+        "train": n_train,
+        "test": len(items) - n_train,
+        "several_masks": sum(max(len(i.masks), len(i.runs)) > 1 for i in items),
+        "duplicate_groups": int((sizes > 1).sum()),
+        "surplus": int((sizes - 1).sum()),
+        "twins": len(pairs),
+        "contradicting_labels": len(named["contradicting_labels"]),
+        "contradicting_masks": len(named["contradicting_masks"]),
+        "test_twins": len({test for _, test in named["test_twins"]}),
+    }
+    return {"counts": counts, "classes": {c: int((labels == c).sum()) for c in classes}} | named

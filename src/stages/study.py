@@ -78,17 +78,16 @@ def run(job: Job, config: Config, paths: Paths) -> None:
         with replacing(markdown_file) as temporary:
             temporary.write_text(markdown(config, lines), encoding="utf-8")
         figures.save(forest(cells), plot)
-        with replacing(page) as temporary:
-            text = html.render(
-                "study.html.j2",
-                name=config.name,
-                question=config.study.question,
-                lines=lines,
-                legend=legend(config),
-                plot=plot,
-                images=same_images(cells, index, paths),
-            )
-            temporary.write_text(text, encoding="utf-8")
+        html.save(
+            page,
+            "study.html.j2",
+            name=config.name,
+            question=config.study.question,
+            lines=lines,
+            legend=legend(config),
+            plot=plot,
+            images=same_images(cells, index, paths),
+        )
         verdicts = [
             f"{label} {cell.differences['score'].verdict}"
             for label, cell in cells.items()

@@ -7,8 +7,7 @@ from typing import Any
 
 from src.core.console import short
 from src.data.cells import check_written, names_of
-from src.data.columns import find_id, is_runs
-from src.data.rle_dialect import SETTING
+from src.data.columns import RUN_SETTINGS, find_id, is_runs
 from src.submission.form import BOX, Form
 from src.submission.sample import SampleError
 
@@ -39,7 +38,7 @@ def infer_runs(form: Form, found: dict[str, Any]) -> None:
     }
     if "" in starts:
         usual["first"] = (0, "the sample has a run from 0")
-    for fact, setting in SETTING.items():
+    for fact, setting in RUN_SETTINGS.items():
         value, why = usual[fact]
         if fact in found:
             value, why = found[fact], FROM_TABLE

@@ -52,8 +52,15 @@ def _no_test_images(
 ) -> InputError:
     patterns = competition.data.test
     if unread := unread_files(data, patterns, ids):
-        what = f"the test images are of kinds that are not read: {names_of(unread.values(), 3)}"
-        return InputError(what, sample, "Save them as png", code="no_test_images")
-    what = f"none of the {len(ids)} images of the sample is there: {names_of(ids, 3)}"
-    todo = f"They were looked for by {', '.join(patterns)}: data.test says where"
-    return InputError(what, sample, todo, code="no_test_images")
+        return InputError(
+            f"the test images are of kinds that are not read: {names_of(unread.values(), 3)}",
+            sample,
+            "Save them as png",
+            code="no_test_images",
+        )
+    return InputError(
+        f"none of the {len(ids)} images of the sample is there: {names_of(ids, 3)}",
+        sample,
+        f"They were looked for by {', '.join(patterns)}: data.test says where",
+        code="no_test_images",
+    )

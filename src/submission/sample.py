@@ -119,8 +119,9 @@ def read_sample(file: Path, submission: Submission) -> Sample:
     except FileNotFoundError:
         raise _not_there(file) from None
     except (OSError, *DAMAGED) as error:
-        what = f"not readable as a table: {printable(error, 200)}"
-        raise fails(what, code="not_a_table") from None
+        raise fails(
+            f"not readable as a table: {printable(error, 200)}", code="not_a_table"
+        ) from None
     delimiter = "\t" if submission.delimiter == "tab" else submission.delimiter
     raw, head, delimiter = cells_of(table_text(data, file), file, delimiter)
     if not raw:

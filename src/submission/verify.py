@@ -102,8 +102,11 @@ def _lines(text: str, submitted: Submitted) -> list[Line]:
     form, columns = submitted.form, submitted.form.sample.columns
     head, _, body = text.partition("\n")
     if head.rstrip("\r") != form.sample.header:
-        what = f"the header is '{head.strip()}', not the sample's '{form.sample.header}'"
-        raise InvalidSubmission(what, submitted.file, code="wrong_header")
+        raise InvalidSubmission(
+            f"the header is '{head.strip()}', not the sample's '{form.sample.header}'",
+            submitted.file,
+            code="wrong_header",
+        )
     reader = csv.reader(io.StringIO(body, newline=""), delimiter=form.sample.delimiter)
     table = list(filter(None, reader))
     ragged = [cells[0] for cells in table if len(cells) != len(columns)]
@@ -164,8 +167,7 @@ def check_labels(submitted: Submitted) -> None:
         return
     known = form.labels.values()
     strange = [line.id for line in lines if line.cells[form.label] not in known]
-    what = f"labels are none of {', '.join(known)}"
-    _refuse(submitted, what, strange, code="unknown_class")
+    _refuse(submitted, f"labels are none of {', '.join(known)}", strange, code="unknown_class")
     other = [
         line.id
         for line in lines
@@ -189,10 +191,15 @@ def check_probabilities(submitted: Submitted) -> None:
             wrong.append(line.id)
         elif line.answer and np.abs(values - line.answer.probs[at]).max() > 1e-5:
             other.append(line.id)
-    what = "probabilities are not numbers from 0 to 1, or do not add up to 1"
-    _refuse(submitted, what, wrong, code="bad_probabilities")
-    what = "probabilities are not those that were predicted"
-    _refuse(submitted, what, other, code="not_as_decided")
+    _refuse(
+        submitted,
+        "probabilities are not numbers from 0 to 1, or do not add up to 1",
+        wrong,
+        code="bad_probabilities",
+    )
+    _refuse(
+        submitted, "probabilities are not those that were predicted", other, code="not_as_decided"
+    )
 
 
 def check_runs(submitted: Submitted) -> None:
@@ -219,8 +226,12 @@ def check_runs(submitted: Submitted) -> None:
                 other.append(lines[0].id)
     for fault, ids in wrong.items():
         _refuse(submitted, f"run lengths {fault}", ids, code="bad_runs")
-    what = "run lengths do not decode to the mask that was decided"
-    _refuse(submitted, what, other, code="not_as_decided")
+    _refuse(
+        submitted,
+        "run lengths do not decode to the mask that was decided",
+        other,
+        code="not_as_decided",
+    )
     answers = submitted.answers.items()
     lost = [image for image, answer in answers if answer.packed.any() and image not in shown]
     _refuse(submitted, "masks of these images are in no row", lost, code="not_as_decided")
@@ -253,10 +264,18 @@ def check_boxes(submitted: Submitted) -> None:
             wrong.append(line.id)
         elif line.answer and text != (line.answer.boxes or form.empty):
             other.append(line.id)
-    what = f"boxes are not '{form.box}', or lie outside of their image"
-    _refuse(submitted, what, wrong, code="bad_boxes")
-    what = "boxes are not those of the masks that were decided"
-    _refuse(submitted, what, other, code="not_as_decided")
+    _refuse(
+        submitted,
+        f"boxes are not '{form.box}', or lie outside of their image",
+        wrong,
+        code="bad_boxes",
+    )
+    _refuse(
+        submitted,
+        "boxes are not those of the masks that were decided",
+        other,
+        code="not_as_decided",
+    )
 
 
 def _are_boxes(text: str, form: Form, size: Size) -> bool:
@@ -286,8 +305,12 @@ def check_pngs(submitted: Submitted) -> None:
     _refuse(submitted, "masks are missing", missing, code="ids_missing")
     _refuse(submitted, "files are of no image of the sample", unknown, code="ids_unknown")
     wrong = [name for name, image in expected.items() if not _is_mask(name, image, submitted)]
-    what = "masks are not readable, or have another size or other values than they should"
-    _refuse(submitted, what, wrong, code="bad_masks")
+    _refuse(
+        submitted,
+        "masks are not readable, or have another size or other values than they should",
+        wrong,
+        code="bad_masks",
+    )
 
 
 def _is_mask(name: str, image: str, submitted: Submitted) -> bool:

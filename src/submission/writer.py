@@ -51,11 +51,11 @@ def write(
         try:
             verify_submission(temporary, form, sizes, answers)
         except InvalidSubmission as error:
-            what = (
+            raise StageError(
                 f"the submission in {short(target)} does not read back as it was decided: "
-                f"{error.what}. This is a fault of the program"
-            )
-            raise StageError(what, code="not_as_meant") from None
+                f"{error.what}. This is a fault of the program",
+                code="not_as_meant",
+            ) from None
     counts = {"rows": len(table), "images": len(answers)}
     if "label" in form.requested:
         labels = [answer.label for answer in answers.values()]
@@ -206,8 +206,12 @@ def recheck(form: Form, config: Config, paths: Paths) -> None:
     InputError that names the ids and what is wrong with them."""
     file = paths.archive(config.name) if form.masks else paths.submission(config.name)
     if not file.is_file():
-        todo = f"Make it with {command('submit')}"
-        raise InputError("there is no submission", file, todo, code="no_submission")
+        raise InputError(
+            "there is no submission",
+            file,
+            f"Make it with {command('submit')}",
+            code="no_submission",
+        )
     sizes = read_sizes(paths)
     verify_submission(file, form, sizes)
     predictions = Predictions.load(paths.test(config.name), config.competition.data.classes)

@@ -31,7 +31,7 @@ SIDE = 64  # of the map of positions
 TEST = "#888888"
 
 
-# -------------------------------------------------------------------------------------------- counts
+# ------------------------------------------------------------------------------------------- counts
 
 
 def classes(facts: Facts) -> pd.DataFrame:
@@ -66,7 +66,7 @@ def sizes(facts: Facts):
     return _finished(figure, first, third)
 
 
-# ------------------------------------------------------------------------------------------- lesions
+# ------------------------------------------------------------------------------------------ lesions
 
 
 def areas(facts: Facts) -> pd.DataFrame:
@@ -90,12 +90,11 @@ def area_histogram(facts: Facts):
     figure = canvas(8, 3.8)
     axes = figure.add_subplot()
     lesions = _lesions(facts)
-    lesions = lesions.assign(share=100 * lesions["share"])
-    edges = np.geomspace(lesions["share"].min() * 0.9, lesions["share"].max() * 1.1, 31)
+    edges = np.geomspace(lesions["share"].min() * 90, lesions["share"].max() * 110, 31)
     for label, rows, colour in _by_class(facts, lesions):
-        name = f"{plain(label)}, median {rows['share'].median():.1f} %"
-        axes.hist(rows["share"], edges, alpha=0.25, color=colour)
-        axes.hist(rows["share"], edges, histtype="step", linewidth=1.6, color=colour, label=name)
+        share = 100 * rows["share"]
+        name = f"{plain(label)}, median {share.median():.1f} %"
+        axes.hist(share, edges, histtype="stepfilled", fc=f"{colour}40", ec=colour, label=name)
     axes.set(xscale="log", xlabel="lesion, % of the image (logarithmic)", ylabel="images")
     axes.set_title("how large lesions are")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -139,7 +138,7 @@ def outlines(facts: Facts, each: int = 6):
     return _bare(figure)
 
 
-# --------------------------------------------------------------------------------------------- light
+# -------------------------------------------------------------------------------------------- light
 
 
 def light(facts: Facts) -> pd.DataFrame:
@@ -180,7 +179,8 @@ def light_figure(facts: Facts):
 
 
 def histograms(facts: Facts):
-    """How often each grey level occurs: the mean over a class's images; on the right, cumulative."""
+    """How often each grey level occurs: the mean over a class's images; on the right,
+    cumulative."""
     rows, counts = facts.light
     figure = canvas(12, 3.8)
     left, right = figure.subplots(1, 2)
@@ -204,26 +204,26 @@ def equalised(facts: Facts, each: int = 1):
     """Images as they are, equalised as a whole, and by CLAHE (src/parts/filters.py), each above its
     histogram: of every class those of middle brightness."""
     rows = facts.light[0].sort_values("brightness")
-    chosen = []
-    for _, its, _ in _by_class(facts, rows[rows["set"] == "train"]):
-        chosen += list(its["id"].iloc[len(its) // 2 :][:each])
+    halves = [r.iloc[len(r) // 2 :] for _, r, _ in _by_class(facts, rows[rows["set"] == "train"])]
+    chosen = pd.concat([half[:each] for half in halves])
     names = {"none": "as it is", "equalise": "equalised", "clahe": "CLAHE"}
-    files = facts.train.set_index("id")["image"]
     figure = canvas(10.5, 3.7 * len(chosen))
     grid = figure.subplots(2 * len(chosen), 3, height_ratios=[3, 1] * len(chosen), squeeze=False)
-    for upper, lower, id in zip(grid[::2], grid[1::2], chosen):
-        image, highest = facts.pixels(files[id]), 0.0
+    for upper, lower, row in zip(grid[::2], grid[1::2], chosen.itertuples()):
+        image = facts.pixels(row.image)
         for axes, below, (name, text) in zip(upper, lower, names.items()):
             made = filters.apply(image, name, {})
             counts = np.bincount(made.ravel(), minlength=256)
             brightness, rms, _ = light_of(counts)
-            _show(axes, made, f"{id}: {text}", cmap="gray", vmin=0, vmax=255)
+            _show(axes, made, f"{row.id}: {text}", cmap="gray", vmin=0, vmax=255)
             below.stairs(100 * counts / made.size, np.arange(257) - 0.5, fill=True, color="#555555")
             title = f"brightness {brightness:.0f}, RMS contrast {rms:.0f}"
             below.set_title(title, fontsize=8, color="#555555")
-            highest = max(highest, 110 * counts[1:].max() / made.size)
+            below.set(xlim=(-1, 256), xticks=[0, 64, 128, 192, 255])
+        # pure black alone may be as high as all the rest
+        shares = [below.patches[0].get_data().values[1:].max() for below in lower]
         for below in lower:
-            below.set(xlim=(-1, 256), xticks=[0, 64, 128, 192, 255], ylim=(0, highest))
+            below.set_ylim(0, 1.1 * max(shares))
         lower[0].set_ylabel("% of pixels")
     return _finished(figure)
 
@@ -298,7 +298,7 @@ def drift(facts: Facts):
     return _finished(figure)
 
 
-# ------------------------------------------------------------------------------------ after training
+# ----------------------------------------------------------------------------------- after training
 
 
 def results(work: Path | str, config: Path | str) -> list:
@@ -326,7 +326,7 @@ def results(work: Path | str, config: Path | str) -> list:
     ]
 
 
-# ------------------------------------------------------------------------------------------- drawing
+# ------------------------------------------------------------------------------------------ drawing
 
 
 def _by_class(facts: Facts, rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str]]:

@@ -64,14 +64,17 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
             files = fetch_files(kaggle, of, paths, given.force)
     except OSError as error:
         if error.errno == 28:
-            todo = (
+            raise InputError(
+                "the disk is full",
+                paths.data,
                 "What has arrived is kept: free some space, then run the same command again, or "
-                "name another folder with --data"
-            )
-            raise InputError("the disk is full", paths.data, todo, code="disk_full") from None
+                "name another folder with --data",
+                code="disk_full",
+            ) from None
         what, where = f"not writable: {error.strerror or error}", error.filename or paths.data
-        todo = "Name another folder with --data"
-        raise InputError(what, Path(where), todo, code="not_writable") from None
+        raise InputError(
+            what, Path(where), "Name another folder with --data", code="not_writable"
+        ) from None
     extra = report_sample(files, config, paths)
     report_images(config, paths, extra)
     return 0

@@ -69,8 +69,12 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     slug = slug_of(given, config, paths)
     log.read(paths.submission_log)  # a damaged log must be known before anything is submitted
     if not given.yes and not (sys.stdin and sys.stdin.isatty()):
-        what = "nobody is there to be asked whether to send it"
-        raise InputError(what, "no terminal", "Add --yes", code="nobody_to_ask")
+        raise InputError(
+            "nobody is there to be asked whether to send it",
+            "no terminal",
+            "Add --yes",
+            code="nobody_to_ask",
+        )
     default = f"{config.name}, CV {entry.score:.4f}"
     default += f", commit {entry.commit}" if entry.commit else ""
     message = " ".join((given.message or "").split()) or default
@@ -84,8 +88,12 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     check_new(entry, slug, rows, given.force)
     left = kaggle.remaining(slug)
     if left is not None and left <= 0:
-        todo = f"The count begins again at midnight UTC, in {duration(seconds_to_midnight())}"
-        raise InputError("no submission is left today", slug, todo, code="none_left_today")
+        raise InputError(
+            "no submission is left today",
+            slug,
+            f"The count begins again at midnight UTC, in {duration(seconds_to_midnight())}",
+            code="none_left_today",
+        )
     describe(contest, entry, message, left)
     show_earlier(log.joined(rows, slug, before))
     try:
@@ -137,11 +145,11 @@ def submit(
         say(f"no score yet{trouble}. {later}")
         return 0
     if remote.status == "error":
-        what = (
+        raise StageError(
             f"Kaggle took {short(entry.file)} and rejected it: {remote.error or 'no reason given'} "
-            f"({short(paths.submission_log)}, {remote.ref})"
+            f"({short(paths.submission_log)}, {remote.ref})",
+            code="rejected",
         )
-        raise StageError(what, code="rejected")
     drawn = plot.draw(log.joined(rows, slug, [remote, *before]), slug, paths.submission_plot)
     say(f"  {describe_score(entry, remote)}")
     picture = f"   picture: {short(paths.submission_plot)}" if drawn else ""
@@ -155,16 +163,21 @@ def read_entry(config: Config, paths: Paths) -> Entry:
     again = f"{command('submit', '--force')} writes it again"
     place, usual = paths.record("submit", config.name), paths.submission(config.name)
     if not place.is_file():
-        todo = f"Make it with {command('submit')}"
-        raise InputError("there is no submission yet", usual, todo, code="no_submission")
+        raise InputError(
+            "there is no submission yet",
+            usual,
+            f"Make it with {command('submit')}",
+            code="no_submission",
+        )
     record = read_json(place)
     try:
         file = paths.submissions / Path(record.get("file") or usual.name).name
         scores = map(float, (record["score"], *record["interval"]))
         entry = Entry(file, record["sha256"], *scores, record.get("commit") or "")
     except (AttributeError, KeyError, TypeError, ValueError):
-        what = "not readable as the record of a submission"
-        raise InputError(what, place, again, code="damaged_json") from None
+        raise InputError(
+            "not readable as the record of a submission", place, again, code="damaged_json"
+        ) from None
     if not file.is_file():
         raise InputError("the submission is gone", file, again, code="no_submission")
     if hashlib.sha256(file.read_bytes()).hexdigest() != entry.sha256:
@@ -190,9 +203,12 @@ def check_entered(contest: Contest) -> None:
     """Raises InputError for a contest that was not entered. One that is over may still take late
     submissions, and says so itself where it does not."""
     if contest.entered is False:
-        todo = f"Accept its rules at {url(contest.slug)}/rules, then run the same command again"
-        what = "you have not entered this contest"
-        raise InputError(what, contest.slug, todo, code="rules_not_accepted")
+        raise InputError(
+            "you have not entered this contest",
+            contest.slug,
+            f"Accept its rules at {url(contest.slug)}/rules, then run the same command again",
+            code="rules_not_accepted",
+        )
 
 
 def check_new(entry: Entry, slug: str, rows: list[Row], force: bool) -> None:

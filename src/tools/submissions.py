@@ -1,6 +1,6 @@
 """submissions: what was sent to a contest, CV score beside leaderboard, as a table and a picture.
 
-READS   submissions/log.csv and, where credentials and network are there, Kaggle's list of submissions
+READS   submissions/log.csv and, where credentials and network are there, Kaggle's list
 WRITES  submissions/log.csv: results that came out since; log.png
 """
 
@@ -18,54 +18,50 @@ from src.kaggle_io.slugs import slug_of
 
 
 def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
-    """Exit code 0, also where nothing was sent or Kaggle cannot be asked. Raises InputError for a damaged log.csv."""
-    rows = log.read(paths.submission_log)
+    """Exit code 0, also where nothing was sent or Kaggle cannot be asked. Raises InputError for a
+    damaged log.csv."""
+    file = paths.submission_log
+    rows = log.read(file)
     first = f"Send the first with {command('submit', '--send')} -m TEXT"
     try:
         slug = slug_of(given, config, paths)
     except InputError:
         if not rows:
-            say(f"nothing was sent yet: there is no {short(paths.submission_log)}. {first}")
+            say(f"nothing was sent yet: there is no {short(file)}. {first}")
             return 0
         slug = rows[-1].competition
-    listed = ask(slug)
+    listed = list_submissions(slug)
     if listed is not None:
-        before, rows = rows, log.refresh(paths.submission_log, slug, listed)
-        if news := sum(r not in before for r in rows):
-            say(
-                f"brought up to date from Kaggle: {news} row{'s' if news > 1 else ''} of {short(paths.submission_log)}"
-            )
+        before, rows = rows, log.refresh(file, slug, listed)
+        if news := sum(row not in before for row in rows):
+            plural = "s" if news > 1 else ""
+            say(f"brought up to date from Kaggle: {news} row{plural} of {short(file)}")
+    if others := Counter(row.competition for row in rows if row.competition != slug):
+        names = ", ".join(f"{name} ({count})" for name, count in others.items())
+        say(f"sent elsewhere, shown with --competition: {names}")
     shown = log.joined(rows, slug, listed or [])
-    if elsewhere := Counter(r.competition for r in rows if r.competition != slug):
-        say(
-            f"sent elsewhere, shown with --competition: {', '.join(f'{name} ({n})' for name, n in elsewhere.items())}"
-        )
     if not shown:
         say(f"nothing was sent to {slug} yet. {first}")
         return 0
     say(f"{slug}: {len(shown)} submission{'s' if len(shown) > 1 else ''}, * highest of its column")
     log.show(shown)
-    if foreign := sum(r.cv is None for r in shown):
+    if foreign := sum(row.cv is None for row in shown):
         say(
             f"  {foreign} without CV score: sent by a team mate or from the web page, not from here"
         )
     if agreement := log.agreement(shown):
-        say("  " + agreement)
-    drawn = plot.draw(shown, slug, paths.submission_plot)
-    pending = any(r.status in ("pending", "unconfirmed") for r in shown)
-    say(
-        "   ".join(
-            [
-                *([f"log: {short(paths.submission_log)}"] if rows else []),
-                *([f"picture: {short(paths.submission_plot)}"] if drawn else []),
-                f"next: {command('submissions') + ' again, for what is pending' if pending else command('submit', '--send')}",
-            ]
-        )
-    )
+        say(f"  {agreement}")
+    words = [f"log: {short(file)}"] if rows else []
+    if plot.draw(shown, slug, paths.submission_plot):
+        words.append(f"picture: {short(paths.submission_plot)}")
+    following = command("submit", "--send")
+    if any(row.status in ("pending", "unconfirmed") for row in shown):
+        following = f"{command('submissions')} again, for what is pending"
+    say("   ".join([*words, f"next: {following}"]))
     return 0
 
 
-def ask(slug: str) -> list[RemoteSubmission] | None:
+def list_submissions(slug: str) -> list[RemoteSubmission] | None:
     """Kaggle's list, or None with a warning: the log answers without it."""
     try:
         return Kaggle().submissions(slug)
