@@ -26,7 +26,7 @@ def noise(channels: int = 1) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, channels), dtype=np.uint8)
 
 
-# ------------------------------------------------------------------------------------------------------------------ augmentations
+# ------------------------------------------------------------------------------------ augmentations
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -59,7 +59,8 @@ def test_every_augmentation_keeps_shape_type_and_two_mask_values_and_repeats(nam
 
 @pytest.mark.parametrize("name", augment.AUGMENTS)
 def test_image_and_mask_move_together(name):
-    """An image that is its own mask: whatever bends it must bend both alike. Holes are cut into the image alone."""
+    """An image that is its own mask: whatever bends it must bend both alike. Holes are cut into the
+    image alone."""
     bending = [
         t
         for t in augment.AUGMENTS[name]()
@@ -106,7 +107,7 @@ def test_a_shadow_falls_downwards():
         assert (np.diff((image < 200).sum(1)) >= 0).all(), "that widens"
 
 
-# ------------------------------------------------------------------------------------------------------------------------- mixing
+# ------------------------------------------------------------------------------------------- mixing
 
 
 def batch(n: int = 6, channels: int = 1):
@@ -165,7 +166,8 @@ def test_mixup_mixes_pixels_mask_and_label_by_one_share():
 
 
 class Drawn:
-    """A generator that swaps two images and pastes a box of a quarter of the area, side 2 of 4, around `centre`."""
+    """A generator that swaps two images and pastes a box of a quarter of the area, side 2 of 4,
+    around `centre`."""
 
     def __init__(self, centre: tuple[float, float] = (1.0, 1.0)):
         self.centre = centre
@@ -303,7 +305,7 @@ def test_wrong_names_are_refused(settings, words):
         augment.check(Train(**settings))
 
 
-# ----------------------------------------------------------------------------------------------------------------------- sampling
+# ----------------------------------------------------------------------------------------- sampling
 
 
 LABELS = np.random.default_rng(0).permutation(
@@ -312,9 +314,9 @@ LABELS = np.random.default_rng(0).permutation(
 
 
 def drawn(
-    name: str, epoch: int, seed: int = 0, data: Data = Data(), labels: np.ndarray = LABELS
+    name: str, epoch: int, seed: int = 0, data: Data | None = None, labels: np.ndarray = LABELS
 ) -> np.ndarray:
-    return sampling.draw(Train(sampling=name, epochs=11), labels, data)(
+    return sampling.draw(Train(sampling=name, epochs=11), labels, data or Data())(
         np.random.default_rng(seed), epoch
     )
 

@@ -269,6 +269,19 @@ def test_a_new_name_overrides_what_the_file_gives_under_the_old_one(tmp_path, wa
         load(file, ["loss.balance=2"])
 
 
+def test_a_study_under_an_old_name_keeps_the_names_of_its_cells(tmp_path, warned_anew, capfd):
+    config_with("image_size: 64\n", tmp_path, "small.yaml")
+    text = "question: Q\nbase: small\ngrid: {loss.balance: [0.2, 0.4]}\n"
+    study = load(config_with(text, tmp_path, "weights.yaml"))
+    assert {label: made[0].name for label, made in study.cells.items()} == {
+        "small": "small",
+        "balance 0.2": "small-weights-balance_0.2",
+        "balance 0.4": "small-weights-balance_0.4",
+    }
+    assert [c.experiment.loss.mask_weight for c in study.members] == [0.7, 0.2, 0.4]
+    assert capfd.readouterr().err.count("warning") == 1
+
+
 def test_what_was_made_under_old_names_is_not_made_again(tmp_path):
     keys = load(Path(CPU)).keys("loss", "predict", "submission")
     old = {new: old for old, new in RENAMED.items()}
@@ -307,13 +320,14 @@ def test_neutral_settings_exist_and_are_left_out_of_the_record():
 
 
 def test_run_sh_works_from_anywhere_and_resolves_the_users_paths(demo, tmp_path):
-    """In a path with spaces, through a copy of the script's folder, with the interpreter that runs the tests."""
+    """In a path with spaces, through a copy of the script's folder, with the interpreter that runs
+    the tests."""
     project = tmp_path / "a project"
     project.mkdir()
-    for name in ("run.sh", "requirements.txt", "src", "configs"):
-        os.symlink(ROOT / name, project / name) if name in ("src", "configs") else (
-            project / name
-        ).write_bytes((ROOT / name).read_bytes())
+    for name in ("src", "configs"):
+        os.symlink(ROOT / name, project / name)
+    for name in ("run.sh", "requirements.txt"):
+        (project / name).write_bytes((ROOT / name).read_bytes())
     os.symlink(demo, tmp_path / "my images")
     env = os.environ | {"PYTHON": sys.executable}
     line = [
@@ -329,11 +343,8 @@ def test_run_sh_works_from_anywhere_and_resolves_the_users_paths(demo, tmp_path)
     ]
     done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert (
-        "prepare" in done.stdout
-        and f"next: '{project}/run.sh' --config 'a project/configs/cpu.yaml' --data 'my images' --work out"
-        in done.stdout
-    )
+    words = "--config 'a project/configs/cpu.yaml' --data 'my images' --work out"
+    assert "prepare" in done.stdout and f"next: '{project}/run.sh' {words}" in done.stdout
     missing = subprocess.run(
         ["bash", str(project / "run.sh"), "status"],
         env=env | {"PYTHON": "/no/python"},
@@ -345,7 +356,11 @@ def test_run_sh_works_from_anywhere_and_resolves_the_users_paths(demo, tmp_path)
 
 
 def test_help_and_status_import_nothing_heavy(demo, tmp_path):
-    code = "import sys; from src.__main__ import main; code = main(sys.argv[1:]); print([m for m in ('torch', 'timm', 'albumentations', 'pandas', 'sklearn') if m in sys.modules], code)"
+    code = (
+        "import sys; from src.__main__ import main; code = main(sys.argv[1:]); "
+        "heavy = ('torch', 'timm', 'albumentations', 'pandas', 'sklearn'); "
+        "print([m for m in heavy if m in sys.modules], code)"
+    )
     done = subprocess.run(
         [
             sys.executable,

@@ -1,4 +1,5 @@
-"""docs/extending.md tells the truth: its diffs apply, are short, and what they add passes the tests that walk the registries."""
+"""docs/extending.md tells the truth: its diffs apply, are short, and what they add passes the tests
+that walk the registries."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ IMPORTS = ("torch", "segmentation_models_pytorch", "timm", "albumentations", "pa
 IMPORTS += ("matplotlib.figure", "iterstrat.ml_stratifiers", "scipy.ndimage", "cv2", "pydantic")
 IMPORTS += tuple(f"src.stages.{stage}" for stage in (*STAGES, "study")) + ("src.tools.bundle",)
 CONFIGS = {
-    "one": "image_size: 32\npredict: {views: [identity]}\nmodel: {arch: unet, "
+    "one": "image_size: 32\npredict: {tta: [identity]}\nmodel: {arch: unet, "
     "encoder: tu-lcnet_035, encoder_weights: none, "
     "options: {decoder_channels: [32, 16, 16, 8, 8]}}\n",
     "both": "members: [one]\nmethod: greedy\nrounds: 2\n",

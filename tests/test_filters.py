@@ -18,7 +18,7 @@ from src.data.tables import read_index
 from src.parts import filters
 from src.pipeline.jobs import plan
 
-# ------------------------------------------------------------------------------------------------------------------------------- the filters
+# -------------------------------------------------------------------------------------- the filters
 
 
 @pytest.mark.parametrize("name", filters.FILTERS)
@@ -35,7 +35,8 @@ def test_every_filter_keeps_shape_and_input_and_is_the_same_on_grey_in_three_cha
 
 
 def test_equalise_makes_levels_their_rank():
-    """16 pixels of 4 levels, as often as each other: (cumulated − first) / (all − first) · 255, by hand 0, 85, 170, 255."""
+    """16 pixels of 4 levels, as often as each other: (cumulated − first) / (all − first) · 255, by
+    hand 0, 85, 170, 255."""
     grey = np.repeat(np.array([10, 11, 12, 13], np.uint8), 4).reshape(4, 4)
     assert filters.apply(grey, "equalise", {}).ravel()[::4].tolist() == [0, 85, 170, 255]
 
@@ -57,8 +58,9 @@ def test_clahe_is_cv2s_with_the_options_and_its_clip_limits_the_contrast():
 
 
 def test_the_lee_filter_by_hand():
-    """A 3×3 window, noise s = 0.5. Around the middle: mean 20, variance (8·10² + 80²) / 9 = 800; Q = (800 − 0.25·400) / 1.25 = 560;
-    k = 560 / (560 + 100) = 0.8485; answer 20 + k·(100 − 20) = 87.9. Where all is 10, it stays 10."""
+    """A 3×3 window, noise s = 0.5. Around the middle: mean 20, variance (8·10² + 80²) / 9 = 800;
+    Q = (800 − 0.25·400) / 1.25 = 560; k = 560 / (560 + 100) = 0.8485; answer
+    20 + k·(100 − 20) = 87.9. Where all is 10, it stays 10."""
     grey = np.full((9, 9), 10, np.uint8)
     grey[4, 4] = 100
     out = filters.apply(grey, "despeckle", {"window": 3.0, "noise": 0.5})
@@ -107,7 +109,7 @@ def test_a_wrong_filter_is_told(settings, words):
     assert all(word in str(error.value) for word in words)
 
 
-# ------------------------------------------------------------------------------------------------------------------------- the pixel stores
+# --------------------------------------------------------------------------------- the pixel stores
 
 
 def test_stores_of_different_filters_lie_beside_each_other(tmp_path, make_config):
@@ -190,7 +192,7 @@ def test_prepare_refuses_an_unknown_filter_before_it_reads(tmp_path, make_config
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------------------------ DICOM
+# -------------------------------------------------------------------------------------------- DICOM
 
 
 def dicom(file, pixels: np.ndarray, meaning: str = "MONOCHROME2", **tags):

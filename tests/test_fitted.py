@@ -1,4 +1,5 @@
-"""Members without gradient training: the support vector machine, the classical masks, and their way through the chain."""
+"""Members without gradient training: the support vector machine, the classical masks, and their way
+through the chain."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from src.pipeline import jobs as stages
 
 SVM = Model(arch="svm", encoder="tu-lcnet_035", encoder_weights="none")
 
-# ---------------------------------------------------------------------------------------------------------------------------------- the SVM
+# ------------------------------------------------------------------------------------------ the SVM
 
 
 def examples(labels: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -120,7 +121,7 @@ def test_options_that_are_none_are_refused():
             call(SVM.model_copy(update={"arch": arch, "options": {"kernel": "rbf"}}), 3, None)
 
 
-# ------------------------------------------------------------------------------------------------------------------------------- masks
+# -------------------------------------------------------------------------------------------- masks
 
 
 def phantom(
@@ -196,11 +197,13 @@ def test_classical_masks_as_a_network(name):
     assert not net.state_dict() and not list(net.parameters())
 
 
-# ----------------------------------------------------------------------------------------------------------------------------- the chain
+# ---------------------------------------------------------------------------------------- the chain
 
 CONFIGS = {
-    "svm": "task: class\nimage_size: 64\nmodel: {arch: svm, encoder: tu-lcnet_035, encoder_weights: none}\n",
-    "otsu": "task: mask\nimage_size: 64\nfilter: despeckle\nmodel: {arch: otsu}\npredict: {views: [identity], checkpoint: best}\n",
+    "svm": "task: class\nimage_size: 64\n"
+    "model: {arch: svm, encoder: tu-lcnet_035, encoder_weights: none}\n",
+    "otsu": "task: mask\nimage_size: 64\nfilter: despeckle\nmodel: {arch: otsu}\n"
+    "predict: {tta: [identity], checkpoint: best}\n",
     "both": "members: [svm, otsu]\n",
 }
 SETTINGS = ["split.folds=2", "train.workers=0"]

@@ -569,7 +569,7 @@ def test_a_damaged_remark_about_rounding_is_made_anew(copy, monkeypatch):
     config, paths = loaded(copy, "small")
     for content in ("[]", "{", '{"weights": "float8"}', '{"weights": [1]}', "[" * 10**5):
         paths.rounding("small", 0).write_text(content)
-        assert predict.rounding(paths.rounding("small", 0)) == ""
+        assert predict.read_rounding(paths.rounding("small", 0)) == ""
     job = next(j for j in stages.plan(config, paths) if j.stage == "predict")
     record = job.record()
     record["ended"] = None
@@ -790,11 +790,16 @@ def test_no_link_at_a_temporary_name_is_followed(tmp_path):
     ]
 
 
-def test_a_damaged_stamp_of_an_earlier_infer_is_as_good_as_none(tmp_path):
+def test_a_damaged_stamp_of_an_earlier_infer_is_as_good_as_none(home, tmp_path):
+    config, paths = loaded(home, "small")
+    scratch = Paths(tmp_path, paths.data)
+    stamp = scratch.record("predict", "small")
     for content in ("", "{", "[" * 10**5):
-        (tmp_path / "stage.json").write_text(content)
-        assert infer._stamped(tmp_path / "stage.json") is None
-    assert infer._version("no-such-package-anywhere") == "none"
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(content)
+        scratch.oof("small").touch()
+        infer.clear_scratch(scratch, config, paths, [], afresh=False)
+        assert json.loads(stamp.read_text())["ids"] == [] and not scratch.oof("small").exists()
 
 
 @pytest.mark.parametrize(

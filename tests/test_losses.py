@@ -1,8 +1,10 @@
-"""Losses: every name in every registry on every kind of mask, each by hand, and how they are summed."""
+"""Losses: every name in every registry on every kind of mask, each by hand, and how they are
+summed."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -54,36 +56,24 @@ def finite_with_gradients(loss, logits: torch.Tensor) -> float:
     return value.item()
 
 
-# --------------------------------------------------------------------------------------------------------------- every name
+# --------------------------------------------------------------------------------------- every name
 
 
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("name", [*losses.MASK_LOSSES, *losses.MAP_LOSSES])
 def test_every_mask_loss_is_finite_and_lower_for_the_right_answer(name, pooled):
     random = torch.randn(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    settings = {"pooled": pooled, "focal_gamma": 0.5}
     for kind, mask in MASKS.items():
-        right, wrong = (
-            finite_with_gradients(
-                lambda x: of_masks(name, x, mask, pooled=pooled, focal_gamma=0.5),
-                size * (2 * mask - 1),
-            )
-            for size in (12, -12)
-        )
+        loss = partial(of_masks, name, mask=mask, **settings)
+        right, wrong = (finite_with_gradients(loss, k * (2 * mask - 1)) for k in (12, -12))
         assert 0 <= right < 0.25 * wrong, f"{kind}: {right} {wrong}"
-        assert (
-            right
-            < finite_with_gradients(lambda x: of_masks(name, x, mask, pooled=pooled), random)
-            < wrong
-        )
+        usual = partial(of_masks, name, mask=mask, pooled=pooled)
+        assert right < finite_with_gradients(usual, random) < wrong
         for far in (200.0, -200.0):  # sigmoid is exactly 0 or 1 there
-            finite_with_gradients(
-                lambda x: of_masks(name, x, mask, pooled=pooled, focal_gamma=0.5),
-                far * (2 * mask - 1),
-            )
+            finite_with_gradients(loss, far * (2 * mask - 1))
     for logits in (random, 200 * random, -200 * (2 * SOFT - 1)):
-        finite_with_gradients(
-            lambda x: of_masks(name, x, SOFT, pooled=pooled, focal_gamma=0.5), logits
-        )
+        finite_with_gradients(partial(of_masks, name, mask=SOFT, **settings), logits)
 
 
 @pytest.mark.parametrize("name", [*losses.MASK_LOSSES, *losses.MAP_LOSSES])
@@ -122,9 +112,12 @@ def test_every_label_loss_is_finite_and_lower_for_the_right_answer(name, weight)
         torch.eye(3)[[2, 2]],
     ):
         for smooth in (0.0, 0.1):
-            loss = lambda x: losses.LABEL_LOSSES[name](
-                x, target, classes, Loss(focal_gamma=0.5, label_smoothing=smooth)
-            )  # noqa: E731
+            loss = partial(
+                losses.LABEL_LOSSES[name],
+                target=target,
+                classes=classes,
+                settings=Loss(focal_gamma=0.5, label_smoothing=smooth),
+            )
             right, wrong, _, _ = (
                 finite_with_gradients(loss, scale * (target - target.mean(1, keepdim=True)))
                 for scale in (4.0, -4.0, 200.0, -200.0)
@@ -132,7 +125,7 @@ def test_every_label_loss_is_finite_and_lower_for_the_right_answer(name, weight)
             assert 0 <= right < wrong
 
 
-# ------------------------------------------------------------------------------------------------------------------ masks by hand
+# ------------------------------------------------------------------------------------ masks by hand
 
 
 def test_overlap_losses_by_hand():
@@ -221,7 +214,8 @@ def test_generalised_dice_by_hand():
 
 
 def test_lovasz_by_hand():
-    """Errors 1 + ln 3 (background) and 1 (lesion); the Jaccard loss of the first one wrong is 1/2, of both 1."""
+    """Errors 1 + ln 3 (background) and 1 (lesion); the Jaccard loss of the first one wrong is 1/2,
+    of both 1."""
     assert losses.lovasz(LOGITS, TARGET, Loss()).item() == pytest.approx(
         0.5 * (1 + math.log(3)) + 0.5 * 1
     )
@@ -268,7 +262,7 @@ def test_boundary_is_the_sum_of_signed_distances_but_for_a_constant():
     assert (ours - published).item() == pytest.approx(-(mask * signed).mean().item())
 
 
-# ------------------------------------------------------------------------------------------------------------------ labels by hand
+# ----------------------------------------------------------------------------------- labels by hand
 
 
 def test_label_losses_by_hand():
@@ -356,7 +350,7 @@ def test_class_weights():
         losses.Frequencies.of(labels, 3, Loss(class_weights=[1.0, 2.0]), device)
 
 
-# --------------------------------------------------------------------------------------------------------------------- the sum
+# ------------------------------------------------------------------------------------------ the sum
 
 
 OUTPUT = {"mask": LOGITS, "label": torch.tensor([[0.0, 0.0]])}
@@ -425,7 +419,8 @@ def test_a_network_learns_its_balance():
 
 
 def test_lower_resolutions_count_half_each_and_see_their_own_maps():
-    """Logits 0 everywhere: the boundary loss is half the mean distance, at every resolution that of the enlarged pixels' corners."""
+    """Logits 0 everywhere: the boundary loss is half the mean distance, at every resolution that of
+    the enlarged pixels' corners."""
     distance = torch.arange(16.0).view(1, 1, 4, 4)
     target = {"mask": torch.zeros(1, 1, 4, 4), "label": torch.eye(2)[[0]], "boundary": distance}
     output = {

@@ -33,7 +33,8 @@ def test_nnunet_halves_while_four_positions_are_left(size, halved, deep):
 
 
 def test_nnunet_pads_another_size():
-    """224 pixels are no multiple of 64, to which a network for 256 halves; without padding, its skip connections do not fit."""
+    """224 pixels are no multiple of 64, to which a network for 256 halves; without padding, its
+    skip connections do not fit."""
     net = network("dynunet", 256, filters=[4] * 7).eval()
     small = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():

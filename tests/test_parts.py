@@ -26,7 +26,7 @@ def with_model(**settings) -> Experiment:
     return Experiment(model=Model(**settings))
 
 
-# ------------------------------------------------------------------------------------------------------------------------ views
+# -------------------------------------------------------------------------------------------- views
 
 
 @pytest.mark.parametrize("name", TTA)
@@ -49,7 +49,7 @@ def test_undoing_a_view_gives_the_image_back(name):
     ), "a view that changes nothing is none"
 
 
-# ------------------------------------------------------------------------------------------------------------ pre-trained weights
+# ------------------------------------------------------------------------------ pre-trained weights
 
 
 def encoder():
@@ -136,8 +136,10 @@ from src.core.settings import Experiment, Model
 from src.core.console import InputError
 from src.parts import building, models
 try:
-    net = building.build(Experiment(model=Model(arch="unet", encoder="mobilenet_v2", weights_dir="src")), 3, pretrained=True)
-    print("first weight", net.body.encoder.state_dict()["features.0.0.weight"].flatten()[0].item(), "mean", net.mean.flatten()[0].item())
+    model = Model(arch="unet", encoder="mobilenet_v2", weights_dir="src")
+    net = building.build(Experiment(model=model), 3, pretrained=True)
+    first = net.body.encoder.state_dict()["features.0.0.weight"].flatten()[0]
+    print("first weight", first.item(), "mean", net.mean.flatten()[0].item())
 except InputError as error:
     print("error:", error)
 """

@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelow1 = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
 Side = Annotated[int, Field(ge=1, le=65_535)]  # pixels
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # scikit-learn's range; torch gets 1000 times it
+
+T = TypeVar("T")
+NonEmpty = Annotated[list[T], Field(min_length=1)]
 
 
 def _short_enough(path: str) -> str:
@@ -173,20 +177,20 @@ class Evaluate(Strict):
     (docs/results.md): on some hundred images every further list finds more chance than truth."""
 
     # a pixel is lesion where its probability exceeds this
-    threshold: list[Share] = Field([0.5], min_length=1)
+    threshold: NonEmpty[Share] = [0.5]
     # share of the image's area: smaller connected components are dropped
-    min_area: list[Share] = Field([0.0], min_length=1)
+    min_area: NonEmpty[Share] = [0.0]
     # the mask is emptied where P(empty class) exceeds this
-    empty_above: list[Share] = Field([1.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1)
+    empty_above: NonEmpty[Share] = [1.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     # window of a majority filter, as a share of the image's side; 0: off
-    smooth: list[Share] = Field([0.0], min_length=1)
-    fill_holes: list[bool] = Field([False], min_length=1)
+    smooth: NonEmpty[Share] = [0.0]
+    fill_holes: NonEmpty[bool] = [False]
     # every connected component becomes its convex hull
-    convex: list[bool] = Field([False], min_length=1)
+    convex: NonEmpty[bool] = [False]
     # only the largest so many connected components are kept; 0: all
-    largest: list[Annotated[int, Field(ge=0, le=1_000_000)]] = Field([0], min_length=1)
+    largest: NonEmpty[Annotated[int, Field(ge=0, le=1_000_000)]] = [0]
     # which answer gives way where mask and class contradict each other
-    agree: list[Literal["no", "mask", "label"]] = Field(["no"], min_length=1)
+    agree: NonEmpty[Literal["no", "mask", "label"]] = ["no"]
     # resamples of images for the confidence intervals
     bootstrap: int = Field(1000, ge=100, le=100_000)
 
@@ -289,7 +293,7 @@ class Model(Strict):
     # from the deepest features to the classes: linear, mlp, attention
     head: str = "linear"
     # before the class head
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: ShareBelow1 = 0.2
     # passed on to the architecture, e.g. {decoder_channels: [128, 64, 32, 16, 8]}
     options: dict[str, Any] = {}
 
@@ -323,7 +327,7 @@ class Loss(Strict):
     label: dict[str, Weight] = {"cross_entropy": 1.0}
     # balanced: inverse class frequency; or a weight for each class
     class_weights: Literal["none", "balanced"] | list[Weight] = "none"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: ShareBelow1 = 0.0
     # γ of the focal losses
     focal_gamma: float = Field(2.0, ge=0, le=100)
     # overlap losses (dice, jaccard, …) over the whole batch as if it were one image, as in the
@@ -349,7 +353,7 @@ class Train(Strict):
     accumulate: int = Field(1, ge=1, le=65_536)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     # of sgd, Nesterov's
-    momentum: float = Field(0.99, ge=0, lt=1)
+    momentum: ShareBelow1 = 0.99
     # of the learning rate; poly: (1 − step/steps)^0.9, nnU-Net's
     schedule: Literal["cosine", "poly"] = "cosine"
     lr: float = Field(1e-3, gt=0, le=1000)
@@ -357,11 +361,11 @@ class Train(Strict):
     encoder_lr: float | None = Field(None, ge=0, le=1000)
     weight_decay: float = Field(1e-2, ge=0, le=1000)
     # share of all steps
-    warmup: float = Field(0.05, ge=0, lt=1)
+    warmup: ShareBelow1 = 0.05
     # largest norm of the gradient; 0: off
     clip: float = Field(1.0, ge=0, le=1e9)
     # decay of the averaged weights; 0: off
-    ema: float = Field(0.99, ge=0, lt=1)
+    ema: ShareBelow1 = 0.99
     # parts/augment.py: none, light, medium, strong, ultrasound
     augment: str = "medium"
     # images of a batch mixed with each other: none, mixup, cutmix
@@ -395,7 +399,7 @@ class Predict(Strict):
     """How trained networks predict."""
 
     # test-time augmentation: views whose answers are averaged, parts/tta.py
-    tta: list[str] = Field(["identity", "hflip"], min_length=1)
+    tta: NonEmpty[str] = ["identity", "hflip"]
     # of each fold: the last epoch, or the one with the best score
     checkpoint: Literal["last", "best"] = "last"
     # float16: half the bytes in a bundle; auto: for the folds whose scores it leaves unchanged

@@ -266,18 +266,30 @@ def table(rows: list[Row], last: int = 0) -> list[str]:
         mark = "*" if value == highest.get(name, math.nan) else " "
         return "" if value is None else f"{value:.4f}{mark}"
 
+    def interval(row: Row) -> str:
+        return "" if None in (row.cv_low, row.cv_high) else f"{row.cv_low:.3f} to {row.cv_high:.3f}"
+
+    def note(row: Row) -> str:
+        return (
+            f"{row.message} [{row.error}]" if row.error and row.status == "error" else row.message
+        )
+
     status = {"error": "rejected", "complete": ""}
     columns = [
         ("", str.rjust, [str(n + 1) for n in range(len(rows))]),
         ("sent (UTC)", str.rjust, [r.time[:16].replace("T", " ") for r in rows]),
         ("file", str.ljust, [r.file for r in rows]),
         ("CV ", str.rjust, [score(r, "cv") for r in rows]),
-        ("95 %", str.rjust, [_interval(r) for r in rows]),
+        ("95 %", str.rjust, [interval(r) for r in rows]),
         ("public ", str.rjust, [score(r, "public") for r in rows]),
         ("private ", str.rjust, [score(r, "private") for r in rows]),
-        ("public - CV", str.rjust, [_gap(r) for r in rows]),
+        (
+            "public - CV",
+            str.rjust,
+            [f"{r.public - r.cv:+.4f}" if is_scored(r) else "" for r in rows],
+        ),
         ("", str.ljust, [status.get(r.status, r.status) for r in rows]),
-        ("message", str.ljust, [_note(r) for r in rows]),
+        ("message", str.ljust, [note(r) for r in rows]),
     ]
     shown = []
     for title, align, cells in columns:
@@ -286,20 +298,6 @@ def table(rows: list[Row], last: int = 0) -> list[str]:
             width = max(map(len, [title, *cells]))
             shown.append([align(cell, width) for cell in [title, *cells]])
     return ["  " + "  ".join(line).rstrip() for line in zip(*shown)]
-
-
-def _interval(row: Row) -> str:
-    if None in (row.cv_low, row.cv_high):
-        return ""
-    return f"{row.cv_low:.3f} to {row.cv_high:.3f}"
-
-
-def _gap(row: Row) -> str:
-    return f"{row.public - row.cv:+.4f}" if is_scored(row) else ""
-
-
-def _note(row: Row) -> str:
-    return f"{row.message} [{row.error}]" if row.error and row.status == "error" else row.message
 
 
 def is_scored(row: Row) -> bool:

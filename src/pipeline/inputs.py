@@ -25,12 +25,9 @@ def data(paths: Paths) -> Input:
     return Input("the data", paths.data, digest=folder_fingerprint(files, paths.data, paths))
 
 
-def train_images(paths: Paths) -> Input:
-    return Input("the train images", paths.index, "prepare", rows_fingerprint(paths.index, "train"))
-
-
-def test_images(paths: Paths) -> Input:
-    return Input("the test images", paths.index, "prepare", rows_fingerprint(paths.index, "test"))
+def images(paths: Paths, part: str) -> Input:
+    """The rows of the index. `part`: 'train' or 'test'."""
+    return Input(f"the {part} images", paths.index, "prepare", rows_fingerprint(paths.index, part))
 
 
 def truth(paths: Paths) -> Input:

@@ -19,8 +19,7 @@ from src.pipeline import inputs
 from src.pipeline.inputs import has_test, index_ids, sample_of
 from src.pipeline.records import read_runs
 from src.submission.form import Form
-from src.submission.infer_form import infer_form
-from src.submission.preview import preview_form
+from src.submission.infer_form import infer_form, preview_form
 
 # a study runs all but the last for each of its cells, and then makes its table
 STAGES = ["prepare", "split", "train", "predict", "ensemble", "evaluate", "submit"]
@@ -56,10 +55,9 @@ def plan(config: Config, paths: Paths) -> list[Job]:
 def form_of(config: Config, paths: Paths) -> Form:
     """The form of the submission, with all that prepare learned from the train table. Raises
     InputError where the sample leaves it open, or where one of the two is damaged."""
-    if paths.report.is_file():
-        read_runs(paths)
     sample, ids = sample_of(config, paths), index_ids(paths.index, "test")
-    return infer_form(sample, config.competition, ids, train_runs(paths))
+    runs = read_runs(paths) if paths.report.is_file() else None
+    return infer_form(sample, config.competition, ids, runs)
 
 
 def train_runs(paths: Paths) -> dict | None:
@@ -71,9 +69,8 @@ def train_runs(paths: Paths) -> dict | None:
 
 
 def preview_of(config: Config, paths: Paths) -> Form | None:
-    return preview_form(
-        sample_of(config, paths), config.competition, index_ids(paths.index, "test")
-    )
+    sample, ids = sample_of(config, paths), index_ids(paths.index, "test")
+    return preview_form(sample, config.competition, ids)
 
 
 def unanswered(config: Config, paths: Paths) -> str:
@@ -81,9 +78,10 @@ def unanswered(config: Config, paths: Paths) -> str:
     if config.ensemble and len(config.experiments) < len(config.ensemble.members):
         return ""  # a team mate's predictions may answer anything
     tasks = {c.experiment.task for c in config.experiments}
-    lacking = {("mask",): "label", ("class",): "mask"}.get(tuple(tasks))
-    form = preview_of(config, paths) if lacking else None
-    return form.requested.get(lacking, "") if form else ""
+    if tasks != {"mask"} and tasks != {"class"}:
+        return ""
+    form = preview_of(config, paths)
+    return form.requested.get("label" if tasks == {"mask"} else "mask", "") if form else ""
 
 
 def folds(config: Config, paths: Paths) -> list[int]:
@@ -148,14 +146,14 @@ def prepare_job(config: Config, paths: Paths) -> Job:
 
 def store_job(config: Config, paths: Paths) -> Job:
     """The pixels of one image size, resizing and filter."""
-    e, test = config.experiment, inputs.test_images(paths)
+    e, test = config.experiment, inputs.images(paths, "test")
     return Job(
         "prepare",
         f"pixels_{store_name(e)}",
         paths,
         keys=config.keys("image_size", "resize", "filter", "filter_options", "data.channels"),
         inputs=[
-            inputs.train_images(paths),
+            inputs.images(paths, "train"),
             test if test.exists() else Input(test.name, test.file, digest="none"),
             inputs.data(paths),
         ],
@@ -175,7 +173,7 @@ def split_job(config: Config, paths: Paths) -> Job:
         "",
         paths,
         keys=config.keys("split"),
-        inputs=[inputs.train_images(paths)],
+        inputs=[inputs.images(paths, "train")],
         outputs=[paths.folds],
         editable=[paths.folds],
         sources="stages/split",
@@ -224,7 +222,7 @@ def train_job(config: Config, paths: Paths, fold: int) -> Training:
         fold=fold,
         keys=keys | scored_by,
         inputs=[
-            inputs.train_images(paths),
+            inputs.images(paths, "train"),
             inputs.folds_table(paths),
             Input("the pixels", paths.images(e), "prepare"),
             Input("the masks", paths.masks(e), "prepare"),
@@ -248,12 +246,12 @@ def train_job(config: Config, paths: Paths, fold: int) -> Training:
 def predict_job(config: Config, paths: Paths) -> Job:
     e, name, trained = config.experiment, config.name, folds(config, paths)
     reads = [
-        inputs.train_images(paths),
+        inputs.images(paths, "train"),
         Input("the train pixels", paths.images(e), "prepare"),
     ]
     if has_test(paths):
         reads += [
-            inputs.test_images(paths),
+            inputs.images(paths, "test"),
             Input("the test pixels", paths.images(e, "test"), "prepare"),
         ]
     if e.predict.weights == "auto":
@@ -295,7 +293,7 @@ def ensemble_job(config: Config, paths: Paths) -> Job:
             *reads,
             inputs.truth(paths),
             inputs.folds_table(paths),
-            inputs.train_images(paths),
+            inputs.images(paths, "train"),
         ],
         outputs=[
             paths.oof(name),
@@ -317,7 +315,7 @@ def evaluate_job(config: Config, paths: Paths) -> Job:
             Input("oof.npz", paths.oof(name), predictor(config)),
             inputs.folds_table(paths),
             inputs.truth(paths),
-            inputs.train_images(paths),
+            inputs.images(paths, "train"),
         ],
         outputs=[
             paths.metrics(name),
@@ -346,7 +344,7 @@ def submit_job(config: Config, paths: Paths) -> Job:
             Input("test.npz", paths.test(name), predictor(config)),
             Input("decision.json", paths.decision(name), "evaluate"),
             Input("metrics.json", paths.metrics(name), "evaluate"),
-            inputs.test_images(paths),
+            inputs.images(paths, "test"),
             inputs.sample(config, paths),
             Input("the run lengths", paths.report, "prepare", runs),
         ],

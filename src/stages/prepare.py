@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -126,8 +126,9 @@ def _make(index_job: Job, store_jobs: list[Job], config: Config, paths: Paths) -
         runs = _run_lengths(items, config, paths)
         check = partial(_check, stores, paths.data, config.competition.data, runs)
         checked = _pass_over_files(check, items, rows, paths)
-        for kind, name in (p for c in checked for p in c.problems):
-            problems.add(kind, name)
+        for result in checked:
+            for kind, name in result.problems:
+                problems.add(kind, name)
         problems.settle(skip, paths.data)
         good = [i for i, c in enumerate(checked) if not c.problems]
         if not any(items[i].part == "train" for i in good):
@@ -214,26 +215,18 @@ def _open_stores(job: Job, items: list[Item], config: Config, files: ExitStack) 
 
 
 def _pass_over_files(
-    check: Callable[[list[Item], list[int]], list[Checked]],
-    items: list[Item],
-    rows: list[int],
-    paths: Paths,
+    check: Callable[[Item, int], Checked], items: list[Item], rows: list[int], paths: Paths
 ) -> list[Checked]:
     """Check and decode every file once, on all cores; the workers write the rows themselves."""
-    checked: list[Checked] = [Checked([])] * len(items)
+    checked = []
     point("start", paths.prepared)
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(cpu_count(), context, _start_worker, (os.getpid(),))
     try:
-        tasks = {
-            pool.submit(check, items[i : i + BATCH], rows[i : i + BATCH]): i
-            for i in range(0, len(items), BATCH)
-        }
         with progress(len(items), "prepare") as bar:
-            for task in as_completed(tasks):
-                result = task.result()
-                checked[tasks[task] : tasks[task] + len(result)] = result
-                bar.update(len(result))
+            for result in pool.map(check, items, rows, chunksize=BATCH):
+                checked.append(result)
+                bar.update()
     except KeyboardInterrupt:
         raise Stopped("prepare was stopped; nothing half-written is left") from None
     except BrokenProcessPool:
@@ -249,23 +242,18 @@ def _check(
     data: Path,
     cfg: Data,
     runs: dict[str, Any] | None,
-    items: list[Item],
-    rows: list[int],
-) -> list[Checked]:
-    """Check, decode and store some images, in a worker."""
-    checked = []
-    for item, row in zip(items, rows):
-        image, mask, problems = dataset.load(item, data, cfg, runs)
-        if image is None:
-            checked.append(Checked(problems))
-            continue
-        for store in stores:
-            if store.part == item.part:
-                store.write(row, mask if store.is_mask else image)
-        small = resize(mask, duplicates.SIDE, is_mask=True).astype(bool)
-        thumb = duplicates.thumbnail(image)
-        checked.append(Checked([], *mask.shape, rle.to_runs(mask), thumb, small))
-    return checked
+    item: Item,
+    row: int,
+) -> Checked:
+    """Check, decode and store one image, in a worker."""
+    image, mask, problems = dataset.load(item, data, cfg, runs)
+    if image is None:
+        return Checked(problems)
+    for store in stores:
+        if store.part == item.part:
+            store.write(row, mask if store.is_mask else image)
+    small = resize(mask, duplicates.SIDE, is_mask=True).astype(bool)
+    return Checked([], *mask.shape, rle.to_runs(mask), duplicates.thumbnail(image), small)
 
 
 def _start_worker(parent: int) -> None:

@@ -19,8 +19,7 @@ BOX_WORDS = {"label", "confidence", "xmin", "ymin", "xmax", "ymax", "width", "he
 
 def infer_columns(form: Form) -> None:
     """What every column but that of ids asks for: as given, or by its cells and its name."""
-    _check_columns(form)
-    _check_classes_and_boxes(form)
+    _check_settings(form)
     form.passthrough = list(form.given.passthrough or [])
     for column in form.sample.columns:
         if column == form.id or column in form.passthrough:
@@ -48,9 +47,10 @@ def infer_columns(form: Form) -> None:
         form.note("probabilities", form.probabilities)
 
 
-def _check_columns(form: Form) -> None:
-    """Raises InputError for a setting that names the column of ids, or one that is not there."""
-    given, columns = form.given, form.sample.columns
+def _check_settings(form: Form) -> None:
+    """Raises InputError for a setting that names the column of ids, for classes that there are not,
+    and for a `box` that does not make a box."""
+    given, classes = form.given, form.classes.names
     for role in ROLES:
         if getattr(given, role) == form.id:
             raise SampleError(
@@ -59,21 +59,6 @@ def _check_columns(form: Form) -> None:
                 "Correct one of them in competition.yaml",
                 code="odd_columns",
             )
-    named = {"passthrough": given.passthrough or [], "probabilities": _probabilities(form).values()}
-    for setting, names in named.items():
-        for name in names:
-            if name not in columns:
-                raise SampleError(
-                    f"no column {name}; there are {names_of(columns)}",
-                    form.sample,
-                    f"Correct submission.{setting} in competition.yaml",
-                    code="no_column",
-                )
-
-
-def _check_classes_and_boxes(form: Form) -> None:
-    """Raises InputError for classes that there are not, and a `box` that does not make a box."""
-    given, classes = form.given, form.classes.names
     for setting in ("probabilities", "labels"):
         for name in getattr(given, setting) or {}:
             if name not in classes:
@@ -84,22 +69,13 @@ def _check_classes_and_boxes(form: Form) -> None:
                     code="unknown_class",
                 )
     words = set((given.box or BOX).split())
-    if words - BOX_WORDS:
-        raise SampleError(
-            f"submission.box has the word '{min(words - BOX_WORDS)}'",
-            form.sample,
-            f"Known are {', '.join(sorted(BOX_WORDS))}",
-            code="invalid_value",
-        )
-    if (
-        not {"xmin", "ymin"} <= words
-        or not words & {"xmax", "width"}
-        or not words & {"ymax", "height"}
-    ):
+    has_size = words & {"xmax", "width"} and words & {"ymax", "height"}
+    if not has_size or not {"xmin", "ymin"} <= words <= BOX_WORDS:
         raise SampleError(
             f"submission.box is '{given.box}'",
             form.sample,
-            f"It needs xmin, ymin, and xmax or width, ymax or height, for example {BOX}",
+            "It needs xmin, ymin, and xmax or width, ymax or height, and may have label and "
+            f"confidence; for example {BOX}",
             code="invalid_value",
         )
 

@@ -36,15 +36,7 @@ def match_rows(
     does not have, and for a `name` without {id}.
     """
     known = set(known)
-    for setting in ("id", "key", "label", "rle", "boxes"):
-        column = getattr(submission, setting)
-        if column and column not in sample.columns:
-            raise SampleError(
-                f"no column {column}; there are {names_of(sample.columns)}",
-                sample,
-                f"Correct submission.{setting} in competition.yaml",
-                code="no_column",
-            )
+    _check_columns(sample, submission)
     column, name = submission.id or _id_column(sample, known), submission.name
     values = sample.column(column)
     if not name:
@@ -59,6 +51,21 @@ def match_rows(
             code="invalid_value",
         )
     return column, name, [Row(cells, *match) for cells, match in zip(sample.raw, found)]
+
+
+def _check_columns(sample: Sample, submission: Submission) -> None:
+    named = {s: [getattr(submission, s)] for s in ("id", "key", "label", "rle", "boxes")}
+    named["passthrough"] = submission.passthrough or []
+    named["probabilities"] = (submission.probabilities or {}).values()
+    for setting, columns in named.items():
+        for column in columns:
+            if column and column not in sample.columns:
+                raise SampleError(
+                    f"no column {column}; there are {names_of(sample.columns)}",
+                    sample,
+                    f"Correct submission.{setting} in competition.yaml",
+                    code="no_column",
+                )
 
 
 def _id_column(sample: Sample, known: set[str]) -> str:
