@@ -269,6 +269,19 @@ def test_a_new_name_overrides_what_the_file_gives_under_the_old_one(tmp_path, wa
         load(file, ["loss.balance=2"])
 
 
+def test_a_study_under_an_old_name_keeps_the_names_of_its_cells(tmp_path, warned_anew, capfd):
+    config_with("image_size: 64\n", tmp_path, "small.yaml")
+    text = "question: Q\nbase: small\ngrid: {loss.balance: [0.2, 0.4]}\n"
+    study = load(config_with(text, tmp_path, "weights.yaml"))
+    assert {label: made[0].name for label, made in study.cells.items()} == {
+        "small": "small",
+        "balance 0.2": "small-weights-balance_0.2",
+        "balance 0.4": "small-weights-balance_0.4",
+    }
+    assert [c.experiment.loss.mask_weight for c in study.members] == [0.7, 0.2, 0.4]
+    assert capfd.readouterr().err.count("warning") == 1
+
+
 def test_what_was_made_under_old_names_is_not_made_again(tmp_path):
     keys = load(Path(CPU)).keys("loss", "predict", "submission")
     old = {new: old for old, new in RENAMED.items()}

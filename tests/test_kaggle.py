@@ -21,7 +21,7 @@ from src.core.paths import Paths
 from src.core.settings import Competition
 from src.kaggle_io import client as kaggle
 from src.kaggle_io import errors
-from src.kaggle_io.client import Contest, Kaggle
+from src.kaggle_io.client import Contest, Kaggle, RemoteSubmission
 from src.kaggle_io.slugs import plain_dataset, plain_slug, slug_of
 
 
@@ -77,15 +77,8 @@ def test_submitting_and_the_list(server, tmp_path, capfd):
     assert client.submit("a-contest", file, "the first one") is None
     assert contest.submissions[0]["data"] == file.read_bytes()
     first = client.submissions("a-contest")[0]
-    assert (
-        first.ref,
-        first.file,
-        first.message,
-        first.status,
-        first.public,
-        first.private,
-        first.user,
-    ) == ("41000000", "best.csv", "the first one", "pending", None, None, USER)
+    expected = ("41000000", first.when, "best.csv", "the first one", "pending")
+    assert first == RemoteSubmission(*expected, user=USER)
     assert (
         abs(
             datetime.fromisoformat(first.when.replace("Z", "+00:00")) - datetime.now(timezone.utc)
