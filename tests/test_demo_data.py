@@ -68,7 +68,10 @@ def test_proportions():
 def test_busi_s_traps_are_in_it(demo):
     images = [f for f in demo.rglob("*.png") if "_mask" not in f.name]
     masks = list(demo.rglob("*_mask*.png"))
-    modes = lambda files: {Image.open(f).mode for f in files}  # noqa: E731
+
+    def modes(files):
+        return {Image.open(f).mode for f in files}
+
     assert modes(images) == {"L", "RGB"}
     assert modes(f for f in masks if "normal" not in f.name) == {"1", "RGBA"}
     assert modes(f for f in masks if "normal" in f.name) == {"RGB"}

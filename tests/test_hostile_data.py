@@ -604,7 +604,7 @@ def test_weights_that_are_no_file_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["column", "name"])
-def test_masks_alone_answer_rows_of_one_class(ready, form):  # noqa: F811
+def test_masks_alone_answer_rows_of_one_class(ready, form):  # noqa: F811  the fixture
     ids = [f"i{i}" for i in range(15, 21)]
     if form == "column":
         write_table(
