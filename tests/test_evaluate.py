@@ -1,4 +1,5 @@
-"""evaluate on synthetic predictions: numbers that are known, the search against the pixels, and that leave-one-fold-out leaves out."""
+"""evaluate on synthetic predictions: numbers that are known, the search against the pixels, and
+that leave-one-fold-out leaves out."""
 
 import csv
 import json
@@ -35,7 +36,8 @@ FEW = {
 
 
 def world(home: Path, n: int = 15, tests: int = 0, size: int = 32, seed: int = 0, folds: int = 3):
-    """An index, truth, folds and images by hand, each image of its own size; returns paths, labels (N) and true masks. Twins: images 0 and 1."""
+    """An index, truth, folds and images by hand, each image of its own size; returns paths, labels
+    (N) and true masks. Images 0 and 1 are near-duplicates."""
     rng = np.random.default_rng(seed)
     paths = Paths(home, home / "data")
     paths.data.mkdir(parents=True)
@@ -116,7 +118,7 @@ def run(config: Config, paths: Paths) -> dict:
     return json.loads(paths.metrics(config.name).read_text())
 
 
-# ----------------------------------------------------------------------------------------------------------------------- the search
+# ---------------------------------------------------------------------- the search
 
 
 @pytest.mark.parametrize("empty_class", ["normal", None])
@@ -188,8 +190,9 @@ def test_how_far_a_decision_is_from_the_untuned_one():
     assert tuning.distances(some, evaluate).tolist() == pytest.approx([0, 0.25, 1, 1, 2.25])
 
 
-def test_parts_of_equal_area_are_the_same_to_tables_and_pixels(tmp_path):
-    """Four equal parts and a larger one, at even and odd places: cv2 numbers parts by blocks of 2×2, otherwise in a crop than in the whole image."""
+def test_components_of_equal_area_are_the_same_to_tables_and_pixels(tmp_path):
+    """Four equal components and a larger one, at even and odd places: cv2 numbers components by
+    blocks of 2×2, in a crop differently than in the whole image."""
     paths, labels, masks = world(tmp_path)
     truth = Truth.load(paths.truth)
     predictions = perfect(masks, labels)
@@ -211,43 +214,38 @@ def test_parts_of_equal_area_are_the_same_to_tables_and_pixels(tmp_path):
 def test_equals_stay_untuned():
     far = np.array([0.0, 0.5, 0.1, 0.9])
     assert tuning._nearest_of_best(np.array([0.8, 0.8, 0.8, 0.8]), far) == 0
-    assert (
-        tuning._nearest_of_best(np.array([0.8, 0.8 + tuning.SCORE_TOLERANCE / 2, 0.7, 0.7]), far)
-        == 0
-    )
+    hardly_better = 0.8 + tuning.SCORE_TOLERANCE / 2
+    assert tuning._nearest_of_best(np.array([0.8, hardly_better, 0.7, 0.7]), far) == 0
     assert tuning._nearest_of_best(np.array([0.8, 0.82, 0.82, 0.8]), far) == 2
 
 
-# ---------------------------------------------------------------------------------------------------------------------- the stage
+# ---------------------------------------------------------------------- the stage
+
+
+def image_rows(paths: Paths) -> list[dict[str, str]]:
+    return list(csv.DictReader(paths.per_image("exp").read_text().splitlines()))
 
 
 def test_perfect_predictions_score_one_and_stay_untuned(tmp_path, capsys):
     paths, labels, masks = world(tmp_path)
     perfect(masks, labels, size=128).save(paths.oof("exp"))
     found = run(settings(), paths)
+    nested = found["nested"]
     assert Decision.load(paths.decision("exp")) == Decision()
-    assert (
-        found["nested"]["metrics"]["accuracy"] == found["nested"]["metrics"]["auc"] == 1
-        and found["nested"]["metrics"]["dice"] > 0.97
-    )
-    assert found["nested"]["confusion"] == [[6, 0, 0], [0, 4, 0], [0, 0, 5]]
-    assert (
-        found["nested"]["by_class"]["normal"]["dice"] == 1
-        and found["nested"]["lesion_images"]["images"] == 10
-    )
+    assert nested["metrics"]["accuracy"] == nested["metrics"]["auc"] == 1
+    assert nested["metrics"]["dice"] > 0.97
+    assert nested["confusion"] == [[6, 0, 0], [0, 4, 0], [0, 0, 5]]
+    assert nested["by_class"]["normal"]["dice"] == 1
+    assert nested["lesion_images"]["images"] == 10
     assert "nested" in capsys.readouterr().out
     html = paths.html("exp").read_text()
-    assert html.count("data:image/png;base64,") == 2 + 8 + len(masks) and "http" not in html
+    assert html.count("data:image/png;base64,") == 2 + 8 + len(masks)
+    assert "http" not in html
     for picture in ("confusion", "typical", "worst", "reliability"):
         assert Image.open(paths.picture("exp", picture)).size[0] > 300
     job = evaluate_job(settings(), paths)
-    assert job.state().done and job.record()["score"] == found["nested"]["score"]
-
-
-def test_an_old_record_that_says_honest_is_read_as_nested(tmp_path):
-    paths, labels, masks = world(tmp_path)
-    perfect(masks, labels).save(paths.oof("exp"))
-    found = run(settings(), paths)
+    assert job.state().done and job.record()["score"] == nested["score"]
+    # as it was called in records that are older
     text = paths.metrics("exp").read_text().replace('"nested"', '"honest"')
     paths.metrics("exp").write_text(text)
     assert read_metrics(paths, "exp") == found
@@ -261,47 +259,32 @@ def test_known_numbers(tmp_path):
     predictions.label[3] = [0.1, 0.8, 0.1]
     predictions.save(paths.oof("exp"))
     found = run(settings(), paths)["untuned"]
-    normal = (labels == 2).sum()
-    assert found["metrics"]["dice"] == pytest.approx(normal / 15) and found["metrics"][
-        "accuracy"
-    ] == pytest.approx(14 / 15)
-    assert found["score"] == pytest.approx(
-        0.5 * found["metrics"]["dice"] + 0.5 * found["metrics"]["macro_f1"]
-    )
+    dice, accuracy, f1 = (found["metrics"][n] for n in ("dice", "accuracy", "macro_f1"))
+    assert (dice, accuracy) == pytest.approx(((labels == 2).sum() / 15, 14 / 15))
+    assert found["score"] == pytest.approx(0.5 * dice + 0.5 * f1)
     assert found["confusion"][0] == [5, 1, 0]
-    assert found["intervals"]["accuracy"][0] <= 14 / 15 <= found["intervals"]["accuracy"][1] == 1
+    low, high = found["intervals"]["accuracy"]
+    assert low <= 14 / 15 <= high == 1
 
 
 def test_per_image_table(tmp_path):
+    """Each image is answered by the decision of its own fold; the order of the file does not
+    matter."""
     paths, labels, masks = world(tmp_path)
     predictions = messy([f"i{i}" for i in range(15)])
-    predictions.select(predictions.ids[::-1]).save(
-        paths.oof("exp")
-    )  # the order of the file does not matter
-    found = run(settings(), paths)
-    rows = list(csv.DictReader(open(paths.per_image("exp"))))
+    predictions.select(predictions.ids[::-1]).save(paths.oof("exp"))
+    found, rows = run(settings(), paths)["nested"], image_rows(paths)
     assert [r["id"] for r in rows] == [f"i{i}" for i in range(15)]
-    assert np.mean([float(r["dice"]) for r in rows]) == pytest.approx(
-        found["nested"]["metrics"]["dice"], abs=1e-5
-    )
     assert [int(r["true_area"]) for r in rows] == [int(m.sum()) for m in masks]
-    for name in metrics.SURFACE_METRICS:
-        assert np.mean([float(r[name]) for r in rows]) == pytest.approx(
-            found["nested"]["metrics"][name], abs=1e-4
-        )
-    for i, row in enumerate(rows):  # each by the decision of its own fold
-        decision = Decision(**found["nested"]["decisions"][row["fold"]])
-        mask, label = apply(
-            decision,
-            predictions,
-            i,
-            masks[i].shape,
-            Classes(CLASSES, "normal"),
-        )
+    for name in ("dice", *metrics.SURFACE_METRICS):
+        mean = np.mean([float(r[name]) for r in rows])
+        assert mean == pytest.approx(found["metrics"][name], abs=1e-5)
+    for i, row in enumerate(rows):
+        decision, classes = Decision(**found["decisions"][row["fold"]]), Classes(CLASSES, "normal")
+        mask, label = apply(decision, predictions, i, masks[i].shape, classes)
         assert int(row["area"]) == mask.sum() and row["predicted"] == CLASSES[label]
-        assert float(row["hd95"]) == pytest.approx(
-            metrics.hd95(*metrics.outline_distances(mask, masks[i])), abs=1e-5
-        )
+        distance = metrics.hd95(*metrics.outline_distances(mask, masks[i]))
+        assert float(row["hd95"]) == pytest.approx(distance, abs=1e-5)
 
 
 def test_distances_and_the_lectures_numbers_stand_beside_the_nested_ones(tmp_path):
@@ -309,52 +292,37 @@ def test_distances_and_the_lectures_numbers_stand_beside_the_nested_ones(tmp_pat
     perfect(masks, labels).save(paths.oof("exp"))  # 32 pixels: not quite perfect at original size
     found = run(settings(), paths)
     nested, lecture, mean = found["nested"], found["lecture"], found["nested"]["metrics"]
-    assert (
-        found["in_pixels"] == list(metrics.SURFACE_METRICS)
-        and 0 < mean["assd"] < 1
-        and mean["assd"] < mean["hd95"] <= mean["hausdorff"] < 3
-    )
-    assert nested["by_class"]["normal"]["hd95"] == 0 and nested["lesion_images"][
-        "hd95"
-    ] == pytest.approx(mean["hd95"] * 15 / 10)
-    assert (
-        all("hd95" in fold for fold in nested["by_fold"].values())
-        and "hd95" in found["untuned"]["metrics"]
-        and "hd95" not in found["tuned"]["metrics"]
-    )
-    assert (
-        lecture["lecture_accuracy"] == lecture["lecture_macro_f1"] == 1
-        and 0.9 < lecture["lecture_iou"] < lecture["lecture_f1"] < 1
-    )
-    assert lecture["lecture_dice"] == pytest.approx(
-        lecture["lecture_f1"] - 0.5 / 3
-    )  # one of the folds is one batch of normal images
+    assert found["in_pixels"] == list(metrics.SURFACE_METRICS)
+    assert 0 < mean["assd"] < 1 and mean["assd"] < mean["hd95"] <= mean["hausdorff"] < 3
+    assert nested["by_class"]["normal"]["hd95"] == 0
+    assert nested["lesion_images"]["hd95"] == pytest.approx(mean["hd95"] * 15 / 10)
+    assert all("hd95" in fold for fold in nested["by_fold"].values())
+    assert "hd95" in found["untuned"]["metrics"] and "hd95" not in found["tuned"]["metrics"]
+    assert lecture["lecture_accuracy"] == lecture["lecture_macro_f1"] == 1
+    assert 0.9 < lecture["lecture_iou"] < lecture["lecture_f1"] < 1
+    # one of the folds is one batch of normal images
+    assert lecture["lecture_dice"] == pytest.approx(lecture["lecture_f1"] - 0.5 / 3)
     html = paths.html("exp").read_text()
     assert "Distances between the outlines" in html and f"{lecture['lecture_iou']:.4f}" in html
 
 
 def test_the_new_steps_can_be_tuned(tmp_path):
-    """Specks beside every lesion: only the largest part stays, where that is tried."""
+    """Specks beside every lesion: only the largest component stays, where that is tried."""
     paths, labels, masks = world(tmp_path)
     predictions = perfect(masks, labels, size=128)
     predictions.mask[labels < 2, 90:115, 90:115] = 1
     predictions.save(paths.oof("exp"))
     plain = FEW | {"threshold": [0.5], "min_area": [0.0], "fill_holes": [False]}
     assert run(settings(evaluate=plain), paths)["nested"]["metrics"]["dice"] < 0.95
-    found = run(
-        settings(
-            evaluate=plain | {"largest": [0, 1], "smooth": [0.0, 0.5], "convex": [False, True]}
-        ),
-        paths,
-    )
-    assert (
-        Decision.load(paths.decision("exp")) == Decision(largest=1)
-        and found["nested"]["metrics"]["dice"] > 0.97
-    )
+    more = plain | {"largest": [0, 1], "smooth": [0.0, 0.5], "convex": [False, True]}
+    found = run(settings(evaluate=more), paths)
+    assert Decision.load(paths.decision("exp")) == Decision(largest=1)
+    assert found["nested"]["metrics"]["dice"] > 0.97
 
 
 def test_leave_one_fold_out_leaves_out(tmp_path):
-    """Only a low threshold sees the lesions of fold 0; in the other folds it sees specks that are none. Fold 0 must get what the others want."""
+    """Only a low threshold finds the lesions of fold 0; in the other folds it finds specks that are
+    not lesions. Fold 0 must get what the others want."""
     paths, labels, masks = world(tmp_path, n=30)
     predictions = perfect(masks, labels, size=128)
     folds = np.array([0 if i < 2 else i % 3 for i in range(30)])
@@ -364,34 +332,16 @@ def test_leave_one_fold_out_leaves_out(tmp_path):
     for i in np.flatnonzero((folds != 0) & (labels < 2)):
         predictions.mask[i] = np.maximum(predictions.mask[i], specks)
     predictions.save(paths.oof("exp"))
-    grid = {
-        "threshold": [0.5, 0.25],
-        "min_area": [0.0],
-        "empty_above": [1.0],
-        "fill_holes": [False],
-        "agree": ["no"],
-        "bootstrap": 100,
-    }
+    grid = {"threshold": [0.5, 0.25], "empty_above": [1.0], "bootstrap": 100}
     found = run(settings(evaluate=grid, score={"dice": 1.0}), paths)
-    assert (
-        found["tuned"]["decision"]["threshold"] == 0.25
-    )  # on all images fold 0 outweighs the specks
-    assert [found["nested"]["decisions"][k]["threshold"] for k in "012"] == [0.5, 0.25, 0.25]
-    assert found["nested"]["by_fold"]["0"]["dice"] < 0.6
-    assert found["tuned"]["score"] > found["nested"]["score"] + 0.1
-    assert found["nested"]["by_fold"]["0"]["dice"] == pytest.approx(
-        np.mean(labels[folds == 0] == 2)
-    )  # only its empty masks are right
-
-
-def test_tuning_finds_a_threshold(tmp_path):
-    paths, labels, masks = world(tmp_path)
-    predictions = perfect(masks, labels, size=128)
-    predictions.mask *= np.float16(0.45)
-    predictions.save(paths.oof("exp"))
-    found = run(settings(), paths)
-    assert Decision.load(paths.decision("exp")).threshold == 0.3
-    assert found["untuned"]["metrics"]["dice"] < 0.5 < 0.85 < found["nested"]["metrics"]["dice"]
+    nested, of_fold_0 = found["nested"], found["nested"]["by_fold"]["0"]["dice"]
+    # on all images fold 0 outweighs the specks
+    assert found["tuned"]["decision"]["threshold"] == 0.25
+    assert Decision.load(paths.decision("exp")).threshold == 0.25
+    assert [nested["decisions"][k]["threshold"] for k in "012"] == [0.5, 0.25, 0.25]
+    assert found["tuned"]["score"] > nested["score"] + 0.1
+    # only its empty masks are right
+    assert of_fold_0 == pytest.approx(np.mean(labels[folds == 0] == 2)) and of_fold_0 < 0.6
 
 
 def test_holdout_is_cross_fitted_over_groups_and_unvalidated_images_stay_out(tmp_path, capsys):
@@ -400,17 +350,15 @@ def test_holdout_is_cross_fitted_over_groups_and_unvalidated_images_stay_out(tmp
     predictions = perfect(masks, labels)
     predictions.select(predictions.ids[:20]).save(paths.oof("exp"))
     found = run(settings(), paths)
-    assert (
-        found["images"] == 20
-        and len(found["nested"]["decisions"]) == 5
-        and found["nested"]["spread"] is None
-    )
+    assert found["images"] == 20
+    assert len(found["nested"]["decisions"]) == 5 and found["nested"]["spread"] is None
     assert "one validation fold" in capsys.readouterr().out
 
 
 def test_parts_of_a_holdout_keep_groups_together():
-    parts, by_folds = cross_folds(np.zeros(80, dtype=int), np.repeat(np.arange(40), 2))
-    assert not by_folds and set(parts) == set(range(5)) and (parts[::2] == parts[1::2]).all()
+    cv_folds, by_folds = cross_folds(np.zeros(80, dtype=int), np.repeat(np.arange(40), 2))
+    assert not by_folds
+    assert set(cv_folds) == set(range(5)) and (cv_folds[::2] == cv_folds[1::2]).all()
     assert cross_folds(np.array([0, 1, 1]), np.arange(3))[1] is True
 
 
@@ -429,26 +377,25 @@ def test_mask_only_and_class_only(tmp_path, keep):
     predictions = perfect(masks, labels)
     setattr(predictions, "label" if keep == "mask" else "mask", None)
     predictions.save(paths.oof("exp"))
-    found = run(settings(), paths)
-    assert ("confusion" in found["nested"]) == (keep == "label") and (
-        "dice" in found["nested"]["metrics"]
-    ) == (keep == "mask")
-    html = paths.html("exp").read_text()
-    assert (
-        ("Distances between the outlines" in html)
-        == ("IoU of pixels" in html)
-        == ("hd95" in found["untuned"]["metrics"])
-        == (keep == "mask")
-    )
-    assert (
-        "As the lecture counts" in html
-        and ("accuracy of labels" in html) == (keep == "label")
-        and (len(found["lecture"]) == 2) == (keep == "label")
-    )
-    rows = list(csv.DictReader(open(paths.per_image("exp"))))
-    assert ("hd95" in rows[0]) == ("dice" in rows[0]) == (keep == "mask") and (
-        "predicted" in rows[0]
-    ) == (keep == "label")
+    found, html = run(settings(), paths), paths.html("exp").read_text()
+    columns = image_rows(paths)[0].keys()
+    of_masks = [
+        "dice" in found["nested"]["metrics"],
+        "hd95" in found["untuned"]["metrics"],
+        "dice" in columns,
+        "hd95" in columns,
+        "Distances between the outlines" in html,
+        "IoU of pixels" in html,
+    ]
+    of_labels = [
+        "confusion" in found["nested"],
+        "predicted" in columns,
+        "accuracy of labels" in html,
+        len(found["lecture"]) == 2,
+    ]
+    assert of_masks == [keep == "mask"] * 6
+    assert of_labels == [keep == "label"] * 4
+    assert "As the lecture counts" in html
 
 
 def test_missing_predictions_are_named(tmp_path):
@@ -459,5 +406,3 @@ def test_missing_predictions_are_named(tmp_path):
         run(settings(), paths)
     with refused("unknown_part", "'dise'"):
         run(settings(score={"dise": 1.0}), paths)
-    with refused("invalid_value", "hd95", "distance"):
-        run(settings(score={"hd95": 1.0}), paths)

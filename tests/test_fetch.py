@@ -83,7 +83,7 @@ def test_a_contest_from_nothing_to_a_folder_that_the_pipeline_sees(server, demo,
         lines[1]
         == "  A contest; until 2030-01-01 00:00 UTC; Mean of Dice and macro F1; 5 submissions a day"
     )
-    assert "the sample of the submission is sample_submission.csv" in out
+    assert "the sample submission is sample_submission.csv" in out
     assert "the pipeline sees 24 train and 6 test images" in out
     config, data = short(Path(CONFIG)), short(folder)
     assert lines[-1] == f"next: ./run.sh --config {config} --data {data}"
@@ -131,7 +131,7 @@ def test_a_data_set(server, demo, home, run):
     )
     folder = home / "breast-ultrasound-images-dataset"
     assert code == 0 and err == "" and below(folder) == busi
-    assert "there is no sample of the submission" in out
+    assert "there is no sample submission" in out
     assert "sees 24 train and 0 test images" in out
     record = json.loads((folder / "fetched.json").read_text())
     assert record["dataset"] == "aryashah2k/breast-ultrasound-images-dataset"
@@ -213,7 +213,7 @@ def test_zips_in_the_zip_through_fetch(server, home, run):
         and err == ""
         and below(home / "a-contest") == {"train/a.npy": b"1", "SampleSubmission_v2.csv": b"id\n"}
     )  # no word of a missing train.zip
-    assert "the sample of the submission is SampleSubmission_v2.csv" in out
+    assert "the sample submission is SampleSubmission_v2.csv" in out
     assert "does not understand the folder yet: no images" in out
     assert "up to date" in run("--competition", "a-contest")[1]
 

@@ -1,4 +1,4 @@
-"""Studies: which cells they have, what is trained once for all, and when a difference is called one."""
+"""Studies: their cells, what is trained once for all, and when a difference is called one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,25 @@ from src.__main__ import main
 from src.config.load import load
 from src.core.console import InputError
 from src.core.paths import Paths
-from src.scoring.compare import Answers, paired
+from src.parts import metrics
+from src.scoring.compare import Answers, Difference, paired
 
-SMALL = "image_size: 64\nmodel: {arch: unet, encoder: tu-lcnet_035, encoder_weights: none, options: {decoder_channels: [32, 16, 16, 8, 8]}}\ntrain: {epochs: 1, lr: 2.0e-3, workers: 0}\n"
-BALANCE = "question: Which balance?\nbase: small\nset: {split.folds: 2}\ngrid: {loss.mask_weight: [0.7, 0.2]}\n"
-DECIDE = "question: Which threshold?\nbase: small\nset: {split.folds: 2, evaluate.threshold: [0.5], evaluate.min_area: [0.0]}\ncells: {low: {evaluate.threshold: [0.1]}, mask only: {task: mask}}\n"
+SMALL = """
+image_size: 64
+model:
+  arch: unet
+  encoder: tu-lcnet_035
+  encoder_weights: none
+  options: {decoder_channels: [32, 16, 16, 8, 8]}
+train: {epochs: 1, lr: 2.0e-3, workers: 0}
+"""
+OF_SMALL = "question: Q\nbase: small\n"
+BALANCE = OF_SMALL + "set: {split.folds: 2}\ngrid: {loss.mask_weight: [0.7, 0.2]}\n"
+DECIDE = (
+    OF_SMALL
+    + "set: {split.folds: 2, evaluate.threshold: [0.5], evaluate.min_area: [0.0]}\n"
+    + "cells: {low: {evaluate.threshold: [0.1]}, mask only: {task: mask}}\n"
+)
 
 
 @pytest.fixture
@@ -31,9 +45,11 @@ def configs(tmp_path) -> Path:
     return folder
 
 
-def study(configs: Path, text: str, name: str = "s", **options):
-    (configs / "studies" / f"{name}.yaml").write_text(text)
-    return load(configs / "studies" / f"{name}.yaml", **options)
+def study(configs: Path, text: str, **options):
+    """A study of `small`, unless the text names another base."""
+    file = configs / "studies" / "s.yaml"
+    file.write_text(text if "base:" in text or "question:" in text else OF_SMALL + text)
+    return load(file, **options)
 
 
 def names(config) -> dict[str, list[str]]:
@@ -41,77 +57,64 @@ def names(config) -> dict[str, list[str]]:
 
 
 def test_a_cell_that_changes_nothing_is_the_base_and_comes_first(configs):
-    assert names(
-        study(configs, "question: Q\nbase: small\ngrid: {loss.mask_weight: [0.2, 0.7]}\n")
-    ) == {"mask_weight 0.7": ["small"], "mask_weight 0.2": ["small-s-mask_weight_0.2"]}
+    assert names(study(configs, "grid: {loss.mask_weight: [0.2, 0.7]}")) == {
+        "mask_weight 0.7": ["small"],
+        "mask_weight 0.2": ["small-s-mask_weight_0.2"],
+    }
 
 
 def test_all_combinations_and_all_seeds(configs):
-    made = names(
-        study(
-            configs,
-            "question: Q\nbase: small\nseeds: [0, 7]\ngrid: {task: {both: both, masks: mask}, loss.mask_weight: [0.7, 0.2]}\n",
-        )
-    )
+    grid = "grid: {task: {both: both, masks: mask}, loss.mask_weight: [0.7, 0.2]}"
+    made = names(study(configs, f"seeds: [0, 7]\n{grid}"))
     assert list(made) == [
         "both, mask_weight 0.7",
         "both, mask_weight 0.2",
         "masks, mask_weight 0.7",
         "masks, mask_weight 0.2",
     ]
-    assert made["both, mask_weight 0.7"] == ["small", "small-seed7"] and made[
-        "masks, mask_weight 0.2"
-    ] == [
-        "small-s-masks_mask_weight_0.2",
-        "small-s-masks_mask_weight_0.2-seed7",
-    ]
+    assert made["both, mask_weight 0.7"] == ["small", "small-seed7"]
+    last = "small-s-masks_mask_weight_0.2"
+    assert made["masks, mask_weight 0.2"] == [last, f"{last}-seed7"]
 
 
 def test_what_is_set_for_all_cells_gives_the_base_a_name_of_its_own(configs):
-    config = study(
-        configs,
-        "question: Q\nbase: small\nset: {image_size: 96}\ngrid: {loss.mask_weight: [0.2]}\n",
-    )
+    config = study(configs, "set: {image_size: 96}\ngrid: {loss.mask_weight: [0.2]}")
     assert names(config) == {
         "small": ["small-s"],
         "mask_weight 0.2": ["small-s-mask_weight_0.2"],
-    } and {e.experiment.image_size for e in config.experiments} == {96}
+    }
+    assert {e.experiment.image_size for e in config.experiments} == {96}
 
 
 def test_what_is_typed_wins_over_what_the_study_sets(configs):
-    text = "question: Q\nbase: small\nset: {split.folds: 3, train.epochs: 6, evaluate.bootstrap: 100}\ngrid: {loss.mask_weight: [0.2]}\n"
+    settings = "set: {split.folds: 3, train.epochs: 6, evaluate.bootstrap: 100}"
+    text = f"{settings}\ngrid: {{loss.mask_weight: [0.2]}}"
     config = study(configs, text, overrides=["split.folds=2", "train.epochs=4"])
-    assert config.competition.split.folds == 2 and {
-        e.experiment.train.epochs for e in config.experiments
-    } == {4}
-    assert (
-        names(config)["small"] == ["small-s-decided"]
-        and config.cells["small"][0].members[0].name == "small-s"
-    ), "other resamples of the same training"
+    assert config.competition.split.folds == 2
+    assert {e.experiment.train.epochs for e in config.experiments} == {4}
+    # other resamples of the same training
+    assert names(config)["small"] == ["small-s-decided"]
+    assert config.cells["small"][0].members[0].name == "small-s"
 
 
 def test_seeds_have_names_of_their_own_whatever_their_order(configs):
-    text = "question: Q\nbase: small\nseeds: [3, 0]\ngrid: {loss.mask_weight: [0.2]}\n"
+    text = "seeds: [3, 0]\ngrid: {loss.mask_weight: [0.2]}"
     assert names(study(configs, text))["small"] == ["small-seed3", "small"]
     with refused("shared_setting", "seeds: "):
         study(configs, text, overrides=["train.seed=1"])
 
 
 def test_the_two_sizes_of_a_study_do_not_take_each_others_places(configs):
-    text = "question: Q\nbase: small\ngrid: {loss.mask_weight: [0.2]}\ntiny: {set: {train.epochs: 1}}\n"
-    assert not {n for made in names(study(configs, text)).values() for n in made} & {
-        n for made in names(study(configs, text, tiny=True)).values() for n in made
-    }
+    text = "grid: {loss.mask_weight: [0.2]}\ntiny: {set: {train.epochs: 1}}"
+    full, tiny = (names(study(configs, text, tiny=tiny)).values() for tiny in (False, True))
+    assert not set(sum(full, [])) & set(sum(tiny, []))
 
 
 def test_all_decide_untuned_unless_the_study_lists_values(configs):
-    config = study(
-        configs,
-        "question: Q\nbase: small\ncells: {low: {evaluate.threshold: [0.5, 0.1]}, masks: {task: mask}}\n",
-    )
+    text = "cells: {low: {evaluate.threshold: [0.5, 0.1]}, masks: {task: mask}}"
     grids = {
         label: (made[0].competition.evaluate.threshold, made[0].competition.evaluate.agree)
-        for label, made in config.cells.items()
+        for label, made in study(configs, text).cells.items()
     }
     assert grids == {
         "small": ([0.5], ["no"]),
@@ -121,79 +124,42 @@ def test_all_decide_untuned_unless_the_study_lists_values(configs):
 
 
 def test_a_section_changes_only_what_it_names(configs):
-    """As every experiment is written; what stands in the base stays."""
-    config = study(
-        configs,
-        "question: Q\nbase: small\ncells: {slow: {train: {lr: 0.0001}, loss: {mask: {bce: 1}}}}\n",
-    )
+    """As in every experiment; what stands in the base is kept."""
+    config = study(configs, "cells: {slow: {train: {lr: 0.0001}, loss: {mask: {bce: 1}}}}")
     slow = config.cells["slow"][0].experiment
     assert (slow.train.lr, slow.train.epochs, slow.loss.mask) == (1e-4, 1, {"bce": 1})
 
 
 def test_tiny_replaces_what_it_names(configs):
-    text = "question: Q\nbase: small\ngrid: {loss.mask_weight: [0.1, 0.2]}\ntiny: {grid: {loss.mask_weight: [0.4]}}\n"
-    assert (
-        list(study(configs, text, tiny=True).cells) == ["small", "mask_weight 0.4"]
-        and study(configs, text, tiny=True).name == "s_tiny"
-    )
+    text = "grid: {loss.mask_weight: [0.1, 0.2]}\ntiny: {grid: {loss.mask_weight: [0.4]}}"
+    config = study(configs, text, tiny=True)
+    assert list(config.cells) == ["small", "mask_weight 0.4"] and config.name == "s_tiny"
+
+
+TWICE = "cells: {a b: {loss.mask_weight: 0.1}, a-b: {loss.mask_weight: 0.2}}"
+GRID_AND_CELLS = "grid: {loss.mask_weight: {a: 0.1}}\ncells: {a: {task: mask}}"
 
 
 @pytest.mark.parametrize(
     "text, code, word",
     [
-        (
-            "question: Q\nbase: absent\ngrid: {loss.mask_weight: [0.1]}\n",
-            "no_such_config",
-            "'absent'",
-        ),
-        ("question: Q\nbase: small\n", "no_cells", ""),
-        (
-            "question: Q\nbase: small\ngrid: {loss.mask: [{dice: 1}]}\n",
-            "value_without_name",
-            "grid.loss.mask",
-        ),
-        (
-            "question: Q\nbase: small\ngrid: {loss.mask_wieght: [0.1]}\n",
-            "unknown_key",
-            "Did you mean loss.mask_weight",
-        ),
-        (
-            "question: Q\nbase: small\ncells: {a b: {loss.mask_weight: 0.1}, a-b: {loss.mask_weight: 0.2}}\n",
-            "cell_twice",
-            "two cells",
-        ),
-        (
-            "question: Q\nbase: small\ncells: {more folds: {split.folds: 9}}\n",
-            "shared_setting",
-            "more folds",
-        ),
-        (
-            "question: Q\nbase: small\ntiny: {bass: x}\ncells: {a: {task: mask}}\n",
-            "unknown_key",
-            "'bass'",
-        ),
-        ("base: small\n", "invalid_value", "question"),
-        ("question: Q\ngrid: {loss.mask_weight: [0.1]}\n", "invalid_value", "base"),
-        (
-            "question: Q\nbase: small\ncells: {other: {score.dice: 1.0}}\n",
-            "shared_setting",
-            "'score'",
-        ),
-        (
-            "question: Q\nbase: small\ncells: {odd: {image_size: 100}}\n",
-            "invalid_value",
-            "See cell 'odd'",
-        ),
-        ("question: Q\nbase: s\ncells: {a: {task: mask}}\n", "no_such_config", "'s'"),
-        ("question: Q\nbase: small\ncells: {small: {task: mask}}\n", "cell_twice", "'small'"),
-        (
-            "question: Q\nbase: small\ngrid: {loss.mask_weight: {a: 0.1}}\ncells: {a: {task: mask}}\n",
-            "cell_twice",
-            "'a'",
-        ),
+        ("question: Q\nbase: absent\ncells: {a: {task: mask}}", "no_such_config", "'absent'"),
+        ("question: Q\nbase: s\ncells: {a: {task: mask}}", "no_such_config", "'s'"),
+        ("question: Q\ngrid: {loss.mask_weight: [0.1]}", "invalid_value", "base"),
+        ("base: small", "invalid_value", "question"),
+        ("", "no_cells", ""),
+        ("grid: {loss.mask: [{dice: 1}]}", "value_without_name", "grid.loss.mask"),
+        ("grid: {loss.mask_wieght: [0.1]}", "unknown_key", "Did you mean loss.mask_weight"),
+        ("tiny: {bass: x}\ncells: {a: {task: mask}}", "unknown_key", "'bass'"),
+        ("cells: {more folds: {split.folds: 9}}", "shared_setting", "more folds"),
+        ("cells: {other: {score.dice: 1.0}}", "shared_setting", "'score'"),
+        ("cells: {odd: {image_size: 100}}", "invalid_value", "See cell 'odd'"),
+        (TWICE, "cell_twice", "two cells"),
+        ("cells: {small: {task: mask}}", "cell_twice", "'small'"),
+        (GRID_AND_CELLS, "cell_twice", "'a'"),
     ],
 )
-def test_what_is_wrong_with_a_study_is_said(configs, text, code, word):
+def test_a_wrong_study_is_refused(configs, text, code, word):
     with refused(code, word):
         study(configs, text, tiny="tiny" in text)
 
@@ -209,9 +175,8 @@ def test_every_ready_made_study_names_only_what_exists(file):
     for tiny in (False, True):
         config = load(file, tiny=tiny)
         check(config)
-        assert len(config.cells) >= 2 and len({c.name for c in config.members}) == len(
-            config.members
-        )
+        assert len(config.cells) >= 2
+        assert len({c.name for c in config.members}) == len(config.members)
 
 
 def test_a_study_is_checked_by_shapes_alone_where_that_will_do(monkeypatch):
@@ -238,141 +203,70 @@ def test_a_study_is_checked_by_shapes_alone_where_that_will_do(monkeypatch):
 
 
 def test_a_study_from_images_to_the_table(configs, demo, capfd):
-    home = configs.parent
-    (configs / "studies" / "balance.yaml").write_text(BALANCE)
-    (configs / "studies" / "decide.yaml").write_text(DECIDE)
+    home, folder = configs.parent, configs / "studies"
+    (folder / "balance.yaml").write_text(BALANCE)
+    (folder / "decide.yaml").write_text(DECIDE)
 
-    def run(name: str) -> str:
-        assert (
-            main(
-                [
-                    "study",
-                    "--config",
-                    str(configs / "studies" / f"{name}.yaml"),
-                    "--data",
-                    str(demo),
-                    "--work",
-                    str(home),
-                ]
-            )
-            == 0
-        )
-        return capfd.readouterr().out
+    def run(stage: str, config: Path, code: int = 0) -> str:
+        """What the command says, on stderr where it fails."""
+        words = [stage, "--config", config, "--data", demo, "--work", home]
+        assert main([str(word) for word in words]) == code
+        out, err = capfd.readouterr()
+        return err if code else out
 
-    said = run("balance")
-    paths = Paths(home, demo).studies(load(configs / "studies" / "balance.yaml").competition.split)
+    said = run("study", folder / "balance.yaml")
+    paths = Paths(home, demo).studies(load(folder / "balance.yaml").competition.split)
     table = pd.read_csv(paths.study_csv("balance"))
-    assert (
-        list(table.cell) == ["mask_weight 0.7", "mask_weight 0.2"]
-        and table.dice_verdict.isin(["better", "worse", "no evidence"])[1]
-    )
-    assert (
-        "  mask_weight 0.2  " in said
-        and "| mask_weight 0.2 |" in paths.study_table("balance").read_text()
-    )
-    assert (
-        paths.study_plot("balance").read_bytes()[:4] == b"\x89PNG"
-        and "under every cell" in paths.study_html("balance").read_text()
-    )
-    assert not (home / "artifacts" / "folds.csv").exists() and not list(
-        home.rglob("submissions/*.csv")
-    ), "a study leaves the main work alone"
+    assert list(table.cell) == ["mask_weight 0.7", "mask_weight 0.2"]
+    assert table.dice_verdict[1] in ("better", "worse", "no evidence")
+    assert "  mask_weight 0.2  " in said
+    assert "| mask_weight 0.2 |" in paths.study_table("balance").read_text()
+    assert paths.study_plot("balance").read_bytes()[:4] == b"\x89PNG"
+    assert "under every cell" in paths.study_html("balance").read_text()
+    touched = (home / "artifacts" / "folds.csv").exists() or list(home.rglob("submissions/*.csv"))
+    assert not touched, "a study leaves the main work alone"
 
-    said = run("decide")
+    said = run("study", folder / "decide.yaml")
     assert "[train] small fold" not in said, "the base is there already"
-    assert (
-        "[train] small-decide-mask_only fold 0" in said and "[train] small-decide-low" not in said
-    ), "another threshold needs no training"
+    assert "[train] small-decide-mask_only fold 0" in said
+    assert "[train] small-decide-low" not in said, "another threshold needs no training"
     rows = pd.read_csv(paths.study_csv("decide")).set_index("cell")
     assert np.isnan(rows.macro_f1["mask only"]) and not np.isnan(rows.dice["mask only"])
-    assert "everything is up to date" in run("decide")
-    assert (
-        main(
-            [
-                "status",
-                "--config",
-                str(configs / "studies" / "decide.yaml"),
-                "--data",
-                str(demo),
-                "--work",
-                str(home),
-            ]
-        )
-        == 0
-    )
-    assert "study decide" in capfd.readouterr().out
-    for words, todo in (
-        (["train"], "Run it whole"),
-        (["study", "--config", str(configs / "small.yaml")], "it names no base"),
-    ):
-        assert (
-            main(
-                [
-                    *words,
-                    *(
-                        []
-                        if "--config" in words
-                        else ["--config", str(configs / "studies" / "decide.yaml")]
-                    ),
-                    "--data",
-                    str(demo),
-                    "--work",
-                    str(home),
-                ]
-            )
-            == 2
-        )
-        assert todo in capfd.readouterr().err
+    assert "everything is up to date" in run("study", folder / "decide.yaml")
+    assert "study decide" in run("status", folder / "decide.yaml")
+    assert "Run it whole" in run("train", folder / "decide.yaml", code=2)
+    assert "it names no base" in run("study", configs / "small.yaml", code=2)
 
 
-# ------------------------------------------------------------------------------------------------------------------- differences
+# ---------------------------------------------------------------------- differences
 
 
 def answered(dice: np.ndarray, groups: np.ndarray) -> Answers:
     return Answers({"dice": dice}, None, None, np.zeros(len(dice), int), groups)
 
 
+def difference(base: np.ndarray, cell: np.ndarray, groups: np.ndarray) -> Difference:
+    return paired([answered(base, groups)], [answered(cell, groups)], {"dice": 1.0}, 300)["dice"]
+
+
 def test_a_difference_is_one_when_every_resample_shows_it():
     random = np.random.default_rng(0)
     base, groups = random.uniform(0.2, 0.8, 60), np.arange(60)
-    found = paired([answered(base, groups)], [answered(base + 0.1, groups)], {"dice": 1.0}, 200)[
-        "dice"
-    ]
-    assert (found.value, found.low, found.high) == pytest.approx(
-        (0.1, 0.1, 0.1)
-    ) and found.verdict == "better"
-    assert (
-        paired([answered(base, groups)], [answered(base, groups)], {"dice": 1.0}, 200)[
-            "dice"
-        ].verdict
-        == "no evidence"
-    )
-    assert (
-        paired(
-            [answered(base, groups)],
-            [answered(base - random.uniform(0, 0.1, 60), groups)],
-            {"dice": 1.0},
-            200,
-        )["dice"].verdict
-        == "worse"
-    )
+    found = difference(base, base + 0.1, groups)
+    assert (found.value, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert found.verdict == "better"
+    assert difference(base, base, groups).verdict == "no evidence"
+    assert difference(base, base - random.uniform(0, 0.1, 60), groups).verdict == "worse"
 
 
 def test_near_duplicates_are_one_witness():
-    """Sixty images that differ by the same lucky lesion: as one group they prove nothing, as sixty they would."""
+    """Sixty images that differ by the same lucky lesion: as one group they prove nothing, as sixty
+    they would."""
     base, cell = np.full(63, 0.5), np.full(63, 0.5)
     cell[:60] += 0.2
     cell[60:] -= 0.1
-    apart = paired(
-        [answered(base, np.arange(63))], [answered(cell, np.arange(63))], {"dice": 1.0}, 400
-    )["dice"]
-    together = paired(
-        [answered(base, np.minimum(np.maximum(np.arange(63) - 59, 0), 3))],
-        [answered(cell, np.minimum(np.maximum(np.arange(63) - 59, 0), 3))],
-        {"dice": 1.0},
-        400,
-    )["dice"]
-    assert apart.verdict == "better" and together.verdict == "no evidence"
+    assert difference(base, cell, np.arange(63)).verdict == "better"
+    assert difference(base, cell, np.maximum(np.arange(63) - 59, 0)).verdict == "no evidence"
 
 
 def test_only_what_both_answer_is_compared():
@@ -383,15 +277,12 @@ def test_only_what_both_answer_is_compared():
     masks, labels = answered(dice, groups), Answers(None, truth, np.eye(2)[truth], truth, groups)
     weights = {"dice": 0.5, "macro_f1": 0.5}
     assert set(paired([both], [both], weights, 20)) == {"score", "dice", "macro_f1"}
-    assert set(paired([both], [masks], weights, 20)) == {"dice"} and set(
-        paired([both], [labels], weights, 20)
-    ) == {"macro_f1"}
+    assert set(paired([both], [masks], weights, 20)) == {"dice"}
+    assert set(paired([both], [labels], weights, 20)) == {"macro_f1"}
     assert paired([masks], [labels], weights, 20) == {}
 
 
 def test_per_image_answers_give_every_pixel_count_back():
-    from src.parts import metrics
-
     random = np.random.default_rng(2)
     true, pred = random.uniform(size=(5, 30, 40)) < 0.3, random.uniform(size=(5, 30, 40)) < 0.3
     true[0], pred[:2] = False, False
@@ -411,10 +302,6 @@ def test_per_image_answers_give_every_pixel_count_back():
 def test_a_luckier_seed_is_not_a_better_cell():
     """Two seeds of each, one of them lucky in the cell: seeds are drawn like images."""
     base, groups = np.full(50, 0.5), np.arange(50)
-    found = paired(
-        [answered(base, groups), answered(base, groups)],
-        [answered(base, groups), answered(base + 0.2, groups)],
-        {"dice": 1.0},
-        300,
-    )["dice"]
+    plain, lucky = answered(base, groups), answered(base + 0.2, groups)
+    found = paired([plain, plain], [plain, lucky], {"dice": 1.0}, 300)["dice"]
     assert found.value == pytest.approx(0.1) and found.low == 0 and found.verdict == "no evidence"

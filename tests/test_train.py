@@ -303,6 +303,10 @@ def test_one_bad_batch_is_skipped_and_named_and_training_goes_on(demo, work, cap
         rows = list(csv.DictReader(file))
     assert [row["skipped"] for row in rows] == ["1", "0", "0"]
     assert all(math.isfinite(float(row["loss"])) for row in rows)
+    # nine steps, the first of them warm-up; an epoch is logged with the rate of its last step
+    highest = load(ROOT / "configs" / "demo.yaml", SETTINGS).experiment.train.lr
+    cosine = [highest * (1 + math.cos(math.pi * (step - 1) / 8)) / 2 for step in (2, 5, 8)]
+    assert [float(row["lr"]) for row in rows] == pytest.approx(cosine, rel=1e-4)
     kept = torch.load(paths.checkpoint("demo", 0, "last"), weights_only=True)
     assert all(torch.isfinite(v).all() for part in ("net", "ema") for v in kept[part].values())
     assert kept["bad"] == 0

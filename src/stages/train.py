@@ -67,7 +67,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
 
 def train(job: Job, config: Config, paths: Paths) -> tuple[dict, bool]:
     """Returns what the record keeps, and whether a stop was requested during the last validation:
-    this fold is finished then, and the next one is not begun."""
+    this fold is then finished, and the next one does not start."""
     e, t, fold = config.experiment, config.experiment.train, job.fold
     last = paths.checkpoint(config.name, fold, "last")
     best = paths.checkpoint(config.name, fold, "best")
@@ -185,7 +185,7 @@ class FoldData:
                 code="fold_empty",
             )
         images, masks = paths.images(config.experiment), paths.masks(config.experiment)
-        for file in (images, masks):  # other processes read them: what is wrong is said here
+        for file in (images, masks):  # other processes read them: fail here instead
             open_store(file, len(index), config.experiment.image_size)
         truths = Truth.load(paths.truth).subset(index["id"].iloc[held_out])
         return cls(index, labels, seen, held_out, images, masks, truths)

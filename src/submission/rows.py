@@ -79,7 +79,8 @@ def _id_column(sample: Sample, known: set[str]) -> str:
 
 
 def _infer_name(values: list[str], known: set[str]) -> tuple[str, list[tuple]]:
-    """(how ids are made of the images' ids, (image, class) of each row)."""
+    """(how ids are made of the images' ids, what is known of each row: image and class, the image
+    alone, or nothing)."""
     parts = [find_id(value, known) for value in values]
     shapes = Counter((part[0], part[2]) for part in parts if part)
     if not shapes:

@@ -61,7 +61,7 @@ def sample_file(competition: Competition, data: Path) -> Path:
     """The sample submission: the one named, else the only file of the data folder that is called
     something like it."""
     named = data / competition.data.sample_submission
-    must_be_file(named, "the sample of the submission")
+    must_be_file(named, "the sample submission")
     is_default = competition.data.sample_submission == Data().sample_submission
     alike = candidates(data) if is_default and not named.is_file() else []
     return alike[0] if len(alike) == 1 else named
@@ -82,7 +82,7 @@ def missing_sample_error(competition: Competition, data: Path) -> InputError:
     """The error for a sample that is not there."""
     if alike := candidates(data):
         return InputError(
-            f"{len(alike)} files look like the sample of the submission: "
+            f"{len(alike)} files look like the sample submission: "
             f"{listing(file.name for file in alike)}",
             data,
             "Name one with data.sample_submission",
@@ -93,7 +93,7 @@ def missing_sample_error(competition: Competition, data: Path) -> InputError:
 
 def _not_there(file: Path) -> InputError:
     return InputError(
-        "there is no sample of the submission",
+        "there is no sample submission",
         file,
         "Download it from the contest's page, or name another with data.sample_submission",
         code="no_sample",
@@ -107,7 +107,7 @@ def read_sample(file: Path, submission: Submission) -> Sample:
     def fails(what: str, code: str, todo: str = "Download it again") -> InputError:
         return InputError(what, file, todo, code=code)
 
-    must_be_file(file, "the sample of the submission")
+    must_be_file(file, "the sample submission")
     name, pngs, mask_value = file.name, [], 0
     try:
         data = table_bytes(file)
@@ -125,7 +125,7 @@ def read_sample(file: Path, submission: Submission) -> Sample:
     delimiter = "\t" if submission.delimiter == "tab" else submission.delimiter
     raw, head, delimiter = cells_of(table_text(data, file), file, delimiter)
     if not raw:
-        raise fails("the sample of the submission is empty", code="empty_table")
+        raise fails("the sample submission is empty", code="empty_table")
     if re.search(r"[\r\n]", head):
         raise fails("the name of a column has a line break in it", code="odd_columns")
     columns, *raw = raw
@@ -138,7 +138,7 @@ def read_sample(file: Path, submission: Submission) -> Sample:
             todo="Expected one of ids and others of answers, each once",
         )
     if not raw:
-        raise fails("the sample of the submission has no rows", code="empty_table")
+        raise fails("the sample submission has no rows", code="empty_table")
     header = ("\ufeff" if data.startswith(BOM) else "") + head
     cells = [[c.strip() for c in row] for row in raw]
     return Sample(file, name, header, delimiter, columns, raw, cells, pngs, mask_value)

@@ -124,21 +124,21 @@ def _matched_rows(table: list[list[str]], submitted: Submitted) -> list[Row]:
     form = submitted.form
     at = [form.sample.columns.index(column) for column in (form.id, form.key) if column]
 
-    def key(cells: list[str]) -> str:
-        return " ".join(cells[i] for i in at)
+    def key(cells: list[str]) -> tuple[str, ...]:
+        return tuple(cells[i] for i in at)
 
     expected, keys = [key(row.cells) for row in form.rows], [key(cells) for cells in table]
     rows, found = dict(zip(expected, form.rows)), keys
     if form.row_per_component:
         expected, found = list(rows), [same for same, _ in groupby(keys)]
     times = Counter(found)
-    missing = [k for k in expected if k not in times]
+    missing = [" ".join(k) for k in expected if k not in times]
     _refuse(submitted, "ids of the sample are missing", missing, code="ids_missing")
-    unknown = [k for k in times if k not in rows]
+    unknown = [" ".join(k) for k in times if k not in rows]
     _refuse(submitted, "ids are not in the sample", unknown, code="ids_unknown")
-    twice = [k for k in times if times[k] > 1]
+    twice = [" ".join(k) for k in times if times[k] > 1]
     _refuse(submitted, "ids occur more than once", twice, code="id_twice")
-    moved = [a for a, b in zip(found, expected) if a != b]
+    moved = [" ".join(a) for a, b in zip(found, expected) if a != b]
     _refuse(submitted, "rows are not in the sample's order", moved, code="wrong_order")
     return [rows[k] for k in keys]
 

@@ -170,7 +170,7 @@ def generate(folder: Path, config: Config, count: int) -> Generated:
 
 
 def stages(config: Config, paths: Paths, folder: Path, words: list[str], repeats: int) -> None:
-    """As a user starts them, on a copy of what lies in --work."""
+    """As a user starts them, on a copy of --work."""
     common = ["--config", str(config.file), *words, "--work"]
     fresh, copied = folder / "fresh", folder / "copied"
     fresh.mkdir()

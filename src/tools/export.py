@@ -69,7 +69,7 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
         started, which = time.time(), one.experiment.predict.checkpoint
         facts = {"fold": k, "weights": weights_used(one, paths, k)}
         images = images_of(one, paths)
-        with train_job(one, paths, k).lock.held():  # it lies in the fold's folder
+        with train_job(one, paths, k).lock.held():  # the file is in the fold's folder
             largest = export(one, paths.checkpoint(one.name, k, which), images, target, facts)
         say(
             f"  {short(target)}   {target.stat().st_size / 1e6:.1f} MB, "

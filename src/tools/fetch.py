@@ -203,19 +203,19 @@ def report_sample(names: Iterable[str], config: Config, paths: Paths) -> list[st
 
     sample = sample_file(config.competition, paths.data)
     if sample.is_file():
-        say(f"  the sample of the submission is {sample.relative_to(paths.data)}")
+        say(f"  the sample submission is {sample.relative_to(paths.data)}")
         return []
     pattern = r"(?i).*(sample.*subm|subm.*sample).*\.(csv|tsv|txt|zip)"
     alike = sorted(name for name in names if re.fullmatch(pattern, name))
     if not alike:
         say(
-            "  there is no sample of the submission (data.sample_submission names one that is "
+            "  there is no sample submission (data.sample_submission names one that is "
             "called otherwise): everything but the submission works"
         )
         return []
     words = ["--set", f"data.sample_submission={alike[0]}"]
     say(
-        f"  the sample of the submission seems to be {' or '.join(alike)}: name it by "
+        f"  the sample submission seems to be {' or '.join(alike)}: name it by "
         f"data.sample_submission in competition.yaml, or by {' '.join(words)}"
     )
     return words

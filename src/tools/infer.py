@@ -77,7 +77,7 @@ class Work:
     """What a run of infer is made of, and what it has done so far."""
 
     config: Config
-    home: Paths  # the bundle: its files lie in it as in a working folder
+    home: Paths  # the bundle: it is laid out like a working folder
     scratch: Paths
     times: dict[str, dict[str, int]]  # 'mask', 'label' -> how often each member is counted
     items: list[Item]
@@ -138,7 +138,7 @@ def answer(
     runs = list_runs(config, times, manifest, home)
     sample, problems = sample_file(competition, paths.data), Problems()
     if not sample.is_file():
-        todo = "It says which images are asked for, and how: name its folder with --data"
+        todo = "It lists the images to predict, and the format: name its folder with --data"
         what = "there is no sample submission"
         raise InputError(what, short(sample), todo, code="no_sample")
     items = find_test_images(paths.data, competition, problems)

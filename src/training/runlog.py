@@ -27,7 +27,7 @@ COLUMNS = [
     "seconds",
     "skipped",
 ]
-LONG = 2 * 3600  # seconds: a longer plan on a CPU is told of the small config
+LONG = 2 * 3600  # seconds: training that takes longer on a CPU gets a hint at the small config
 REDRAWN = 10  # seconds: drawing the curves costs as much as a small epoch
 
 
