@@ -184,11 +184,7 @@ class World:
         of the predictions."""
         one, data = self.predictions.select([stem]), self.config.competition.data
         mask, label = apply(
-            self.decision,
-            one,
-            0,
-            size or self.sizes[stem],
-            Classes(data.classes, data.empty_class),
+            self.decision, one, 0, size or self.sizes[stem], Classes(data.classes, data.empty_class)
         )
         return mask, data.classes[label]
 

@@ -491,10 +491,7 @@ def test_boxes(tmp_path, box, cell, empty):
         ]
         for one in boxes:
             assert 0 < float(one["confidence"]) <= 1
-            assert one.get("label") in (
-                None,
-                {"benign": "3", "malignant": "11"}[label],
-            )
+            assert one.get("label") in (None, {"benign": "3", "malignant": "11"}[label])
             left, top = int(one["xmin"]), int(one["ymin"])
             one["corners"] = (
                 (left, top, int(one["xmax"]), int(one["ymax"]))

@@ -53,17 +53,16 @@ def test_greedy_finds_the_good_member(tmp_path, capsys):
     found = run(paths, ["bad", "good", "worse"])
     for answer in ("mask", "label"):
         assert found[answer]["weights"] == {"bad": 0, "good": 1, "worse": 0}
-        assert (
-            found[answer]["nested"]["gain_over_best_single"] == 0
-            and found[answer]["nested"]["gain_over_mean"] > 0.02
-        )
+        assert found[answer]["nested"]["gain_over_best_single"] == 0
+        assert found[answer]["nested"]["gain_over_mean"] > 0.02
     assert np.array_equal(result(paths).mask, perfect(masks[:30], labels).mask)
     assert result(paths, "test").ids.tolist() == ["i30", "i31"]
     assert "leave-one-fold-out" in capsys.readouterr().out
 
 
 def test_members_that_err_in_different_places_are_mixed_and_the_gain_is_nested(tmp_path):
-    """Each member misses another third of the images: no member is best, the mixture is, in every fold."""
+    """Each member misses another third of the images: no member is best, the mixture is, in every
+    fold."""
     paths, labels, masks = world(tmp_path, n=30)
     third = (np.arange(30) // 3) % 3
     for k in range(3):
@@ -72,10 +71,10 @@ def test_members_that_err_in_different_places_are_mixed_and_the_gain_is_nested(t
         one.mask[third != k] = one.mask[third != k] * np.float16(0.6) + np.float16(0.3)
         save(paths, f"m{k}", one)
     found = run(paths, ["m0", "m1", "m2"])["mask"]
-    assert found["nested"]["greedy"] > found["nested"]["best_single"] + 0.1
-    assert found["nested"]["gain_over_best_single"] == pytest.approx(
-        found["nested"]["greedy"] - found["nested"]["best_single"]
-    )
+    nested = found["nested"]
+    assert nested["greedy"] > nested["best_single"] + 0.1
+    gain = nested["greedy"] - nested["best_single"]
+    assert nested["gain_over_best_single"] == pytest.approx(gain)
     assert sum(w > 0 for w in found["weights"].values()) >= 2
 
 
@@ -92,11 +91,12 @@ def test_the_gain_is_measured_without_the_fold_that_it_is_measured_on():
         def pooled(self, mixtures):
             return float(sum(self.score(m, rows) * len(rows) for m, rows in mixtures) / 6)
 
-    parts = np.array([0, 0, 0, 1, 1, 1])
-    assert (
-        greedy.nested(Scored(), parts, greedy.left_out(Scored(), parts, greedy.single)) == 0
-    )  # each half's best is wrong on the other
-    assert greedy.nested(Scored(), parts, greedy.left_out(Scored(), parts, greedy.mean)) == 0.5
+    def nested(choose) -> float:
+        folds = np.array([0, 0, 0, 1, 1, 1])
+        return greedy.nested(Scored(), folds, greedy.left_out(Scored(), folds, choose))
+
+    assert nested(greedy.single) == 0  # each half's best is wrong on the other
+    assert nested(greedy.mean) == 0.5
 
 
 def test_the_fast_scores_are_those_of_the_pixels(tmp_path):
@@ -114,9 +114,8 @@ def test_the_fast_scores_are_those_of_the_pixels(tmp_path):
     ):
         mean = sum(t * m.mask.astype(np.float32) for t, m in zip(mixture, members)) / sum(mixture)
         each = metrics.per_image(counts_of(mean > 0.5, small))
-        assert scored.per_image(mixture, base) == pytest.approx(
-            0.3 * each["dice"] + 0.7 * each["recall"]
-        )
+        expected = 0.3 * each["dice"] + 0.7 * each["recall"]
+        assert scored.per_image(mixture, base) == pytest.approx(expected)
 
 
 def test_mean_of_members_of_different_size_and_answers(tmp_path):
@@ -125,18 +124,16 @@ def test_mean_of_members_of_different_size_and_answers(tmp_path):
     a, b, c = messy(ids, 1, size=32), messy(ids, 2, size=48), messy(ids, 3)
     c.mask = None
     b.label = None
-    save(paths, "a", a), save(paths, "b", b), save(paths, "c", c)
+    for name, member in {"a": a, "b": b, "c": c}.items():
+        save(paths, name, member)
     found = run(paths, ["a", "b", "c"], "mean")
     both = result(paths)
-    assert (
-        both.mask.shape == (15, 48, 48)
-        and found["mask"]["weights"] == {"a": 0.5, "b": 0.5}
-        and found["label"]["weights"] == {"a": 0.5, "c": 0.5}
-    )
+    assert both.mask.shape == (15, 48, 48)
+    assert found["mask"]["weights"] == {"a": 0.5, "b": 0.5}
+    assert found["label"]["weights"] == {"a": 0.5, "c": 0.5}
     assert both.label == pytest.approx((a.label + c.label) / 2, abs=1e-6)
-    assert both.mask[4].astype(float) == pytest.approx(
-        (stretch(a.mask[4], 48, 48) + b.mask[4].astype(np.float32)) / 2, abs=2e-3
-    )
+    mean = (stretch(a.mask[4], 48, 48) + b.mask[4].astype(np.float32)) / 2
+    assert both.mask[4].astype(float) == pytest.approx(mean, abs=2e-3)
 
 
 def test_a_single_member_and_a_score_without_labels(tmp_path):
@@ -155,9 +152,8 @@ def test_a_folder_of_a_team_mate_in_another_order(tmp_path):
     theirs.select(theirs.ids[::-1]).save(mate / "oof.npz")
     found = run(paths, ["mine", str(mate)])
     assert found["mask"]["weights"][str(mate)] == 1
-    assert result(paths).ids.tolist() == [f"i{i}" for i in range(15)] and np.array_equal(
-        result(paths).mask, theirs.mask
-    )
+    assert result(paths).ids.tolist() == [f"i{i}" for i in range(15)]
+    assert np.array_equal(result(paths).mask, theirs.mask)
 
 
 def test_wrong_members_are_named(tmp_path):

@@ -67,7 +67,8 @@ def blobs(rng, height: int, width: int) -> np.ndarray:
 
 
 def test_smoothing_is_a_majority_vote_with_background_outside():
-    """Window 3: 0.3 of √100. A spike, a speck and the corners go, a pinhole closes; at the image's edge 5 of 9 are needed too."""
+    """Window 3: 0.3 of √100. A spike, a speck and the corners go, a pinhole closes; at the image's
+    edge 5 of 9 are needed too."""
     mask = np.zeros((10, 10), dtype=bool)
     mask[1:6, 1:6] = True
     mask[3, 3] = mask[8, 8] = False
@@ -77,15 +78,12 @@ def test_smoothing_is_a_majority_vote_with_background_outside():
     expected[1:6, 1:6] = True
     expected[[1, 1, 5, 5], [1, 5, 1, 5]] = False
     assert np.array_equal(drawn("smooth", mask, smooth=0.3), expected)
-    assert np.array_equal(
-        drawn("smooth", mask, smooth=0.19), mask
-    )  # a window of 1.9 pixels is nearest to 1
-    assert not drawn(
-        "smooth", mask, smooth=1.0
-    ).any()  # 11 pixels, half of 121 is more than there is
-    assert np.array_equal(
-        drawn("smooth", mask, pixels=40000, smooth=0.015), expected
-    )  # the share is of the image, whatever part of it is given
+    # a window of 1.9 pixels is nearest to 1
+    assert np.array_equal(drawn("smooth", mask, smooth=0.19), mask)
+    # 11 pixels, half of 121 is more than there is
+    assert not drawn("smooth", mask, smooth=1.0).any()
+    # the share is of the image, whatever part of it is given
+    assert np.array_equal(drawn("smooth", mask, pixels=40000, smooth=0.015), expected)
 
 
 def test_smoothing_is_counted_pixel_by_pixel():
@@ -101,18 +99,18 @@ def test_smoothing_is_counted_pixel_by_pixel():
 
 def test_convex_hulls_of_parts_by_hand():
     mask = rows("#....", "#...#", "###.#", ".....", ".#...")
-    assert np.array_equal(
-        drawn("convex", mask, convex=True), rows("#....", "##..#", "###.#", ".....", ".#...")
-    )
+    expected = rows("#....", "##..#", "###.#", ".....", ".#...")
+    assert np.array_equal(drawn("convex", mask, convex=True), expected)
     ring = rows("###", "#.#", "###")
     assert drawn("convex", ring, convex=True).all()
-    assert drawn(
-        "convex", rows("#...#", "#.#.#", "#...#", "#####"), convex=True
-    ).all()  # the hull of the outer part swallows the speck
+    # the hull of the outer component swallows the speck
+    cup = rows("#...#", "#.#.#", "#...#", "#####")
+    assert drawn("convex", cup, convex=True).all()
 
 
 def test_a_hull_covers_its_part_and_reaches_at_most_a_pixel_further():
-    """Beside the exact hull, all pixels whose centre is within or on the polygon through the part's centres."""
+    """Beside the exact hull, all pixels whose centre is within or on the polygon through the
+    component's centres."""
     rng = np.random.default_rng(8)
     y, x = np.mgrid[:30, :40]
     for _ in range(20):
@@ -140,60 +138,42 @@ def test_the_largest_parts_stay_and_equals_stay_together():
         assert drop_components(mask, Decision(largest=k), 25).sum() == area, k
     assert drop_components(mask, Decision(largest=3, min_area=3 / 25), 25).sum() == 7
     assert count_larger(np.array([4, 2, 2, 3])).tolist() == [0, 2, 2, 1]
-    assert (
-        answer(ring(), largest=1)[0].sum() == 8
-        and answer(ring(), largest=1, min_area=0.09)[0].sum() == 0
-    )
+    assert answer(ring(), largest=1)[0].sum() == 8
+    assert answer(ring(), largest=1, min_area=0.09)[0].sum() == 0
 
 
 def test_the_steps_follow_the_order_of_the_fields():
     names = [f.name for f in fields(Decision)]
-    assert (
-        list(STEPS) == names[1 : 1 + len(STEPS)]
-        and names[0] == "threshold"
-        and set(names) == set(Evaluate.model_fields) - {"bootstrap"}
-    )
-    two = np.zeros(
-        (12, 12)
-    )  # a U with a speck inside, and a block that is larger than the U and smaller than its hull
+    assert names[: 1 + len(STEPS)] == ["threshold", *STEPS]
+    assert set(names) == set(Evaluate.model_fields) - {"bootstrap"}
+    # a U with a speck inside, and a block that is larger than the U and smaller than its hull
+    two = np.zeros((12, 12))
     two[1:8, [1, 5]] = two[7, 1:6] = two[3, 3] = 0.9
     two[1:6, 8:12] = 0.9
-    assert (
-        answer(two, largest=1)[0].sum() == 20 and answer(two, convex=True, largest=1)[0].sum() == 35
-    )
-    assert answer(two, smooth=0.25, largest=1)[0][
-        2:5, 9:11
-    ].all()  # 3 of 12 pixels: the thin U is gone
+    assert answer(two, largest=1)[0].sum() == 20
+    assert answer(two, convex=True, largest=1)[0].sum() == 35
+    # 3 of 12 pixels: the thin U is gone
+    assert answer(two, smooth=0.25, largest=1)[0][2:5, 9:11].all()
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_every_step_is_off_untuned_stays_in_the_box_and_does_not_see_the_crop(name):
-    rng = np.random.default_rng(6)
+    rng, step, changed = np.random.default_rng(6), STEPS[name], 0
     on = Decision(**{name: {"smooth": 0.15, "fill_holes": True, "convex": True}[name]})
-    changed = 0
+    off = Decision.untuned(Evaluate(fill_holes=[False]))
     for _ in range(30):
         mask, pixels = blobs(rng, *rng.integers(8, 60, 2)), int(rng.integers(100, 2000))
         before = mask.copy()
-        assert np.array_equal(
-            STEPS[name](mask, Decision.untuned(Evaluate(fill_holes=[False])), pixels), before
-        )
+        assert np.array_equal(step(mask, off, pixels), before)
         left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
         box = np.s_[top : top + height, left : left + width]
-        whole, part = (
-            STEPS[name](mask, on, pixels),
-            STEPS[name](np.ascontiguousarray(mask[box]), on, pixels),
-        )
-        assert (
-            whole.dtype == bool
-            and np.array_equal(whole[box], part)
-            and whole.sum() == part.sum()
-            and np.array_equal(mask, before)
-        )
-        assert np.array_equal(
-            STEPS[name](np.pad(mask, ((3, 5), (7, 2))), on, pixels)[3:-5, 7:-2], whole
-        )
+        whole, crop = step(mask, on, pixels), step(np.ascontiguousarray(mask[box]), on, pixels)
+        assert whole.dtype == bool and np.array_equal(mask, before)
+        assert np.array_equal(whole[box], crop) and whole.sum() == crop.sum()
+        padded = step(np.pad(mask, ((3, 5), (7, 2))), on, pixels)
+        assert np.array_equal(padded[3:-5, 7:-2], whole)
         changed += not np.array_equal(whole, mask)
-        assert not STEPS[name](np.zeros_like(mask), on, pixels).any()
+        assert not step(np.zeros_like(mask), on, pixels).any()
     assert changed > 5
 
 

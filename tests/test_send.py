@@ -413,11 +413,7 @@ def test_a_rejected_file_is_an_error_and_stands_in_the_log(paths, contest):
     with refused("rejected", "Submission must have 10 rows", kind=StageError):
         go(paths)
     [row] = logged(paths)
-    assert (row.status, row.public, row.ref) == (
-        "error",
-        None,
-        "41000000",
-    )
+    assert (row.status, row.public, row.ref) == ("error", None, "41000000")
     assert "must have 10 rows" in row.error
     contest.scorer = lambda data: 0.5
     refuses(paths, contest, "sent_before", names=("rejected",))

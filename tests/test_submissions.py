@@ -262,11 +262,7 @@ def test_what_was_unconfirmed_is_found_by_file_and_message_or_dropped(paths, sho
     assert rows.keys() == {"try 1", long, "try 4"} and len(log.read(paths.submission_log)) == 4, (
         "a try that the list does not have is dropped, and one just made may still come"
     )
-    assert (rows[long].ref, rows[long].public, rows[long].status) == (
-        "109",
-        0.83,
-        "complete",
-    )
+    assert (rows[long].ref, rows[long].public, rows[long].status) == ("109", 0.83, "complete")
     assert rows["try 4"].status == "unconfirmed"
     assert rows["try 1"].ref == "101", "an entry that another row has is not taken twice"
 

@@ -240,9 +240,8 @@ class Kaggle:
             repeatable=False,
         )
         if getattr(answer, "message", answer) == NOT_UPLOADED:
-            reasons = re.findall(
-                "(?im)^.*(?:error|exception|aborted|refused).*$", printed.getvalue()
-            )
+            lines = printed.getvalue().splitlines()
+            reasons = [t for t in lines if re.search("(?i)error|exception|aborted|refused", t)]
             why = f": {redact(reasons[-1], self.secrets)}" if reasons else ""
             raise NotSubmitted(
                 f"the upload of {short(file)} broke off{why}. Nothing was submitted: "

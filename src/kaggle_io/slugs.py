@@ -75,7 +75,7 @@ def plain_slug(text: str, where: str = "--competition") -> str:
 def plain_dataset(text: str) -> str:
     """'OWNER/NAME' of the same or of the address of its page; raises InputError for anything
     else."""
-    path = re.sub("^datasets/", "", ADDRESS.sub("", text.strip()))
+    path = re.sub(f"{ADDRESS.pattern}(datasets/)?", "", text.strip(), flags=re.I)
     form = r"([\w-]+)/([\w-]+)(/versions/\d+|/data)?/?([?#].*)?"
     found = re.fullmatch(form, path, flags=re.ASCII)
     if not found:

@@ -151,11 +151,7 @@ class Unpacked:
             parked.unlink(missing_ok=True)
 
     def _write(
-        self,
-        source: ZipFile,
-        info: ZipInfo,
-        target: Path,
-        tick: Callable[[int], None],
+        self, source: ZipFile, info: ZipInfo, target: Path, tick: Callable[[int], None]
     ) -> None:
         """One file, whole or not at all; zipfile compares the checksum after the last byte."""
         temporary = target.with_name(f".{target.name[:200]}.part")

@@ -162,7 +162,7 @@ def store_job(config: Config, paths: Paths) -> Job:
             paths.masks(e),
             *([paths.images(e, "test")] if test.exists() else []),
         ],
-        sources="stages/prepare parts/filters",
+        sources="stages/prepare pipeline/store parts/filters",
         experiment=e,
     )
 
