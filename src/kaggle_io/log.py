@@ -15,15 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from src.core.console import InputError, say, warn
 from src.core.disk import replacing
 from src.core.locks import Lock
 from src.data.cells import as_meant, as_text
-
-if TYPE_CHECKING:
-    from src.kaggle_io.client import RemoteSubmission
+from src.kaggle_io.client import RemoteSubmission
 
 STATUS = ("pending", "complete", "error", "unconfirmed")
 CLOCK_SKEW = 120  # seconds that this clock and Kaggle's may differ
