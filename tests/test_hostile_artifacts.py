@@ -27,7 +27,8 @@ from src.__main__ import main
 from src.config.load import load
 from src.core.console import InputError
 from src.core.paths import Paths
-from src.core.settings import NEUTRAL, Loss, Model, Strict, Submission
+from src.core.setting_types import Strict
+from src.core.settings import NEUTRAL, Loss, Model, Submission
 from src.data import tables
 from src.data.predictions import Predictions
 from src.data.rle import Truth
