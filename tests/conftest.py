@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,11 +91,26 @@ def make_config(tmp_path):
 
 
 def write_config(folder: Path, *overrides: str, yaml: str = "image_size: 64\n") -> configs.Config:
-    home = folder / "configs"
-    home.mkdir(exist_ok=True)
-    shutil.copy(ROOT / "configs" / "competition.yaml", home)
-    (home / "small.yaml").write_text(yaml)
-    return configs.load(home / "small.yaml", list(overrides))
+    return configs.load(write_configs(folder, small=yaml) / "small.yaml", list(overrides))
+
+
+def write_configs(home: Path, **texts: str) -> Path:
+    """configs/ with these YAMLs, by name, and the repository's competition.yaml."""
+    folder = home / "configs"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "configs" / "competition.yaml", folder)
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def command_line(
+    home: Path, *words: str, config: str = "small", sets: Iterable[str] = ()
+) -> list[str]:
+    """A command on the configs/, data/ and artifacts/ of `home`, with --set for each of `sets`."""
+    file = home / "configs" / f"{config}.yaml"
+    where = ["--config", str(file), "--data", str(home / "data"), "--work", str(home)]
+    return [*words, *where, *(w for s in sets for w in ("--set", s))]
 
 
 def save(file: Path, pixels: np.ndarray) -> Path:

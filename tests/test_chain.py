@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import command_line, write_configs
 
 from src.__main__ import main
 from src.config.load import load
@@ -40,27 +40,14 @@ predict: {views: [identity], checkpoint: best}
 def home(demo, tmp_path_factory) -> Path:
     """configs/, the data, and artifacts/ of a finished run of an ensemble of two."""
     home = tmp_path_factory.mktemp("chain")
-    (home / "configs").mkdir()
-    shutil.copy(ROOT / "configs" / "competition.yaml", home / "configs")
-    for name, text in (("ensemble", ENSEMBLE), ("small", SMALL), ("other", OTHER)):
-        (home / "configs" / f"{name}.yaml").write_text(text)
+    write_configs(home, ensemble=ENSEMBLE, small=SMALL, other=OTHER)
     shutil.copytree(demo, home / "data")
     assert run(home) == 0 and run(home, config="small") == 0
     return home
 
 
 def line(home: Path, *more: str, config: str = "ensemble") -> list[str]:
-    sets = [w for s in SETTINGS for w in ("--set", s)]
-    return [
-        *more,
-        "--config",
-        str(home / "configs" / f"{config}.yaml"),
-        "--data",
-        str(home / "data"),
-        "--work",
-        str(home),
-        *sets,
-    ]
+    return command_line(home, *more, config=config, sets=SETTINGS)
 
 
 def run(home: Path, *more: str, config: str = "ensemble") -> int:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import command_line, write_configs
 from failpoints import KINDS
 from zygote import Answer, Zygote
 
@@ -75,9 +75,7 @@ class Chain:
 
     def words(self, step: list[str]) -> list[str]:
         word, config, *more = step
-        words = [word, "--config", str(self.home / "configs" / f"{config}.yaml"), *more]
-        words += ["--data", str(self.home / "data"), "--work", str(self.home)]
-        return words + [w for s in SETTINGS for w in ("--set", s)]
+        return command_line(self.home, word, *more, config=config, sets=SETTINGS)
 
     def run(self, step: list[str], **more) -> Answer:
         return self.zygote.run(self.words(step), self.home, timeout=120, **more)
@@ -177,10 +175,7 @@ def start(zygote: Zygote, folder: Path) -> Chain:
     """Configs and images, and nothing done yet."""
     chain = Chain(zygote, folder / "home", folder / "kept")
     chain.kept.mkdir(parents=True)
-    (chain.home / "configs").mkdir(parents=True)
-    shutil.copy(ROOT / "configs" / "competition.yaml", chain.home / "configs")
-    for name, text in CONFIGS.items():
-        (chain.home / "configs" / f"{name}.yaml").write_text(text)
+    write_configs(chain.home, **CONFIGS)
     demo_data.make(chain.home / "data", n_train=24, n_test=4, size=(60, 90))
     return chain
 

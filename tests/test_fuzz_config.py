@@ -476,34 +476,13 @@ def test_odd_names_of_parts(tmp_path):
     from src.core.console import InputError
     from src.parts.check import check
 
-    options = [
-        "decoder_channels",
-        "encoder_depth",
-        "drop_rate",
-        "channels",
-        "strides",
-        "nonsense",
-        "img_size",
-        "C",
-        "features",
-    ]
+    options = ["decoder_channels", "encoder_depth", "drop_rate", "channels", "strides", "nonsense"]
+    options += ["img_size", "C", "features"]
+    archs = ["unet", "unet_half", "fpn", "dpt", "monai_unet", "dynunet", "vnet", "svm", "otsu"]
     model = st.fixed_dictionaries(
         {},
         optional={
-            "arch": st.sampled_from(
-                [
-                    "unet",
-                    "unet_half",
-                    "fpn",
-                    "dpt",
-                    "monai_unet",
-                    "dynunet",
-                    "vnet",
-                    "svm",
-                    "otsu",
-                    *TEXTS,
-                ]
-            ),
+            "arch": st.sampled_from([*archs, *TEXTS]),
             "encoder": st.sampled_from(
                 ["resnet18", "tu-lcnet_035", "tu-", "tu-x", "mit_b0", *TEXTS]
             ),
@@ -518,18 +497,15 @@ def test_odd_names_of_parts(tmp_path):
             "head": st.sampled_from(["linear", *TEXTS]),
         },
     )
-    fields = {
-        k: v.annotation
-        for section in ("loss", "train", "predict")
-        for k, v in Experiment.model_fields[section].annotation.model_fields.items()
-    }
-    of = {
+    sections = {
         name: Experiment.model_fields[name].annotation.model_fields
         for name in ("loss", "train", "predict")
     }
     parts = {
-        name: st.fixed_dictionaries({}, optional={k: fitting(fields[k]) for k in known})
-        for name, known in of.items()
+        name: st.fixed_dictionaries(
+            {}, optional={k: fitting(v.annotation) for k, v in settings.items()}
+        )
+        for name, settings in sections.items()
     }
     filters = {
         "filter": st.sampled_from(["clahe", "despeckle", *TEXTS]),

@@ -21,13 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, refused
+from conftest import ROOT, command_line, refused, write_configs
 
 from src.__main__ import main
 from src.config.load import load
 from src.core.console import InputError
 from src.core.paths import Paths
-from src.core.settings import NEUTRAL, Loss, Model, Strict, Submission
+from src.core.setting_types import Strict
+from src.core.settings import NEUTRAL, Loss, Model, Submission
 from src.data import tables
 from src.data.predictions import Predictions
 from src.data.rle import Truth
@@ -57,15 +58,12 @@ SETTINGS = ["split.folds=2", "train.epochs=2", "train.workers=0", "evaluate.boot
 def home(demo, tmp_path_factory) -> Path:
     """configs/, data/ and a finished run of an ensemble of a tiny network and otsu."""
     home = tmp_path_factory.mktemp("finished")
-    (home / "configs").mkdir()
-    shutil.copy(ROOT / "configs" / "competition.yaml", home / "configs")
-    texts = {"both": "members: [small, otsu]\nmethod: greedy\n", "small": SMALL, "otsu": OTSU}
-    texts["few"] = (
+    few = (
         "question: Does a higher threshold help?\nbase: otsu\nset: {score: {dice: 1}}\n"
         "cells: {high: {evaluate.threshold: [0.6]}}\n"
     )
-    for name, text in texts.items():
-        (home / "configs" / f"{name}.yaml").write_text(text)
+    both = "members: [small, otsu]\nmethod: greedy\n"
+    write_configs(home, both=both, small=SMALL, otsu=OTSU, few=few)
     shutil.copytree(demo, home / "data")
     assert main(line(home)) == 0 and main(line(home, config="small")) == 0
     return home
@@ -77,16 +75,7 @@ def copy(home, tmp_path) -> Path:
 
 
 def line(home: Path, *words: str, config: str = "both") -> list[str]:
-    sets = [w for s in SETTINGS for w in ("--set", s)]
-    places = [
-        "--config",
-        home / "configs" / f"{config}.yaml",
-        "--data",
-        home / "data",
-        "--work",
-        home,
-    ]
-    return [*words, *map(str, places), *sets]
+    return command_line(home, *words, config=config, sets=SETTINGS)
 
 
 def loaded(home: Path, name: str = "both", *overrides: str):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, command_line, write_configs
 
 from src.__main__ import main
 from src.config.load import load
@@ -39,9 +39,7 @@ SETTINGS = ("split.folds=2", "train.epochs=2", "train.workers=0", "evaluate.boot
 def finished(tmp_path_factory) -> Path:
     """configs/, data/ and a finished run of two folds; read-only."""
     home = tmp_path_factory.mktemp("lost")
-    (home / "configs").mkdir()
-    shutil.copy(ROOT / "configs" / "competition.yaml", home / "configs")
-    (home / "configs" / "small.yaml").write_text(SMALL)
+    write_configs(home, small=SMALL)
     demo_data.make(home / "data", n_train=24, n_test=4, size=(60, 90))
     assert main(line(home)) == 0
     return home
@@ -53,8 +51,7 @@ def home(finished, tmp_path) -> Path:
 
 
 def line(home: Path, *words: str) -> list[str]:
-    where = ["--config", str(home / "configs" / "small.yaml"), "--data", str(home / "data")]
-    return [*words, *where, "--work", str(home), *(w for s in SETTINGS for w in ("--set", s))]
+    return command_line(home, *words, sets=SETTINGS)
 
 
 def paths_of(home: Path) -> Paths:

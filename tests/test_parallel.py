@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, refused
+from conftest import ROOT, refused, write_configs
 from test_chain import SETTINGS, SMALL
 from test_train import identical
 
@@ -49,11 +49,7 @@ def started(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(parallel, "devices", lambda: [])
     monkeypatch.chdir(tmp_path)
-    file = tmp_path / "small.yaml"
-    (tmp_path / "competition.yaml").write_bytes(
-        (ROOT / "configs" / "competition.yaml").read_bytes()
-    )
-    file.write_text(SMALL)
+    file = write_configs(tmp_path, small=SMALL) / "small.yaml"
 
     def start(code: str, folds: int, slots: int, sets: tuple[str, ...] = ()) -> list[str]:
         config, paths = load(file, [f"split.folds={folds}", *sets]), Paths(tmp_path, tmp_path)
@@ -201,11 +197,7 @@ def test_a_killed_fold_is_named(started):
 
 
 def test_a_wrong_input_of_the_real_training_comes_through(tmp_path):
-    file = tmp_path / "small.yaml"
-    (tmp_path / "competition.yaml").write_bytes(
-        (ROOT / "configs" / "competition.yaml").read_bytes()
-    )
-    file.write_text(SMALL)
+    file = write_configs(tmp_path, small=SMALL) / "small.yaml"
     config, paths = load(file), Paths(tmp_path, tmp_path)
     with refused("no_index", "train small fold 3"):
         parallel.run([train_job(config, paths, 3)], config, 1)
@@ -237,10 +229,7 @@ def gone(pids: list[int]) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is told by Linux only")
 def test_no_child_outlives_a_parent_that_was_killed(tmp_path):
-    (tmp_path / "small.yaml").write_text(SMALL)
-    (tmp_path / "competition.yaml").write_bytes(
-        (ROOT / "configs" / "competition.yaml").read_bytes()
-    )
+    write_configs(tmp_path, small=SMALL)
     code = f"""
 import argparse, sys
 from pathlib import Path
@@ -249,7 +238,7 @@ from src.config.load import load
 from src.core.paths import Paths
 from src.pipeline.jobs import train_job
 home = Path({str(tmp_path)!r})
-config, paths = load(home / "small.yaml"), Paths(home, home)
+config, paths = load(home / "configs" / "small.yaml"), Paths(home, home)
 parallel.CHILD = [sys.executable, "-u", "-c", "import time; print('here'); time.sleep(600)"]
 parallel.run([train_job(config, paths, k) for k in (0, 1)], config, 2)
 """
@@ -299,11 +288,7 @@ def test_stopped_by_ctrl_c_and_gone_on_with_it_ends_as_one_after_another_bit_for
 ):
     """Ctrl+C on a terminal reaches the whole group of processes. The same command goes on, and both
     folds end with the weights of a run that trained them one after another."""
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "small.yaml").write_text(SMALL)
-    (tmp_path / "configs" / "competition.yaml").write_bytes(
-        (ROOT / "configs" / "competition.yaml").read_bytes()
-    )
+    write_configs(tmp_path, small=SMALL)
     sets = [w for s in [*SETTINGS, "train.epochs=5", "train.amp=float32"] for w in ("--set", s)]
 
     def words(work: str, *more: str) -> list[str]:

@@ -18,8 +18,10 @@ from src.core.paths import Paths
 from src.core.settings import Experiment
 from src.data import duplicates, rle
 from src.data.images import read_image, read_mask, resize
+from src.data.problems import Problems
 from src.data.tables import read_index
 from src.pipeline import jobs as stages
+from src.pipeline.store import find_test_images, write_test_stores
 from src.stages import prepare
 
 SMALL = Experiment(image_size=64)
@@ -138,6 +140,19 @@ def test_letterbox_and_three_channels_are_stores_of_their_own(tmp_path, make_con
     assert np.load(colour.images(SMALL)).shape == (9, 64, 64, 3) and np.load(
         colour.masks(SMALL)
     ).shape == (9, 64, 64)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_test_images_alone_make_the_same_store(tmp_path, make_config, damaged):
+    data, config = folder_data(tmp_path / "data"), make_config("data.on_error=skip")
+    if damaged:
+        (data / "test" / "t1.png").write_bytes(b"no")  # the first row
+    made = prepared(data, tmp_path, config).images(SMALL, "test").read_bytes()
+    problems, alone = Problems(), tmp_path / "alone.npy"
+    items = find_test_images(data, config.competition, problems)
+    items, sizes = write_test_stores(items, {alone: SMALL}, data, config.competition, problems)
+    assert [item.id for item in items] == (["t0"] if damaged else ["t1", "t0"])
+    assert sizes == [(60, 80)] * len(items) and alone.read_bytes() == made
 
 
 def test_a_second_run_does_nothing_and_a_changed_file_redoes_it(tmp_path, make_config):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, command_line, write_configs
 from zygote import Answer, Zygote
 
 from src.core.paths import Paths
@@ -55,17 +54,14 @@ def pair():
 
 @pytest.fixture
 def home(tmp_path) -> Path:
-    (tmp_path / "configs").mkdir()
-    shutil.copy(ROOT / "configs" / "competition.yaml", tmp_path / "configs")
-    (tmp_path / "configs" / "small.yaml").write_text(SMALL)
+    write_configs(tmp_path, small=SMALL)
     demo_data.make(tmp_path / "data", n_train=60, n_test=6, size=(150, 250))
     return tmp_path
 
 
 def line(home: Path, *words: str, epochs: int = 1) -> list[str]:
     sets = ("split.folds=3", f"train.epochs={epochs}", "train.workers=0", "evaluate.bootstrap=100")
-    where = ["--config", str(home / "configs" / "small.yaml"), "--data", str(home / "data")]
-    return [*words, *where, "--work", str(home), *(w for s in sets for w in ("--set", s))]
+    return command_line(home, *words, sets=sets)
 
 
 def both(pair, home: Path, words: list[str], apart: float) -> list[Answer]:

@@ -1,4 +1,4 @@
 """From YAML files and --set to one typed Config, or one line that says what is wrong.
 
-The settings themselves and their defaults are in core/settings.py.
+Begin with load.py. The settings themselves and their defaults are in core/settings.py.
 """

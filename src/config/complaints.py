@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from src.config.overrides import leaves
 from src.config.renames import current_name
 from src.core.console import InputError, nearest
-from src.core.settings import Strict
+from src.core.setting_types import Strict
 
 MEANT = {  # pydantic's short name of an error -> what the value should be
     "int_type": "should be a whole number",

@@ -15,7 +15,8 @@ from src.config.plain_yaml import read_yaml
 from src.config.renames import with_current_names
 from src.core.console import InputError, nearest
 from src.core.paths import COMPETITION
-from src.core.settings import NEUTRAL, Competition, Ensemble, Experiment, Strict, Study
+from src.core.setting_types import Strict
+from src.core.settings import NEUTRAL, Competition, Ensemble, Experiment, Study
 
 
 @dataclass

@@ -13,72 +13,30 @@ mistake, and would hang, overflow or fill the memory.
 from __future__ import annotations
 
 import math
-import re
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, field_validator, model_validator
 
-Share = Annotated[float, Field(ge=0, le=1)]
-ShareBelow1 = Annotated[float, Field(ge=0, lt=1)]
-Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
-Side = Annotated[int, Field(ge=1, le=65_535)]  # pixels
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # scikit-learn's range; torch gets 1000 times it
-
-T = TypeVar("T")
-NonEmpty = Annotated[list[T], Field(min_length=1)]
-
-
-def _short_enough(path: str) -> str:
-    if len(path) > 1000 or any(len(p.encode(errors="replace")) > 200 for p in path.split("/")):
-        raise ValueError("longer than a file's name can be")
-    return path
-
-
-def _plain_word(word: str) -> str:
-    if not word.isidentifier() or not word.isascii() or len(word) > 20:
-        raise ValueError("a word of letters, digits and _, at most 20 of them")
-    return word
-
-
-def _one_line(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("text of one line, without tabs or control characters")
-    return text
-
-
-Cell = Annotated[str, AfterValidator(_one_line)]  # is written into the submission
-Word = Annotated[str, AfterValidator(_plain_word)]  # goes into a file's name
-PathText = Annotated[str, AfterValidator(_short_enough)]
-
-
-class Strict(BaseModel):
-    """A section of settings: unknown keys, infinite numbers and true for 1 are refused."""
-
-    model_config = ConfigDict(
-        extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_as_they_look(cls, value, info):
-        """pydantic would take true for 1, and 1_0 for 10."""
-        annotation = cls.model_fields[info.field_name].annotation
-        kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-        kind = re.sub(r"'.*?'", "", kind)  # without literal words
-        if ("int" in kind or "float" in kind) and "bool" not in kind:
-            held = list(value.values()) if isinstance(value, dict) else value
-            held = held if isinstance(held, list) else [held]
-            if any(isinstance(v, bool) or _is_grouped(v) for v in held):
-                raise PydanticCustomError("number", "should be a number")
-        return value
-
-
-def _is_grouped(value: object) -> bool:
-    return isinstance(value, str) and "_" in value and any(c.isdigit() for c in value)
-
+from src.core.setting_types import (
+    Cell,
+    Distance,
+    NonEmpty,
+    Options,
+    PathText,
+    Patterns,
+    Seed,
+    Share,
+    ShareBelow1,
+    Side,
+    Strict,
+    Weight,
+    Word,
+)
 
 # --------------------------------------------------------------------------------- the competition
+
+
+Column = Literal["id", "label", "rle"]
 
 
 class Data(Strict):
@@ -90,32 +48,19 @@ class Data(Strict):
     empty_class: str | None = "normal"
     # {label} and {id} stand for the class and the file's stem; the first pattern that finds an
     # image is used; masks lie beside the image
-    train: list[PathText] = [
-        "train/{label}/{id}",
-        "Dataset_BUSI_with_GT/{label}/{id}",
-        "{label}/{id}",
-    ]
+    train: Patterns = ["train/{label}/{id}", "Dataset_BUSI_with_GT/{label}/{id}", "{label}/{id}"]
     # x.png has the masks x_mask.png, x_mask_1.png, …
     mask_suffix: PathText = Field("_mask", min_length=1)
     # patterns of the test images; one may be given without brackets
-    test: list[PathText] = ["test/{id}", "test_images/{id}", "test/images/{id}"]
+    test: Patterns = ["test/{id}", "test_images/{id}", "test/images/{id}"]
     # the other layout: a table of id and label, with folders of images and masks, or with masks as
     # run lengths in a column
     table: PathText = "train.csv"
     # what the columns of that table are called
-    table_columns: dict[Literal["id", "label", "rle"], str] = {
-        "id": "id",
-        "label": "label",
-        "rle": "rle",
-    }
+    table_columns: dict[Column, str] = {"id": "id", "label": "label", "rle": "rle"}
     # patterns of the table's images and masks
-    table_images: list[PathText] = [
-        "train_images/{id}",
-        "train/images/{id}",
-        "images/{id}",
-        "train/{id}",
-    ]
-    table_masks: list[PathText] = ["train_masks/{id}", "train/masks/{id}", "masks/{id}"]
+    table_images: Patterns = ["train_images/{id}", "train/images/{id}", "images/{id}", "train/{id}"]
+    table_masks: Patterns = ["train_masks/{id}", "train/masks/{id}", "masks/{id}"]
     # the contest's sample of a submission
     sample_submission: PathText = "sample_submission.csv"
     # what prepare does about a file that is damaged or does not fit: stop, or leave the image out
@@ -295,26 +240,7 @@ class Model(Strict):
     # before the class head
     dropout: ShareBelow1 = 0.2
     # passed on to the architecture, e.g. {decoder_channels: [128, 64, 32, 16, 8]}
-    options: dict[str, Any] = {}
-
-    @field_validator("options")
-    @classmethod
-    def _numbers(cls, options):
-        for name, value in options.items():
-            numbers = _leaves(value)
-            if not all(abs(n) <= 16_384 for n in numbers if isinstance(n, (int, float))):
-                raise ValueError("every number is finite, and at most 16384")
-            counts = [n for n in numbers if n is not None]
-            if name.endswith("channels") and not all(type(n) is int and n >= 1 for n in counts):
-                raise ValueError(f"{name} are whole numbers from 1")
-        return options
-
-
-def _leaves(value: Any) -> list[Any]:
-    if not isinstance(value, (dict, list)):
-        return [value]
-    inner = value.values() if isinstance(value, dict) else value
-    return [leaf for v in inner for leaf in _leaves(v)]
+    options: Options = {}
 
 
 class Loss(Strict):
@@ -338,10 +264,7 @@ class Loss(Strict):
     # exponent of the focal Tversky loss
     tversky_gamma: float = Field(0.75, gt=0, le=100)
     # w_0 and σ (pixels) of U-Net's border weights
-    border: tuple[Annotated[float, Field(ge=0, le=1e6)], Annotated[float, Field(gt=0, le=1e6)]] = (
-        10.0,
-        5.0,
-    )
+    border: tuple[Annotated[float, Field(ge=0, le=1e6)], Distance] = (10.0, 5.0)
 
 
 class Train(Strict):

@@ -196,8 +196,9 @@ def _from_table(
     images = _by_id(names, cfg.table_images)
     rows, has_runs = read_rows(data / cfg.table, images, competition)
     masks = defaultdict(list)
-    for stem, files in _by_id(names, cfg.table_masks).items() if not has_runs else ():
-        masks[stem.rpartition(cfg.mask_suffix)[0] or stem] += files
+    if not has_runs:
+        for stem, files in _by_id(names, cfg.table_masks).items():
+            masks[stem.rpartition(cfg.mask_suffix)[0] or stem] += files
     items: dict[str, Item] = {}
     doubles = []
     for id, label, run in rows:

@@ -79,8 +79,8 @@ def detect(
         for first, relative in product((1, 0), (False, True))
     }
     count = sum(len(runs) for runs in parsed[1, False] if runs is not None)
-    fits, size = _fits(parsed, [m.size for m in masks for _ in m.texts]), None
-    best = fits[0]
+    fits = _fits(parsed, [m.size for m in masks for _ in m.texts])
+    best, size = fits[0], None
     misfit = best.bad > max(MARGIN, 0.05 * len(flat)) or best.crossing > 0.02 * count
     if misfit and len(flat) > MARGIN:
         fits, size = _fits_of_one_size(parsed, fits, given.size)

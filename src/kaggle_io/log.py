@@ -15,15 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from src.core.console import InputError, say, warn
 from src.core.disk import replacing
 from src.core.locks import Lock
 from src.data.cells import as_meant, as_text
-
-if TYPE_CHECKING:
-    from src.kaggle_io.client import RemoteSubmission
+from src.kaggle_io.client import RemoteSubmission
 
 STATUS = ("pending", "complete", "error", "unconfirmed")
 CLOCK_SKEW = 120  # seconds that this clock and Kaggle's may differ
@@ -269,10 +266,12 @@ def table(rows: list[Row], last: int = 0) -> list[str]:
     def interval(row: Row) -> str:
         return "" if None in (row.cv_low, row.cv_high) else f"{row.cv_low:.3f} to {row.cv_high:.3f}"
 
+    def gap(row: Row) -> str:
+        return f"{row.public - row.cv:+.4f}" if is_scored(row) else ""
+
     def note(row: Row) -> str:
-        return (
-            f"{row.message} [{row.error}]" if row.error and row.status == "error" else row.message
-        )
+        is_rejected = row.error and row.status == "error"
+        return f"{row.message} [{row.error}]" if is_rejected else row.message
 
     status = {"error": "rejected", "complete": ""}
     columns = [
@@ -283,11 +282,7 @@ def table(rows: list[Row], last: int = 0) -> list[str]:
         ("95 %", str.rjust, [interval(r) for r in rows]),
         ("public ", str.rjust, [score(r, "public") for r in rows]),
         ("private ", str.rjust, [score(r, "private") for r in rows]),
-        (
-            "public - CV",
-            str.rjust,
-            [f"{r.public - r.cv:+.4f}" if is_scored(r) else "" for r in rows],
-        ),
+        ("public - CV", str.rjust, [gap(r) for r in rows]),
         ("", str.ljust, [status.get(r.status, r.status) for r in rows]),
         ("message", str.ljust, [note(r) for r in rows]),
     ]

@@ -20,7 +20,8 @@ from pydantic.dataclasses import dataclass
 
 from src.core.console import InputError, command, nearest, short
 from src.core.disk import read_json, write_json
-from src.core.settings import Classes, Evaluate, Share
+from src.core.setting_types import Share
+from src.core.settings import Classes, Evaluate
 from src.data.images import scaled
 from src.data.predictions import Predictions
 

@@ -19,7 +19,7 @@ from src.core.paths import Paths
 from src.data.files import data_files
 from src.data.tables import read_folds
 from src.pipeline import parallel
-from src.pipeline.inputs import has_test, index_ids, sample_of
+from src.pipeline.inputs import has_test, index_ids, predictions, sample_of
 from src.pipeline.jobs import form_of, member_folder, plan, submit_job, unanswered
 from src.submission.sample import missing_sample_error
 
@@ -226,7 +226,7 @@ def _check_members(config: Config, paths: Paths) -> None:
     """Raises InputError for a member that is neither an experiment nor existing predictions."""
     for member in config.ensemble.members if config.ensemble else []:
         folder = member_folder(config, paths, member)
-        files = [paths.oof(member), *([paths.test(member)] if has_test(paths) else [])]
+        files = predictions(paths, member)
         if any(c.name == member for c in config.members):
             continue
         if all((folder / file.name).is_file() for file in files):

@@ -51,6 +51,11 @@ def has_test(paths: Paths) -> bool:
     return bool(rows_fingerprint(paths.index, "test")) or not paths.index.is_file()
 
 
+def predictions(paths: Paths, name: str) -> list[Path]:
+    """The files of predict, or of an ensemble: out-of-fold, and of the test images if any."""
+    return [paths.oof(name), *([paths.test(name)] if has_test(paths) else [])]
+
+
 def folder_fingerprint(files: list[Path], home: Path, paths: Paths) -> str:
     """A digest of the names and contents of files below `home`; '' for none. Raises InputError
     for files that must not be read."""

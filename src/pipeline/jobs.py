@@ -162,7 +162,7 @@ def store_job(config: Config, paths: Paths) -> Job:
             paths.masks(e),
             *([paths.images(e, "test")] if test.exists() else []),
         ],
-        sources="stages/prepare parts/filters",
+        sources="stages/prepare pipeline/store parts/filters",
         experiment=e,
     )
 
@@ -269,7 +269,7 @@ def predict_job(config: Config, paths: Paths) -> Job:
         paths,
         keys=config.keys("image_size", "resize", "predict"),
         inputs=reads,
-        outputs=[paths.oof(name), *([paths.test(name)] if has_test(paths) else [])],
+        outputs=inputs.predictions(paths, name),
         extras=unfinished,
         sources="stages/predict pipeline/networks training/inference training/checkpoint parts/tta "
         "scoring/images parts/metrics",
@@ -280,9 +280,8 @@ def ensemble_job(config: Config, paths: Paths) -> Job:
     name, own, reads = config.name, {c.name for c in config.members}, []
     for member in config.ensemble.members:
         folder, maker = member_folder(config, paths, member), "predict" if member in own else ""
-        reads.append(Input(f"{member} oof", folder / paths.oof(name).name, maker))
-        if has_test(paths):
-            reads.append(Input(f"{member} test", folder / paths.test(name).name, maker))
+        for file in inputs.predictions(paths, name):
+            reads.append(Input(f"{member} {file.stem}", folder / file.name, maker))
     keys = config.keys("members", "method", "rounds", "score", "data.classes")
     return Job(
         "ensemble",
@@ -295,11 +294,7 @@ def ensemble_job(config: Config, paths: Paths) -> Job:
             inputs.folds_table(paths),
             inputs.images(paths, "train"),
         ],
-        outputs=[
-            paths.oof(name),
-            paths.weights(name),
-            *([paths.test(name)] if has_test(paths) else []),
-        ],
+        outputs=[*inputs.predictions(paths, name), paths.weights(name)],
         sources="stages/ensemble scoring/greedy parts/metrics",
     )
 

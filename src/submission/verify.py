@@ -12,17 +12,14 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from src.core.console import InputError, command, listing
+from src.submission.answer import Answer
 from src.submission.form import Form
 from src.submission.rows import Row
 from src.submission.sample import DAMAGED, TABLES
-
-if TYPE_CHECKING:
-    from src.submission.answer import Answer
 
 NULL = {"", "nan", "none", "null", "na"}
 Size = tuple[int, int]  # height, width

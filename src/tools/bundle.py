@@ -37,7 +37,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from src.config.load import Config, load
@@ -72,35 +71,9 @@ from src.pipeline.jobs import folds as folds_to_use
 from src.pipeline.networks import load_network, member_times
 from src.pipeline.records import read_metrics, read_runs
 from src.report import figures
+from src.tools.kaggle_packages import PIP, keep_wheels, write_packages
 from src.training.checkpoint import load_weights, round_weights, save
 
-# What Kaggle's image has of all that inference may import, each with what it needs itself:
-# installed_cpu_packages.txt of github.com/Kaggle/docker-python, May 2026
-KAGGLE = {
-    "einops",
-    "filelock",
-    "huggingface-hub",
-    "matplotlib",
-    "numpy",
-    "opencv-python-headless",
-    "pandas",
-    "pillow",
-    "pydantic",
-    "pydicom",
-    "pyyaml",
-    "safetensors",
-    "scikit-learn",
-    "scipy",
-    "timm",
-    "torch",
-    "torchvision",
-    "tqdm",
-}
-# of Kaggle's image, whatever this machine is
-PIP = (
-    "pip download --no-deps --only-binary=:all: --python-version 3.12 "
-    "--platform manylinux2014_x86_64"
-)
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the zip
 INFER = (
     "!PYTHON=python bash BUNDLE/run.sh infer --bundle BUNDLE --data DATA --work /kaggle/working "
@@ -343,58 +316,6 @@ def dry_run(folder: Path, file: Path, image: Path) -> dict[str, str]:
     owners = metadata.packages_distributions()
     names = {name for module in [*sys.modules] for name in owners.get(module, [])}
     return dict(sorted((canonicalize_name(name), metadata.version(name)) for name in names))
-
-
-def write_packages(folder: Path, packages: dict[str, str]) -> dict[str, str]:
-    """requirements.txt, with only those lines that inference needs, and packages.txt; returns what
-    Kaggle's image lacks, and its versions."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    needed = {line: line.partition("#")[0].strip() for line in lines}
-    needed = {
-        line: need
-        for line, need in needed.items()
-        if need and canonicalize_name(Requirement(need).name) in packages
-    }
-    (folder / "requirements.txt").write_text("\n".join(needed) + "\n", encoding="utf-8")
-    lacking: dict[str, str] = {}
-    queue = [*needed.values()]
-    while queue:  # a package that the image has comes with what it needs
-        requirement = Requirement(queue.pop())
-        name = canonicalize_name(requirement.name)
-        if name in packages and name not in lacking and name not in KAGGLE:
-            lacking[name] = packages[name]
-            queue += [
-                needs
-                for needs in metadata.requires(name) or []
-                if _applies(Requirement(needs), requirement.extras)
-            ]
-    text = [
-        "# What inference imports and Kaggle's image lacks. Wheels, with the network on:",
-        f"#   {PIP} -d wheels -r packages.txt",
-        "# In the notebook, with the network off:",
-        "#   pip install --no-index --no-deps --find-links wheels -r packages.txt",
-        *(f"{name}=={version}" for name, version in sorted(lacking.items())),
-    ]
-    (folder / "packages.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
-    return lacking
-
-
-def _applies(requirement: Requirement, extras: set[str]) -> bool:
-    marker = requirement.marker
-    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
-
-
-def keep_wheels(old: Path, folder: Path, lacking: dict[str, str]) -> list[str]:
-    """Copy the wheels that were put into the last bundle, as far as they are still the right ones;
-    returns whose they are."""
-    kept = []
-    for wheel in sorted((old / "wheels").glob("*.whl")):
-        name, version = wheel.name.split("-")[:2]
-        name = canonicalize_name(name)
-        if lacking.get(name) == version:
-            copy(wheel, folder / "wheels" / wheel.name)
-            kept.append(name)
-    return kept
 
 
 if __name__ == "__main__":  # the bundle's own code, by `imported_packages`

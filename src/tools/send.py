@@ -14,7 +14,6 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -44,29 +43,13 @@ class Unconfirmed(StageError):
         super().__init__(what, code="unconfirmed")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What is submitted: a file and what its record says."""
-
-    file: Path
-    sha256: str
-    score: float
-    low: float
-    high: float
-    commit: str
-
-    @property
-    def cv(self) -> str:
-        return f"CV score {self.score:.4f} (95 % {self.low:.3f} to {self.high:.3f})"
-
-
 def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     """Exit code 0: submitted (or not, after a 'no'); 130: stopped while it was waiting. Raises
     InputError for what must not be submitted, StageError where Kaggle did not accept it, or
     rejected it."""
-    entry = read_entry(config, paths)
+    file, row = read_submission(config, paths)
     recheck(config, paths)
-    slug = slug_of(given, config, paths)
+    row.competition = slug = slug_of(given, config, paths)
     log.read(paths.submission_log)  # a damaged log must be known before anything is submitted
     if not given.yes and not (sys.stdin and sys.stdin.isatty()):
         raise InputError(
@@ -75,17 +58,17 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
             "Add --yes",
             code="nobody_to_ask",
         )
-    default = f"{config.name}, CV {entry.score:.4f}"
-    default += f", commit {entry.commit}" if entry.commit else ""
-    message = " ".join((given.message or "").split()) or default
-    reads = [entry.file, paths.record("submit", config.name)]
+    default = f"{config.name}, CV {row.cv:.4f}"
+    default += f", commit {row.commit}" if row.commit else ""
+    row.message = " ".join((given.message or "").split()) or default
+    reads = [file, paths.record("submit", config.name)]
     header("send", config.name, reads, [paths.submission_log, paths.submission_plot])
     kaggle = Kaggle()
     contest = kaggle.contest(slug)
     check_entered(contest)
     before = kaggle.submissions(slug)
     rows = log.refresh(paths.submission_log, slug, before)
-    check_new(entry, slug, rows, given.force)
+    check_new(row, rows, given.force)
     left = kaggle.remaining(slug)
     if left is not None and left <= 0:
         raise InputError(
@@ -94,7 +77,7 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
             f"The count begins again at midnight UTC, in {duration(seconds_to_midnight())}",
             code="none_left_today",
         )
-    describe(contest, entry, message, left)
+    describe(contest, file, row, left)
     show_earlier(log.joined(rows, slug, before))
     try:
         if not given.yes and input("Send? [y/N] ").strip().lower() not in ("y", "yes"):
@@ -103,27 +86,26 @@ def run(given: argparse.Namespace, config: Config, paths: Paths) -> int:
     except KeyboardInterrupt:
         say("\nnot sent")
         return 130
-    return submit(kaggle, contest, entry, message, before, paths, given.force)
+    return submit(kaggle, contest, file, row, before, paths, given.force)
 
 
 def submit(
     kaggle: Kaggle,
     contest: Contest,
-    entry: Entry,
-    message: str,
+    file: Path,
+    row: Row,
     before: list[RemoteSubmission],
     paths: Paths,
     force: bool,
 ) -> int:
     """Upload it, log it, and wait for its score; returns the exit code. before: Kaggle's list."""
     slug, look = contest.slug, command("submissions")
-    row = Row(log.now(), slug, entry.file.name, entry.sha256, message, status="unconfirmed")
-    row.cv, row.cv_low, row.cv_high, row.commit = entry.score, entry.low, entry.high, entry.commit
-    say(f"  sending {short(entry.file)} ({entry.file.stat().st_size / 1e3:,.0f} kB)")
-    log_unconfirmed(paths, entry, row, force)
+    say(f"  sending {short(file)} ({file.stat().st_size / 1e3:,.0f} kB)")
+    row.time = log.now()
+    log_unconfirmed(paths, row, force)
     later = f"{look} finds out whether Kaggle has it; the log calls it unconfirmed until then"
     try:
-        remote = upload(kaggle, contest, entry.file, message, {s.ref for s in before})
+        remote = upload(kaggle, slug, file, row.message, {s.ref for s in before})
     except (NotSubmitted, InputError):
         replace_row(paths, row, None)
         raise
@@ -146,20 +128,20 @@ def submit(
         return 0
     if remote.status == "error":
         raise StageError(
-            f"Kaggle took {short(entry.file)} and rejected it: {remote.error or 'no reason given'} "
+            f"Kaggle took {short(file)} and rejected it: {remote.error or 'no reason given'} "
             f"({short(paths.submission_log)}, {remote.ref})",
             code="rejected",
         )
     drawn = plot.draw(log.joined(rows, slug, [remote, *before]), slug, paths.submission_plot)
-    say(f"  {describe_score(entry, remote)}")
+    say(f"  {describe_score(row, remote)}")
     picture = f"   picture: {short(paths.submission_plot)}" if drawn else ""
     say(f"log: {short(paths.submission_log)}{picture}   next: {look}")
     return 0
 
 
-def read_entry(config: Config, paths: Paths) -> Entry:
-    """The file and its record. Raises InputError where one is missing or the file is not the one
-    that was written."""
+def read_submission(config: Config, paths: Paths) -> tuple[Path, Row]:
+    """The file, and its row in the log as far as its record knows it. Raises InputError where one
+    is missing or the file is not the one that was written."""
     again = f"{command('submit', '--force')} writes it again"
     place, usual = paths.record("submit", config.name), paths.submission(config.name)
     if not place.is_file():
@@ -172,15 +154,16 @@ def read_entry(config: Config, paths: Paths) -> Entry:
     record = read_json(place)
     try:
         file = paths.submissions / Path(record.get("file") or usual.name).name
-        scores = map(float, (record["score"], *record["interval"]))
-        entry = Entry(file, record["sha256"], *scores, record.get("commit") or "")
+        row = Row("", "", file.name, record["sha256"], status="unconfirmed")
+        row.cv, row.commit = float(record["score"]), record.get("commit") or ""
+        row.cv_low, row.cv_high = map(float, record["interval"])
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(
             "not readable as the record of a submission", place, again, code="damaged_json"
         ) from None
     if not file.is_file():
         raise InputError("the submission is gone", file, again, code="no_submission")
-    if hashlib.sha256(file.read_bytes()).hexdigest() != entry.sha256:
+    if hashlib.sha256(file.read_bytes()).hexdigest() != row.sha256:
         raise InputError(
             "it was edited since it was written, so that neither its checks nor its CV score hold "
             "for it",
@@ -188,7 +171,7 @@ def read_entry(config: Config, paths: Paths) -> Entry:
             f"{again}; upload a file that was changed on purpose at the contest's web page",
             code="submission_edited",
         )
-    return entry
+    return file, row
 
 
 def recheck(config: Config, paths: Paths) -> None:
@@ -211,26 +194,27 @@ def check_entered(contest: Contest) -> None:
         )
 
 
-def check_new(entry: Entry, slug: str, rows: list[Row], force: bool) -> None:
+def check_new(row: Row, rows: list[Row], force: bool) -> None:
     """Raises InputError where these bytes were submitted to this contest before."""
-    same = [r for r in rows if r.competition == slug and r.sha256 == entry.sha256]
+    key = (row.competition, row.sha256)
+    same = [r for r in rows if (r.competition, r.sha256) == key]
     if force or not same:
         return
-    row = same[-1]
+    last = same[-1]
     words = {"error": "rejected", "unconfirmed": "not confirmed by Kaggle yet"}
-    outcome = words.get(row.status, row.status)
-    if row.public is not None:
-        outcome = f"public {row.public:.4f}"
+    outcome = words.get(last.status, last.status)
+    if last.public is not None:
+        outcome = f"public {last.public:.4f}"
     raise InputError(
-        f"the same bytes were sent on {row.time[:16].replace('T', ' ')} UTC "
-        f"as '{row.message}', {outcome}",
-        entry.file,
+        f"the same bytes were sent on {last.time[:16].replace('T', ' ')} UTC "
+        f"as '{last.message}', {outcome}",
+        row.file,
         f"Change something first, or send them again with {command('submit', '--send', '--force')}",
         code="sent_before",
     )
 
 
-def describe(contest: Contest, entry: Entry, message: str, left: int | None) -> None:
+def describe(contest: Contest, file: Path, row: Row, left: int | None) -> None:
     """Say what would be submitted, and where."""
     line = f"  to {contest.title} ({url(contest.slug)})"
     line += f", scored by {contest.metric}" if contest.metric else ""
@@ -243,8 +227,8 @@ def describe(contest: Contest, entry: Entry, message: str, left: int | None) -> 
             else f"; it closes at {when}"
         )
     say(line)
-    say(f"  {short(entry.file)}   {entry.cv}")
-    say(f"  message: {message}")
+    say(f"  {short(file)}   {describe_cv(row)}")
+    say(f"  message: {row.message}")
     limit = f" of {contest.daily}" if contest.daily else ""
     if left is None:
         say("  Kaggle does not tell how many submissions are left today")
@@ -259,12 +243,12 @@ def show_earlier(rows: list[Row]) -> None:
         log.show(rows, LAST)
 
 
-def log_unconfirmed(paths: Paths, entry: Entry, row: Row, force: bool) -> None:
+def log_unconfirmed(paths: Paths, row: Row, force: bool) -> None:
     """Into the log before anything is uploaded: whatever happens then, the same bytes are not
     submitted again by accident."""
 
     def change(rows: list[Row]) -> None:
-        check_new(entry, row.competition, rows, force)
+        check_new(row, rows, force)
         rows.append(row)
 
     log.edit(paths.submission_log, change)
@@ -284,7 +268,7 @@ def replace_row(paths: Paths, row: Row, known: Row | None) -> None:
 
 
 def upload(
-    kaggle: Kaggle, contest: Contest, file: Path, message: str, known: set[str]
+    kaggle: Kaggle, slug: str, file: Path, message: str, known: set[str]
 ) -> RemoteSubmission:
     """Upload, and find the entry in Kaggle's list that was not `known` and has this file and
     message. Raises Unconfirmed where the list does not show it (yet) or cannot be had, and what the
@@ -292,7 +276,7 @@ def upload(
     came = "the upload came to an end without an error, but"
     within = LISTED_WITHIN
     try:
-        kaggle.submit(contest.slug, file, message)
+        kaggle.submit(slug, file, message)
     except NotSubmitted:
         raise
     except StageError as error:  # it is not known how far it came
@@ -300,7 +284,7 @@ def upload(
     for _ in poll(within):
         failed, new = None, []
         try:
-            new = [s for s in kaggle.submissions(contest.slug) if s.ref not in known]
+            new = [s for s in kaggle.submissions(slug) if s.ref not in known]
         except (StageError, InputError) as error:
             failed = error
         for remote in new:
@@ -312,7 +296,7 @@ def upload(
     others = f" (new in it, but not this one: {shown})" if new else ""
     raise Unconfirmed(
         f"{came} Kaggle's list of submissions does not show it{others}; if it never does, it was "
-        f"not accepted, and the contest's page takes files too: {url(contest.slug)}"
+        f"not accepted, and the contest's page takes files too: {url(slug)}"
     )
 
 
@@ -358,18 +342,22 @@ def poll(within: float) -> Iterator[float]:
         time.sleep(min(pause, left))
 
 
-def describe_score(entry: Entry, remote: RemoteSubmission) -> str:
+def describe_cv(row: Row) -> str:
+    return f"CV score {row.cv:.4f} (95 % {row.cv_low:.3f} to {row.cv_high:.3f})"
+
+
+def describe_score(row: Row, remote: RemoteSubmission) -> str:
     private = f", private {remote.private:.4f}" if remote.private is not None else ""
     if remote.public is None:
-        return f"accepted; Kaggle shows no public score{private}, {entry.cv}"
+        return f"accepted; Kaggle shows no public score{private}, {describe_cv(row)}"
     place = "within"
-    if remote.public > entry.high:
+    if remote.public > row.cv_high:
         place = "above"
-    elif remote.public < entry.low:
+    elif remote.public < row.cv_low:
         place = "below"
     return (
-        f"public score {remote.public:.4f}{private}, {entry.cv}: public - CV "
-        f"{remote.public - entry.score:+.4f}, {place} the interval"
+        f"public score {remote.public:.4f}{private}, {describe_cv(row)}: public - CV "
+        f"{remote.public - row.cv:+.4f}, {place} the interval"
     )
 
 
