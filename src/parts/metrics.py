@@ -163,11 +163,11 @@ def auc(truth, decided, probabilities):
     from scipy.stats import rankdata  # half a second, which infer need not spend
 
     areas = []
-    for c, of_class in enumerate(probabilities.T):
+    for c, ranks in enumerate(rankdata(probabilities, axis=0).T):
         is_class = truth == c
         n, rest = int(is_class.sum()), int((~is_class).sum())
         if n and rest:
-            u = rankdata(of_class)[is_class].sum() - n * (n + 1) / 2
+            u = ranks[is_class].sum() - n * (n + 1) / 2
             areas.append(u / (n * rest))
     return float(np.mean(areas)) if areas else 0.5
 

@@ -61,9 +61,8 @@ class Decision:
             found = read_json(path)
         except (OSError, RecursionError, InputError):
             todo = f"Correct it, or make it again with {command('evaluate', '--force')}"
-            raise InputError(
-                "not readable as JSON", short(path), todo, code="damaged_json"
-            ) from None
+            what = "not readable as JSON"
+            raise InputError(what, short(path), todo, code="damaged_json") from None
         return cls.from_dict(found, path)
 
     @classmethod
@@ -104,13 +103,8 @@ def smooth(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
     if window == 1 or not mask.any():
         return mask
     # sums of whole numbers: the answer does not depend on where the mask was cropped
-    lesion = cv2.boxFilter(
-        np.ascontiguousarray(mask).view(np.uint8),
-        cv2.CV_32S,
-        (window, window),
-        normalize=False,
-        borderType=cv2.BORDER_CONSTANT,
-    )
+    how = {"normalize": False, "borderType": cv2.BORDER_CONSTANT}
+    lesion = cv2.boxFilter(mask.astype(np.uint8), cv2.CV_32S, (window, window), **how)
     return 2 * lesion > window * window
 
 
@@ -122,9 +116,8 @@ def fill_holes(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
     """
     if not decision.fill_holes or not mask.any():
         return mask
-    background = (~mask).view(np.uint8)
-    framed = cv2.copyMakeBorder(background, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
-    _, numbers = cv2.connectedComponents(framed, connectivity=4)
+    background = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
+    _, numbers = cv2.connectedComponents(background, connectivity=4)
     return (numbers != numbers[0, 0])[1:-1, 1:-1]
 
 
@@ -136,8 +129,9 @@ def convex(mask: np.ndarray, decision: Decision, pixels: int) -> np.ndarray:
     """
     if not decision.convex or not mask.any():
         return mask
-    pixels_of_mask = np.ascontiguousarray(mask).view(np.uint8)
-    outlines, _ = cv2.findContours(pixels_of_mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    outlines, _ = cv2.findContours(
+        mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+    )
     hulls = np.zeros(mask.shape, dtype=np.uint8)
     for outline in outlines:
         cv2.fillConvexPoly(hulls, cv2.convexHull(outline), 1)
@@ -163,9 +157,8 @@ def drop_components(mask: np.ndarray, decision: Decision, pixels: int) -> np.nda
 def connected_components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """mask (H,W) bool -> the component's number for each pixel (H,W), 0 = background, and the area
     of each component (1+n), the background's set to 0; 8-connected."""
-    _, numbers, stats, _ = cv2.connectedComponentsWithStats(
-        np.ascontiguousarray(mask).view(np.uint8), connectivity=8
-    )
+    pixels = mask.astype(np.uint8)
+    _, numbers, stats, _ = cv2.connectedComponentsWithStats(pixels, connectivity=8)
     areas = stats[:, cv2.CC_STAT_AREA].astype(np.int64)
     areas[0] = 0
     return numbers, areas

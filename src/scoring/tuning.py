@@ -144,7 +144,7 @@ def _components(
     if not width:
         return [(np.zeros(0, np.int64),) * 3] * len(decisions)
     box = np.s_[top : top + height, left : left + width]
-    full, true = np.ascontiguousarray(full[box]), np.ascontiguousarray(true[box])
+    full, true = full[box], true[box]
     found, seen = [], {}
     for decision in decisions:
         mask = draw(full, decision, pixels)
