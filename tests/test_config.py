@@ -184,7 +184,7 @@ def test_a_name_alone_is_one_of_the_projects_configs(monkeypatch, tmp_path):
 
 
 def test_a_mistyped_weights_folder_is_no_download(tmp_path):
-    from src.core.pretrained import find_weights
+    from src.parts.pretrained import find_weights
 
     with refused("no_weights", "weigths"):
         find_weights("mobilenet_v2", "imagenet", str(tmp_path / "weigths"))

@@ -22,9 +22,9 @@ from src.config import plain_yaml
 from src.config.load import Config, load
 from src.config.names import check_name
 from src.config.study import check_size
-from src.core.pretrained import find_weights, load_encoder
 from src.core.settings import Competition, Experiment, Model, Study
 from src.parts import building
+from src.parts.pretrained import find_weights, load_encoder
 from src.report import figures as pictures
 from src.report import html
 from src.stages.evaluate import without_zero

@@ -19,7 +19,6 @@ from test_submit import evaluated, ready, settings  # noqa: F401  fixtures
 from zygote import Zygote
 
 from src.core.console import InputError, counted
-from src.core.pretrained import find_weights
 from src.core.settings import Competition, Experiment
 from src.data.cells import as_text, is_formula
 from src.data.dataset import find_test, natural
@@ -29,6 +28,7 @@ from src.data.problems import Problems
 from src.data.tables import read_index
 from src.kaggle_io import log
 from src.parts import filters
+from src.parts.pretrained import find_weights
 from src.pipeline.jobs import submit_job
 from src.report import figures as pictures
 from src.stages import submit

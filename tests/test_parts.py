@@ -14,9 +14,9 @@ import pytest
 import torch
 from conftest import ROOT, refused
 
-from src.core.pretrained import load_encoder
 from src.core.settings import Experiment, Model
 from src.parts import building, models
+from src.parts.pretrained import load_encoder
 from src.parts.tta import TTA
 
 SMALL = Experiment(model=Model(arch="unet", encoder="mobilenet_v2", encoder_weights="none"))

@@ -13,7 +13,11 @@ from torch import nn
 
 from src.core.console import InputError, nearest, say
 from src.core.device import out_of_memory
-from src.core.pretrained import (
+from src.core.settings import Experiment, Model
+from src.parts.fitted import FITTED
+from src.parts.models import MODELS, check_names, title
+from src.parts.network import Network
+from src.parts.pretrained import (
     IMAGENET,
     download_failed,
     downloaded_statistics,
@@ -21,10 +25,6 @@ from src.core.pretrained import (
     load_encoder,
     quiet_hub,
 )
-from src.core.settings import Experiment, Model
-from src.parts.fitted import FITTED
-from src.parts.models import MODELS, check_names, title
-from src.parts.network import Network
 
 # what smp, timm and MONAI refuse settings with
 REFUSALS = (

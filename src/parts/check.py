@@ -6,10 +6,10 @@ from __future__ import annotations
 import torch
 
 from src.config.load import Config
-from src.core.pretrained import IMAGENET
 from src.core.settings import Experiment
 from src.parts import augment, building, filters, losses, metrics, sampling, tta
 from src.parts.network import Network
+from src.parts.pretrained import IMAGENET
 
 
 def check(config: Config) -> None:

@@ -235,7 +235,7 @@ def train_job(config: Config, paths: Paths, fold: int) -> Training:
             paths.log(name, fold),
         ],
         extras=[paths.curves(name, fold), paths.onnx(name, fold)],
-        sources="stages/train pipeline/training training/loop training/batches core/pretrained "
+        sources="stages/train pipeline/training training/loop training/batches parts/pretrained "
         "parts/models parts/network parts/building parts/losses parts/augment parts/heads "
         "parts/monai_networks parts/fitted",
         scored_by=scored_by,
