@@ -156,7 +156,7 @@ def _config_of_bundle(given: argparse.Namespace) -> Path:
     if not bundle.manifest.is_file():
         raise InputError(
             "no bundle there",
-            short(bundle.manifest),
+            bundle.manifest,
             "Make one with ./run.sh bundle, and name the folder that holds this file",
             code="no_bundle",
         )
@@ -168,14 +168,14 @@ def _check_kind(word: str, config: Config) -> None:
     if config.study and word not in OF_A_STUDY:
         raise InputError(
             f"{word} is for one experiment or ensemble, and this is a study of several",
-            short(config.file),
+            config.file,
             f"Run it whole: {command('study')}",
             code="other_kind_of_config",
         )
     if word == "study" and not config.study:
         raise InputError(
             "this is not a study: it names no base",
-            short(config.file),
+            config.file,
             "See configs/studies/, for example --config configs/studies/lambda.yaml",
             code="other_kind_of_config",
         )

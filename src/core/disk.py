@@ -117,10 +117,10 @@ def read_json(path: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         what = f"not readable as JSON: {error}"
-        raise InputError(what, short(path), code="damaged_json") from None
+        raise InputError(what, path, code="damaged_json") from None
     if not isinstance(content, dict):
         what = f"this holds a {type(content).__name__}, not named values in braces"
-        raise InputError(what, short(path), code="damaged_json")
+        raise InputError(what, path, code="damaged_json")
     return content
 
 
@@ -136,7 +136,7 @@ def make_folder(path: Path) -> None:
             raise explained(error, path) from error
         what = f"this folder cannot be made: {error.strerror}"
         todo = "Name another with --work or --data"
-        raise InputError(what, short(path), todo, code="not_writable") from error
+        raise InputError(what, path, todo, code="not_writable") from error
 
 
 def remove(path: Path) -> None:
@@ -338,4 +338,4 @@ def must_be_file(path: Path, what: str) -> None:
     kind = what_is(path) if os.path.lexists(path) else ""
     if kind:
         todo = "Put the file itself there, or take this away"
-        raise InputError(f"{what} is {kind}, not a file", short(path), todo, code="not_a_file")
+        raise InputError(f"{what} is {kind}, not a file", path, todo, code="not_a_file")

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.core.console import InputError, say, short
+from src.core.console import InputError, say
 from src.core.disk import HOST, explaining, is_alive, make_folder, point
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Lock:
         make_folder(self.path.parent)
         if self.path.exists() and not self.path.is_file():
             what, todo = "something else is where a lock is needed", "Move it away"
-            raise InputError(what, short(self.path), todo, code="file_or_folder")
+            raise InputError(what, self.path, todo, code="file_or_folder")
         if self._lock is None:
             self._lock = FileLock(self.path, timeout=0)
         try:

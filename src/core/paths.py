@@ -202,7 +202,7 @@ def contest_folder(slug: str | None) -> Path:
         return INPUT / fetched[0]
     raise InputError(
         f"several were fetched: {listing(fetched)}",
-        short(INPUT),
+        INPUT,
         f"Name one: --data {short(INPUT / fetched[0])}, or slug: in configs/competition.yaml",
         code="several_contests",
     )

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from src.core.console import InputError, listing, printable, short
+from src.core.console import InputError, listing, printable
 from src.core.disk import must_be_file
 from src.data.files import MOST_BYTES
 
@@ -40,7 +40,7 @@ def table_text(data: bytes, file: Path) -> str:
         text = "\0"
     if "\0" in text:  # the UTF-16 of plain letters would pass for UTF-8
         what = "the table is not UTF-8 text"
-        raise InputError(what, short(file), "Save it as UTF-8", code="not_utf8")
+        raise InputError(what, file, "Save it as UTF-8", code="not_utf8")
     return text
 
 
@@ -66,18 +66,18 @@ def cells_of(
             began = reader.line_num
     except csv.Error as error:
         what, todo = f"not readable as a table: {error}", "Download it again"
-        raise InputError(what, short(file), todo, code="not_a_table") from None
+        raise InputError(what, file, todo, code="not_a_table") from None
     return rows, head, delimiter
 
 
 def _check_length(row: list[str], columns: int, line: int, file: Path) -> None:
     if len(row) > MOST_COLUMNS:
         what, todo = f"line {line} has {len(row)} cells", f"At most {MOST_COLUMNS} columns are read"
-        raise InputError(what, short(file), todo, code="too_many_columns")
+        raise InputError(what, file, todo, code="too_many_columns")
     if len(row) != columns:
         what = f"line {line} has {len(row)} cells instead of {columns}"
         todo = "Correct it, or download the table again"
-        raise InputError(what, short(file), todo, code="ragged_table")
+        raise InputError(what, file, todo, code="ragged_table")
 
 
 def delimiter_of(head: str, lines: list[str]) -> str:

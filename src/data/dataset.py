@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from src.core.console import InputError, listing, nearest, printable, short, warn
+from src.core.console import InputError, listing, nearest, printable, warn
 from src.core.disk import must_be_file
 from src.core.settings import Competition, Data
 from src.data import rle
@@ -64,13 +64,13 @@ def find(
     cfg = competition.data
     if not data.is_dir():
         what = "the data folder does not exist"
-        raise InputError(what, short(data), REMEDY, code="no_such_folder")
+        raise InputError(what, data, REMEDY, code="no_such_folder")
     names, odd = _image_files(data)
     for file, why in odd.items():
         problems.add("unreadable", f"{file.relative_to(data)} ({why})")
     if not names:
         what = problems.lines()[0] if problems else "no images in the data folder"
-        raise InputError(what, short(data), REMEDY, code="no_images")
+        raise InputError(what, data, REMEDY, code="no_images")
     test = {file: match["id"] for file, match in _by_first(names, cfg.test)}
     others = {file: name for file, name in names.items() if file not in test}
     items = _without_doubles(_train_items(data, others, competition, problems), data, problems)
@@ -159,7 +159,7 @@ def _train_items(
     if matches:
         return _from_folders(data, matches[0], cfg, problems)
     what = f"no train images found by {', '.join(cfg.train)}, and no table {cfg.table}"
-    raise InputError(what, short(data), REMEDY, code="no_train_images")
+    raise InputError(what, data, REMEDY, code="no_train_images")
 
 
 def _from_folders(

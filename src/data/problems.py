@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from src.core.console import InputError, listing, printable, short, warn
+from src.core.console import InputError, listing, printable, warn
 
 SHOWN = 50  # file names in one line
 
@@ -80,4 +80,4 @@ class Problems:
                 count = sum(map(len, self.found.values()))
                 what = f"{count} problems of {len(lines)} kinds in the data, listed above"
             todo = "Correct them, or go on without them: --set data.on_error=skip"
-            raise InputError(what, short(data), todo, code=self.code)
+            raise InputError(what, data, todo, code=self.code)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.core.console import InputError, command, short
+from src.core.console import InputError, command
 from src.core.disk import replacing
 from src.data.files import MOST_PIXELS
 
@@ -140,7 +140,7 @@ class Truth:
         except Exception as error:  # zipfile, numpy and zlib each raise their own
             what = f"not readable as the true masks: {error}"
             todo = f"Make it again with {command('prepare', '--force')}"
-            raise InputError(what, short(path), todo, code="truth_damaged") from None
+            raise InputError(what, path, todo, code="truth_damaged") from None
 
     def _check(self) -> None:
         """Raises ValueError, TypeError or IndexError for arrays that do not belong together."""

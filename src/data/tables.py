@@ -70,7 +70,7 @@ def read_labels(paths: Paths, index: pd.DataFrame, classes: list[str]) -> np.nda
     if unknown := sorted(set(index["label"]) - set(classes)):
         todo = f"The classes are {', '.join(classes)}"
         raise InputError(
-            f"unknown class {listing(unknown)}", short(paths.index), todo, code="unknown_class"
+            f"unknown class {listing(unknown)}", paths.index, todo, code="unknown_class"
         )
     return index["label"].map({c: i for i, c in enumerate(classes)}).to_numpy("int64")
 
@@ -92,15 +92,15 @@ def open_store(file: Path, rows: int, size: int) -> np.ndarray:
         store = np.load(file, mmap_mode="r")
     except FileNotFoundError:
         todo = f"Make it with {command('prepare')}"
-        raise InputError("there are no pixels yet", short(file), todo, code="no_pixels") from None
+        raise InputError("there are no pixels yet", file, todo, code="no_pixels") from None
     except Exception as error:  # numpy's reading of a damaged header ends in errors of many kinds
         what = f"not readable as pixels ({type(error).__name__})"
-        raise InputError(what, short(file), _prepare_again(), code="pixels_damaged") from None
+        raise InputError(what, file, _prepare_again(), code="pixels_damaged") from None
     grey = rows, size, size
     found = f"{store.dtype} {store.shape}" if isinstance(store, np.ndarray) else "an archive"
     if found not in (f"uint8 {grey}", f"uint8 {(*grey, 3)}"):
         what = f"the pixels are {found}, not uint8 {grey}"
-        raise InputError(what, short(file), _prepare_again(), code="pixels_damaged")
+        raise InputError(what, file, _prepare_again(), code="pixels_damaged")
     return store
 
 
@@ -147,15 +147,13 @@ def _fold_rows(paths: Paths) -> list[tuple[str, str]]:
             return [((row["id"] or "").strip(), (row["fold"] or "").strip()) for row in reader]
     except FileNotFoundError:
         todo = f"Make them with {command('split')}"
-        raise InputError(
-            "there are no folds yet", short(paths.folds), todo, code="no_folds"
-        ) from None
+        raise InputError("there are no folds yet", paths.folds, todo, code="no_folds") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _wrong_folds(paths, f"not readable as a table: {error}") from None
 
 
 def _wrong_folds(paths: Paths, what: str, code: str = "folds_damaged") -> InputError:
-    return InputError(what, short(paths.folds), how_to_mend_folds(), code=code)
+    return InputError(what, paths.folds, how_to_mend_folds(), code=code)
 
 
 def how_to_mend_folds() -> str:

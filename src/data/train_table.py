@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from src.core.console import InputError, listing, printable, say, short
+from src.core.console import InputError, listing, printable, say
 from src.core.settings import Competition, Data
 from src.data.cells import cells_of, names_of, table_bytes, table_text
 from src.data.columns import class_in_name, column_role, find_id, is_runs, spell
@@ -106,7 +106,7 @@ def _columns(file: Path, table: Table, images: Iterable[str], cfg: Data) -> dict
         if len(alike) > 1:
             raise InputError(
                 f"columns {listing(alike)} all look like {what}",
-                short(file),
+                file,
                 f"Name the right one: data.table_columns: {{{kind}: …}}",
                 code="columns_alike",
             )
@@ -124,7 +124,7 @@ def _check_columns(
     needed = ["id"] if unlabelled else ["id", "label"]
     if absent := [cfg.table_columns.get(kind, kind) for kind in needed if kind not in columns]:
         what = f"no column {', '.join(absent)}; there are {names_of(table)}"
-        raise InputError(what, short(file), "Name them by data.table_columns", code="no_column")
+        raise InputError(what, file, "Name them by data.table_columns", code="no_column")
     inferred = [
         f"{kind} {printable(name)}"
         for kind, name in columns.items()
@@ -145,10 +145,10 @@ def _read(file: Path) -> Table:
         data = table_bytes(file)
     except (OSError, ValueError) as error:
         what = f"not readable as a table: {printable(error, 200)}"
-        raise InputError(what, short(file), code="not_a_table") from None
+        raise InputError(what, file, code="not_a_table") from None
     cells, *_ = cells_of(table_text(data, file), file)
     names, *rows = cells or [["none"]]
     if twice := [name for name, n in Counter(names).items() if n > 1]:
         todo = "Every column needs a name of its own"
-        raise InputError(f"columns twice: {names_of(twice)}", short(file), todo, code="odd_columns")
+        raise InputError(f"columns twice: {names_of(twice)}", file, todo, code="odd_columns")
     return {name: [row[n].strip() for row in rows] for n, name in enumerate(names)}

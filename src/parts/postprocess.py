@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from src.core.console import InputError, command, nearest, short
+from src.core.console import InputError, command, nearest
 from src.core.disk import read_json, write_json
 from src.core.setting_types import Share
 from src.core.settings import Classes, Evaluate
@@ -56,13 +56,13 @@ class Decision:
         """Read decision.json, which users edit; raises InputError."""
         if not path.is_file():
             todo = f"Make it with {command('evaluate')}"
-            raise InputError("no decision here", short(path), todo, code="no_decision")
+            raise InputError("no decision here", path, todo, code="no_decision")
         try:
             found = read_json(path)
         except (OSError, RecursionError, InputError):
             todo = f"Correct it, or make it again with {command('evaluate', '--force')}"
             what = "not readable as JSON"
-            raise InputError(what, short(path), todo, code="damaged_json") from None
+            raise InputError(what, path, todo, code="damaged_json") from None
         return cls.from_dict(found, path)
 
     @classmethod
@@ -73,17 +73,17 @@ class Decision:
         for key in found:
             if key not in names:
                 todo = nearest(key, names)
-                raise InputError(f"unknown key '{key}'", short(path), todo, code="decision_key")
+                raise InputError(f"unknown key '{key}'", path, todo, code="decision_key")
         for name in names:
             if name not in found:
-                raise InputError(f"{name} is missing", short(path), again, code="decision_key")
+                raise InputError(f"{name} is missing", path, again, code="decision_key")
         try:
             return cls(**found)
         except ValidationError as error:
             first = error.errors()[0]
             wanted = first["msg"].removeprefix("Input ")
             what = f"{first['loc'][0]} {wanted}, not {first['input']!r}"
-            raise InputError(what, short(path), again, code="invalid_value") from None
+            raise InputError(what, path, again, code="invalid_value") from None
 
     def save(self, path: Path) -> None:
         write_json(path, asdict(self))

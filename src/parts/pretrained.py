@@ -80,7 +80,7 @@ def load_encoder(encoder: nn.Module, file: Path) -> tuple[list[float], list[floa
     if loaded < len(wanted) / 2:
         raise InputError(
             f"only {loaded} of the encoder's {len(wanted)} tensors are in this file",
-            short(file),
+            file,
             "It was made for another encoder: set model.encoder to that, or "
             "model.encoder_weights to none",
             code="weights_of_another",
@@ -112,7 +112,7 @@ def _read_tensors(file: Path) -> dict[str, Any]:
         if pickled and "global" in str(error).lower():
             raise InputError(
                 "this file holds more than tensors, which may be code: it is not loaded",
-                short(file),
+                file,
                 "Use one of tensors alone: .safetensors, or a state_dict() that torch.save wrote",
                 code="weights_with_code",
             ) from None
@@ -129,7 +129,7 @@ def _read_tensors(file: Path) -> dict[str, Any]:
 
 
 def _broken(what: str, file: Path, todo: str) -> InputError:
-    return InputError(what, short(file), todo, code="weights_unreadable")
+    return InputError(what, file, todo, code="weights_unreadable")
 
 
 def download_failed(encoder: str, folder: str, error: Exception) -> InputError:
@@ -174,7 +174,7 @@ def _statistics(file: Path) -> tuple[list[float], list[float]]:
     except (ValidationError, RecursionError):
         raise InputError(
             "it needs mean and std, three numbers each, those of std above 0",
-            short(file),
+            file,
             'For example {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}',
             code="bad_statistics",
         ) from None

@@ -171,7 +171,7 @@ def check_inputs(job: Job, jobs: list[Job]) -> None:
             words = ["train"]
         todo = f"Make it with {command(*words)}" if words else "Put it there"
         what = f"{job.title} lacks {needed.name}"
-        raise InputError(what, short(needed.file), todo, code="lacks_input")
+        raise InputError(what, needed.file, todo, code="lacks_input")
     for maker in reversed(_above(job, jobs)):
         maker.require(job.title)
 
@@ -192,7 +192,7 @@ def _no_jobs(config: Config, paths: Paths, stage: str | None, fold: int | None) 
     if stage == "submit" and not has_test(paths):
         return InputError(
             "there is no test set, so there is nothing to submit",
-            short(paths.data),
+            paths.data,
             "A test/ folder (and sample_submission.csv) makes one; the scores are in "
             + short(paths.metrics(config.name)),
             code="no_test_set",
@@ -203,14 +203,14 @@ def _no_jobs(config: Config, paths: Paths, stage: str | None, fold: int | None) 
         return InputError(
             f"the sample asks for '{unanswered(config, paths)}', and {config.name}, of one task, "
             "does not answer it",
-            short(config.file),
+            config.file,
             "An ensemble with members of both tasks does",
             code="no_such_answer",
         )
     if stage == "ensemble":
         return InputError(
             "this config is one experiment, not an ensemble",
-            short(config.file),
+            config.file,
             "An ensemble names its members: see configs/ensemble.yaml",
             code="other_kind_of_config",
         )
@@ -235,10 +235,10 @@ def _check_members(config: Config, paths: Paths) -> None:
         if own.is_file():
             what = f"the ensemble '{member}' is a member, and its predictions are not there yet"
             todo = f"Make them with {command('--config', short(own))}"
-            raise InputError(what, short(config.file), todo, code="lacks_input")
+            raise InputError(what, config.file, todo, code="lacks_input")
         raise InputError(
             f"member '{member}' has neither a config nor predictions",
-            short(config.file),
+            config.file,
             f"Expected {short(own)}, or a folder {short(paths.predictions(member))} with "
             + listing(file.name for file in files),
             code="no_such_member",
@@ -254,7 +254,7 @@ def status(config: Config, paths: Paths) -> int:
     if not data_files(paths.data):
         raise InputError(
             "no images here yet",
-            short(paths.data),
+            paths.data,
             "Put them there, as input/README.md says, bring a contest with ./run.sh "
             "fetch --competition SLUG, name another folder with --data, or try "
             "./run.sh demo",

@@ -71,7 +71,7 @@ def folder_fingerprint(files: list[Path], home: Path, paths: Paths) -> str:
     if unreadable:
         todo = f"Give yourself the right to read them: chmod -R u+rX {short(home)}"
         what = f"no permission to read {listing(unreadable)}"
-        raise InputError(what, short(home), todo, code="unreadable_file")
+        raise InputError(what, home, todo, code="unreadable_file")
     return digest("\n".join(lines).encode(errors="surrogateescape"))
 
 

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from src.core.console import InputError, command, short
+from src.core.console import InputError, command
 from src.core.disk import read_json
 from src.core.paths import Paths
 
@@ -132,7 +132,7 @@ def read_metrics(paths: Paths, name: str) -> dict:
     file = paths.metrics(name)
     if not file.is_file():
         todo = f"Make it with {command('evaluate')}"
-        raise InputError("there is no CV score yet", short(file), todo, code="no_metrics")
+        raise InputError("there is no CV score yet", file, todo, code="no_metrics")
     remedy = f"Make it again with {command('evaluate', '--force')}"
     return _read(file, Metrics, "metrics", remedy, code="damaged_json")
 
@@ -168,15 +168,15 @@ def _read(
         form.model_validate(record, context=members)
         return record
     except FileNotFoundError:
-        raise InputError("no such file", short(file), remedy, code=code) from None
+        raise InputError("no such file", file, remedy, code=code) from None
     except (OSError, RecursionError) as error:
         what = f"not readable: {getattr(error, 'strerror', None) or error}"
-        raise InputError(what, short(file), remedy, code=code) from None
+        raise InputError(what, file, remedy, code=code) from None
     except InputError:
         what = f"damaged: not readable as {kind}"
-        raise InputError(what, short(file), remedy, code=code) from None
+        raise InputError(what, file, remedy, code=code) from None
     except ValidationError as error:
         first = error.errors()[0]
         place, why = ".".join(map(str, first["loc"]))[:100], first["msg"]
         what = f"not readable as {kind}: {place}: {why}"
-        raise InputError(what, short(file), remedy, code=code) from None
+        raise InputError(what, file, remedy, code=code) from None

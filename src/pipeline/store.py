@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.core.console import InputError, progress, short
+from src.core.console import InputError, progress
 from src.core.disk import replacing
 from src.core.settings import Competition, Experiment
 from src.data.dataset import Item, find_test
@@ -91,7 +91,7 @@ def find_test_images(data: Path, competition: Competition, problems: Problems) -
     if not items:
         raise InputError(
             f"no test images found by {', '.join(competition.data.test)}",
-            short(data),
+            data,
             "Name their folder with --data, and the place in it with --set data.test=folder/{id}",
             code="no_test_images",
         )
@@ -139,5 +139,5 @@ def write_test_stores(
                 store.keep(list(sizes))
     if not sizes:
         what, todo = "no test image is left", "Look at what was left out"
-        raise InputError(what, short(data), todo, code="no_test_images")
+        raise InputError(what, data, todo, code="no_test_images")
     return [items[row] for row in sizes], list(sizes.values())

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from src.core.console import InputError, progress, short
+from src.core.console import InputError, progress
 from src.core.disk import read_json
 from src.core.paths import Paths
 from src.data.images import read_image
@@ -73,7 +73,7 @@ class Facts:
         except ValueError as error:
             what = f"an image of the index cannot be read: {error}"
             todo = "Name the folder that was prepared, or run ./run.sh prepare again"
-            raise InputError(what, short(file), todo, code="images_gone") from None
+            raise InputError(what, file, todo, code="images_gone") from None
 
     def outlined(self, id: str, side: int = 480) -> np.ndarray:
         """A train image with its lesion's outline, (h,w,3) RGB."""

@@ -38,7 +38,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     if twice := {n for n in names if names.count(n) > 1}:
         raise InputError(
             f"members named twice: {listing(sorted(twice))}",
-            short(config.file),
+            config.file,
             "Greedy selection gives weights; the mean counts each once",
             code="member_twice",
         )
@@ -107,7 +107,7 @@ def load(config: Config, paths: Paths, part: str) -> dict[str, Predictions]:
                 predict = command("predict", "--config", short(config.file.parent / f"{name}.yaml"))
                 todo = f"Make it with {predict}, or put oof.npz and test.npz there"
             what = f"member '{name}' has no {file.name}"
-            raise InputError(what, short(file.parent), todo, code="no_such_member")
+            raise InputError(what, file.parent, todo, code="no_such_member")
         found = Predictions.load(file, config.competition.data.classes)
         first = members.get(first_name, found)
         only_in = {first_name: set(first.ids) - set(found.ids)}
@@ -120,7 +120,7 @@ def load(config: Config, paths: Paths, part: str) -> dict[str, Predictions]:
         if differ:
             raise InputError(
                 f"the members' ids differ, {'; '.join(differ)}",
-                short(file),
+                file,
                 "All members must predict the same images: run predict again for the one that is "
                 "behind",
                 code="predictions_ids_differ",

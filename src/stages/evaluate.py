@@ -118,7 +118,7 @@ def load(name: str, competition: Competition, paths: Paths) -> Validated:
         what = counted(len(lost), "image has no true mask", "images have no true mask")
         raise InputError(
             f"{what}: {listing(lost)}",
-            short(paths.truth),
+            paths.truth,
             f"Make it again with {command('prepare', '--force')}",
             code="no_true_mask",
         )

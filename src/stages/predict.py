@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from src.config.load import Config
-from src.core.console import InputError, header, progress, say, short
+from src.core.console import InputError, header, progress, say
 from src.core.device import pick_device
 from src.core.disk import read_json, remove, write_json
 from src.core.freshness import Job
@@ -57,7 +57,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     )
     if empty := [k for k in folds if k not in fold_of]:
         what = f"fold {empty[0]} has no images"
-        raise InputError(what, short(paths.folds), how_to_mend_folds(), code="fold_empty")
+        raise InputError(what, paths.folds, how_to_mend_folds(), code="fold_empty")
     device = pick_device(exact=True)
     images = {
         "oof": ImageSet(train, open_store(paths.images(e), len(train), e.image_size), fold_of)

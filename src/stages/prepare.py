@@ -45,7 +45,6 @@ from src.core.console import (
     listing,
     progress,
     say,
-    short,
     warn,
 )
 from src.core.disk import point, write_json
@@ -133,7 +132,7 @@ def _make(index_job: Job, store_jobs: list[Job], config: Config, paths: Paths) -
         good = [i for i, c in enumerate(checked) if not c.problems]
         if not any(items[i].part == "train" for i in good):
             what, todo = "no train image is left", "Correct the files listed above"
-            raise InputError(what, short(paths.data), todo, code="no_train_images")
+            raise InputError(what, paths.data, todo, code="no_train_images")
         if len(good) < len(items):
             for store in stores:
                 store.keep([rows[i] for i in good if items[i].part == store.part])
@@ -158,7 +157,7 @@ def _items_of_index(items: list[Item], paths: Paths) -> list[Item]:
     if absent := [id for part, id in keys if (part, id) not in by_id]:
         raise InputError(
             f"images of the index are gone: {listing(absent)}",
-            short(paths.data),
+            paths.data,
             f"Run {command('prepare', '--force')}",
             code="images_gone",
         )

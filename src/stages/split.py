@@ -30,7 +30,7 @@ def run(job: Job, config: Config, paths: Paths) -> None:
     header("split", what, [paths.index], job.outputs)
     if paths.folds.is_dir():
         what = "a folder is where a table is needed"
-        raise InputError(what, short(paths.folds), "Move it away", code="file_or_folder")
+        raise InputError(what, paths.folds, "Move it away", code="file_or_folder")
     index = read_index(paths, "train")
     folds = make_folds(index, data.classes, split, data.empty_class)
     facts: dict = {}

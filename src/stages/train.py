@@ -180,7 +180,7 @@ class FoldData:
             raise InputError(
                 f"fold {fold} leaves {len(seen)} images to train on and "
                 f"{len(held_out)} to validate on",
-                short(paths.folds),
+                paths.folds,
                 how_to_mend_folds(),
                 code="fold_empty",
             )

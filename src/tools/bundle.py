@@ -150,7 +150,7 @@ def require_finished(config: Config, paths: Paths) -> list[Config]:
             raise InputError(
                 f"{listing(foreign)} {'is' if len(foreign) == 1 else 'are'} there only as "
                 "predictions, and those of new images cannot be made",
-                short(member_folder(config, paths, foreign[0])),
+                member_folder(config, paths, foreign[0]),
                 "Leave them out of the ensemble, or put their config beside this one",
                 code="only_predictions",
             )

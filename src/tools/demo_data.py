@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from src.core.console import InputError, short
+from src.core.console import InputError
 from src.core.disk import make_folder, read_json, replacing_folder
 from src.core.locks import Lock
 from src.data.tables import write_table
@@ -62,7 +62,7 @@ def _is_made(folder: Path, given: dict) -> bool:
     if folder.exists() and not (folder / MARK).exists() and any(folder.iterdir()):
         what = "this folder is not of generated images and will not be written over"
         todo = "Move it away, or use another --work"
-        raise InputError(what, short(folder), todo, code="not_generated")
+        raise InputError(what, folder, todo, code="not_generated")
     return False
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.core.console import InputError, short
+from src.core.console import InputError
 from src.core.paths import Paths
 from src.data.images import scaled
 from src.parts import filters
@@ -260,7 +260,7 @@ def contradictions(facts: Facts, most: int = 9):
         pairs = {tuple(ids.iloc[:2]): [] for _, ids in twins.groupby("group")["id"]}
     if not pairs:
         what, todo = "there are no near-duplicates", "Leave this cell out"
-        raise InputError(what, short(facts.paths.report), todo, code="nothing_to_show")
+        raise InputError(what, facts.paths.report, todo, code="nothing_to_show")
     shown, label = list(pairs.items())[:most], facts.train.set_index("id")["label"]
     wide, high = min(3, len(shown)), -(-len(shown) // 3)
     figure = canvas(4.4 * wide, 2.5 * high + 0.4)
@@ -351,7 +351,7 @@ def _lesions(facts: Facts) -> pd.DataFrame:
     rows = facts.train[facts.train["area"] > 0]
     if rows.empty:
         what, todo = "no train image has a lesion", "Leave the cells on lesions out"
-        raise InputError(what, short(facts.paths.index), todo, code="nothing_to_show")
+        raise InputError(what, facts.paths.index, todo, code="nothing_to_show")
     return rows
 
 

@@ -140,7 +140,7 @@ def answer(
     if not sample.is_file():
         todo = "It lists the images to predict, and the format: name its folder with --data"
         what = "there is no sample submission"
-        raise InputError(what, short(sample), todo, code="no_sample")
+        raise InputError(what, sample, todo, code="no_sample")
     items = find_test_images(paths.data, competition, problems)
     header("infer", name, [home.work, paths.data], [paths.submission(name)])
     try:
@@ -148,7 +148,7 @@ def answer(
     except OSError as error:
         what = f"nothing can be written there: {error.strerror}"
         todo = "Name another folder with --work"
-        raise InputError(what, short(paths.work), todo, code="not_writable") from None
+        raise InputError(what, paths.work, todo, code="not_writable") from None
     experiments = [config.owner(run.member).experiment for run in runs]
     stores = {scratch.images(e, "test"): e for e in experiments}
     items, sizes = write_test_stores(items, stores, paths.data, competition, problems)
@@ -199,7 +199,7 @@ def check(home: Paths) -> dict:
         if fingerprint(file, home) != digest:
             how = "not as it was made" if file.is_file() else "gone"
             what = f"the bundle is damaged: {name} is {how}"
-            raise InputError(what, short(home.work), REMAKE, code="bundle_damaged")
+            raise InputError(what, home.work, REMAKE, code="bundle_damaged")
     return manifest
 
 
@@ -223,7 +223,7 @@ def list_runs(
             weights[member] = weights.get(member, 0.0) + n / sum(counted.values())
     if lacking := [member for member in weights if member not in manifest["networks"]]:
         what = f"the bundle has no networks of {listing(lacking)}"
-        raise InputError(what, short(home.manifest), REMAKE, code="bundle_damaged")
+        raise InputError(what, home.manifest, REMAKE, code="bundle_damaged")
     runs = []
     for rank, member in enumerate(sorted(weights, key=lambda member: -weights[member])):
         tta = tuple(config.owner(member).experiment.predict.tta)

@@ -134,7 +134,7 @@ def _foreign(path: Path, error: Exception, fold: int | None) -> InputError:
     if fold is not None:
         todo = f"Train it again with {command('train', '--fold', str(fold), '--force')}"
     what = f"not usable as a checkpoint of this network: {reason}"
-    return InputError(what, short(path), todo, code="foreign_checkpoint")
+    return InputError(what, path, todo, code="foreign_checkpoint")
 
 
 def round_weights(
