@@ -15,7 +15,7 @@ BENCHMARKS = ["train", "predict", "stages", "greedy"]
 USAGE = f"""\
   ./run.sh                                 everything not yet done, for configs/ensemble.yaml
   ./run.sh --config configs/cpu.yaml       the same for one experiment
-  ./run.sh demo                            the same on generated images, on a CPU, in minutes, under artifacts/demo
+  ./run.sh demo                            the whole pipeline on generated images: a CPU, minutes, under artifacts/demo
   ./run.sh STAGE --config F [--fold K]     one stage: {", ".join(STAGES)}
   ./run.sh study --config F [--tiny]       every cell of a study and the table that compares them: configs/studies/
   ./run.sh status                          what is done, stale (and why) or missing, and the next command

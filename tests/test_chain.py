@@ -177,7 +177,7 @@ def test_status_calls_what_lies_below_stale_too(home, capfd):
     rows = {line.split("  ")[1].strip(): line for line in out.splitlines() if line.startswith("  ")}
     assert "train.lr changed from 0.002 to 0.1" in rows["train small fold 0"]
     for title in ("predict small", "evaluate small", "submit small"):
-        assert "stale" in rows[title] and "comes first" in rows[title]
+        assert "stale" in rows[title] and "waits for" in rows[title]
     assert " done " in rows["split"] and "next: ./run.sh" in out and "train.lr=0.1" in out
 
 
@@ -269,7 +269,7 @@ def test_a_stage_that_began_and_did_not_end_is_not_taken_for_done(copy):
     paths = Paths(copy, copy / "data")
     record = paths.record("predict", "small")
     record.write_text(json.dumps(json.loads(record.read_text()) | {"ended": None}))
-    assert states(copy)["predict small"] == "partial"
+    assert states(copy)["predict small"] == "begun"
     record.write_text(record.read_text()[:40])
     assert states(copy)["predict small"] == "missing"
     assert run(copy, config="small") == 0 and not_done(copy) == set()

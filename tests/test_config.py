@@ -17,7 +17,7 @@ from src.config.load import load
 from src.config.overrides import leaves
 from src.core.freshness import Job
 from src.core.paths import Paths
-from src.core.settings import NEUTRAL, RENAMED, Competition, Experiment
+from src.core.settings import NEVER_STALE, RENAMED, Competition, Experiment
 
 CPU = str(ROOT / "configs" / "cpu.yaml")
 
@@ -314,9 +314,9 @@ def test_settings_of_an_ensemble_reach_its_members():
 
 def test_neutral_settings_exist_and_are_left_out_of_the_record():
     known = leaves(Experiment)
-    assert all(k in known for k in NEUTRAL)
+    assert all(k in known for k in NEVER_STALE)
     keys = load(Path(CPU)).keys("model", "train", "predict")
-    assert not NEUTRAL & keys.keys() and "train.lr" in keys
+    assert not NEVER_STALE & keys.keys() and "train.lr" in keys
 
 
 def test_run_sh_works_from_anywhere_and_resolves_the_users_paths(demo, tmp_path):

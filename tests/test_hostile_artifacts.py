@@ -28,7 +28,7 @@ from src.config.load import load
 from src.core.console import InputError
 from src.core.paths import Paths
 from src.core.setting_types import Strict
-from src.core.settings import NEUTRAL, Loss, Model, Submission
+from src.core.settings import NEVER_STALE, Loss, Model, Submission
 from src.data import tables
 from src.data.predictions import Predictions
 from src.data.rle import Truth
@@ -255,7 +255,7 @@ def test_a_stage_declares_every_setting_that_it_reads(copy, which, monkeypatch):
         job.redo()
         module.run(job, config, paths)
     declared = set().union(*(j.keys for j in (jobs if stage == "prepare" else [job])))
-    covered = declared | NEUTRAL | EXCUSED[stage].keys()
+    covered = declared | NEVER_STALE | EXCUSED[stage].keys()
     covered |= {f"{k}[0]" for k in covered}
     assert read, "nothing was watched"
     assert not (lacking := sorted(read - covered)), (
@@ -301,7 +301,7 @@ def test_what_judges_epochs_makes_a_training_stale_only_where_it_decides_somethi
 def test_an_unfinished_training_does_not_go_on_under_another_score(copy):
     job = next(j for j in stages.plan(*loaded(copy, "small")) if j.stage == "train")
     job.record_file.write_text(json.dumps(job.record() | {"ended": None}))
-    assert job.state().kind == "partial"
+    assert job.state().kind == "begun"
     other = next(
         j for j in stages.plan(*loaded(copy, "small", "score={dice: 1}")) if j.stage == "train"
     )

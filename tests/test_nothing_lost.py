@@ -310,7 +310,7 @@ def test_force_is_remembered_and_not_suggested(home, capfd, monkeypatch):
     assert "--force" not in said and "Go on with: ./run.sh --config" in said
     first = paths.record("train", "small", 0).stat().st_mtime_ns
     kinds = states(home)
-    assert kinds["train small fold 0"] == "done" and kinds["train small fold 1"] == "partial"
+    assert kinds["train small fold 0"] == "done" and kinds["train small fold 1"] == "begun"
     assert kinds["predict small"] == kinds["submit small"] == "stale"
     assert main(line(home)) == 0
     out = capfd.readouterr().out
@@ -381,6 +381,17 @@ def test_a_setting_that_came_later_counts_as_its_default(home):
     config = load(home / "configs" / "small.yaml", list(SETTINGS))
     job: Job = next(j for j in plan(config, paths) if j.fold == 0)
     assert job.state().why == "train.epochs changed from unset to 2"
+
+
+@pytest.mark.parametrize("dropped", ["train.gone", "train.workers"])
+def test_a_setting_that_no_longer_counts_makes_nothing_stale(home, dropped):
+    """Removed in a later version, or since known to change no result."""
+    file = paths_of(home).record("train", "small", 0)
+    record = json.loads(file.read_text())
+    write_json(file, record | {"keys": record["keys"] | {dropped: 3}})
+    assert states(home)["train small fold 0"] == "done"
+    write_json(file, record | {"keys": record["keys"] | {"split.folds": 3}})
+    assert states(home)["train small fold 0"] == "stale"
 
 
 def test_generated_images_leave_the_submissions_alone(tmp_path):

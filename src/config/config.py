@@ -16,7 +16,7 @@ from src.config.renames import with_current_names
 from src.core.console import InputError, nearest
 from src.core.paths import COMPETITION
 from src.core.setting_types import Strict
-from src.core.settings import NEUTRAL, Competition, Ensemble, Experiment, Study
+from src.core.settings import NEVER_STALE, Competition, Ensemble, Experiment, Study
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Config:
             for word in rest:
                 value = getattr(value, word)
             _flatten(section, value, flat)
-        return {k: v for k, v in flat.items() if k not in NEUTRAL}
+        return {k: v for k, v in flat.items() if k not in NEVER_STALE}
 
 
 def _flatten(prefix: str, value: Any, into: dict[str, Any]) -> None:

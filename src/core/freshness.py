@@ -33,7 +33,7 @@ from src.core.disk import (
 )
 from src.core.locks import Lock
 from src.core.paths import ROOT, Paths
-from src.core.settings import RENAMED, Competition, Ensemble, Experiment
+from src.core.settings import NEVER_STALE, RENAMED, Competition, Ensemble, Experiment
 
 LIBRARIES = ["torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy"]
 LIBRARIES += ["opencv-python-headless", "scikit-learn"]
@@ -43,11 +43,10 @@ FORCED = "--force asked for it to be redone"
 
 @dataclass(frozen=True)
 class Input:
-    """Something that a job reads.
-
-    `name`: its key in the job's record. It never changes, or finished work would go stale.
+    """Something that a job reads. `name`: its key in the record; it never changes, or finished
+    work would go stale.
     `made_by`: the words of the command that makes it; '' where the user provides it.
-    `digest`: of what matters in `file`, '' where that is not there yet; None: all of it matters.
+    `digest`: where only some of `file` matters, a digest of that ('' until it exists).
     """
 
     name: str
@@ -61,7 +60,7 @@ class Input:
 
 @dataclass(frozen=True)
 class State:
-    """`kind`: done, missing, partial (begun, can be resumed), stale (a setting or an input changed,
+    """`kind`: done, missing, begun (can be resumed), stale (a setting or an input changed,
     or --force) or damaged (an output is gone, or not as it was written)."""
 
     kind: str
@@ -76,8 +75,8 @@ class State:
 class Job:
     """One unit of work: a stage for one experiment, ensemble or fold.
 
-    `keys`: the settings that it reads. `extras`: further files, set aside with the outputs.
-    `editable`: outputs that users may edit, so that only their presence is checked. `also_reads`:
+    `keys`: the settings that count, with their values. `extras`: further files, set aside with the
+    outputs. `editable`: outputs that users may edit: only their presence is checked. `also_reads`:
     files that are made together with one of the inputs. `sources`: its code, below src/ and
     without .py. `folds_left`: how many folds this run has to train, this one counted.
     """
@@ -140,7 +139,7 @@ class Job:
         if why := self.changed(record):
             return State("stale", why)
         if not record.get("ended"):
-            return State("partial")
+            return State("begun")
         for path in self.outputs:
             if not path.is_file():
                 return State("damaged", f"{short(path)} is gone")
@@ -156,7 +155,7 @@ class Job:
         state = self.state()
         if state.done:
             return
-        unfinished = state.kind in ("partial", "missing")
+        unfinished = state.kind in ("begun", "missing")
         how = "is not finished" if unfinished else f"is {state.kind}: {state.why}"
         words = [self.stage] if self.fold is None else [self.stage, "--fold", str(self.fold)]
         todo = f"Make it with {command(*words)}"
@@ -191,13 +190,14 @@ class Job:
         return intact
 
     def changed(self, record: dict) -> str:
-        """Which setting or input differs from the record, in words; '' where none does. A setting
-        that the record lacks, since it was added later, counts as its default."""
+        """Which setting or input differs from the record, in words; ''. A setting that an earlier
+        or later version of the program does not have counts as unchanged."""
         then, now = record["keys"], json.loads(json.dumps(self.keys))
         for key in sorted({*then, *now}):
-            if key not in then and key in defaults() and now[key] == defaults()[key]:
-                continue
-            if then.get(key) != now.get(key):
+            added = key not in then and key in defaults() and now[key] == defaults()[key]
+            removed = "." in key and "[" not in key and key not in defaults()
+            dropped = key not in now and (removed or key in NEVER_STALE)
+            if not added and not dropped and then.get(key) != now.get(key):
                 return f"{key} changed from {then.get(key, 'unset')} to {now.get(key, 'unset')}"
         then, now = record["inputs"], self.fingerprints()
         for name in sorted({*then, *now}):

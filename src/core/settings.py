@@ -275,15 +275,15 @@ class Train(Strict):
     # batches per optimiser step
     accumulate: int = Field(1, ge=1, le=65_536)
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    # of sgd, Nesterov's
+    # Nesterov momentum of sgd
     momentum: ShareBelow1 = 0.99
-    # of the learning rate; poly: (1 − step/steps)^0.9, nnU-Net's
+    # how the learning rate falls; poly: (1 − step/steps)^0.9, as nnU-Net has it
     schedule: Literal["cosine", "poly"] = "cosine"
     lr: float = Field(1e-3, gt=0, le=1000)
     # default: a third of lr
     encoder_lr: float | None = Field(None, ge=0, le=1000)
     weight_decay: float = Field(1e-2, ge=0, le=1000)
-    # share of all steps
+    # share of all steps in which the learning rate rises
     warmup: ShareBelow1 = 0.05
     # largest norm of the gradient; 0: off
     clip: float = Field(1.0, ge=0, le=1e9)
@@ -293,7 +293,7 @@ class Train(Strict):
     augment: str = "medium"
     # images of a batch mixed with each other: none, mixup, cutmix
     mix: str = "none"
-    # of the batches
+    # share of the batches that are mixed
     mix_share: Share = 0.5
     # which images an epoch draws: uniform, balanced, annealed
     sampling: str = "uniform"
@@ -395,5 +395,6 @@ RENAMED = {
     "submission.copied": "submission.passthrough",
 }
 
-# settings that change how fast a result comes, not the result: no reason to do a stage again
-NEUTRAL = {"model.weights_dir", "train.workers", "train.compile", "predict.batch_size"}
+# settings that change how fast a result comes but not, beyond rounding, the result: another value
+# is no reason to do a stage again
+NEVER_STALE = {"model.weights_dir", "train.workers", "train.compile", "predict.batch_size"}

@@ -1,6 +1,6 @@
 """What the columns of a table hold: ids, classes, run lengths, boxes or probabilities.
 
-The table of the train images and the sample of the submission are read by the same rules.
+The table of the train images and the sample submission are read by the same rules.
 """
 
 from __future__ import annotations

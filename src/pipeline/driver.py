@@ -54,7 +54,7 @@ def run_stages(config: Config, paths: Paths, stage: str | None, given: argparse.
             force = False
             continue
         done = _do_next(todo, everything, config, paths, given.parallel)
-        if any(job.stage == "prepare" for job in done):  # which makes all of its own in one pass
+        if any(job.stage == "prepare" for job in done):  # it makes index and stores at once
             done = [job for job in jobs if job.stage == "prepare"]
         finished |= {job.title for job in done}
 
@@ -106,13 +106,13 @@ def _do_next(
     maker = _maker_at_work(todo[0], everything)
     if maker is not None:
         with maker.lock.held():
-            return []  # the other run has made it meanwhile
+            return []  # the other run has just made it
     with _lock_first_free(todo, everything) as job:
         if job is None:  # the other run may have done it
             return []
         check_inputs(job, everything)
         if not all(maker.verify(job.reads) for maker in job.makers(everything)):
-            return []  # bytes changed on the disk: the next plan has it
+            return []  # bytes changed on the disk: plan again
         job.announce()
         folds = [j for j in todo if j.stage == "train"]
         slots = parallel.count(at_once) if job.stage == "train" and len(folds) > 1 else 1
@@ -149,7 +149,7 @@ def _maker_at_work(job: Job, everything: list[Job]) -> Job | None:
 
 
 def _is_ready(job: Job, everything: list[Job]) -> bool:
-    """Is everything there that it reads? prepare makes everything of its own in one pass."""
+    """Is everything there that it reads? prepare makes index and stores at once."""
     if job.stage == "prepare":
         return False
     try:
@@ -215,7 +215,7 @@ def _no_jobs(config: Config, paths: Paths, stage: str | None, fold: int | None) 
             code="other_kind_of_config",
         )
     folds = sorted({j.fold for j in plan(config, paths) if j.stage == "train"})
-    if not folds:  # by folds.csv: this says why
+    if not folds:  # folds.csv is wrong: raises the reason
         read_folds(paths, index_ids(paths.index, "train"))
     known = ", ".join(map(str, folds))
     what = f"there is no fold {fold}"
@@ -263,7 +263,7 @@ def status(config: Config, paths: Paths) -> int:
     jobs = plan(config, paths)
     waiting: list[Job] = []
     for job in jobs:
-        kind, took, detail = _standing(job, jobs, waiting, config, paths)
+        kind, took, detail = _status_of(job, jobs, waiting, config, paths)
         if kind != "done":
             waiting.append(job)
         say(f"  {job.title:<34} {kind:<8} {took:>12}  {detail}".rstrip())
@@ -277,7 +277,7 @@ def status(config: Config, paths: Paths) -> int:
     return 0
 
 
-def _standing(
+def _status_of(
     job: Job, jobs: list[Job], waiting: list[Job], config: Config, paths: Paths
 ) -> tuple[str, str, str]:
     """What `status` says of a job: done, stale, …; how long it took; why, or with what result."""
@@ -287,13 +287,11 @@ def _standing(
         above = next((m for m in job.makers(jobs) if m in waiting), None)
         wrong = _folds_wrong(paths) if job.stage == "split" else ""
         if above is not None:
-            kind, detail = "stale", f"{above.title} comes first"
+            kind, detail = "stale", f"waits for {above.title}"
         elif wrong:
             kind, detail = "damaged", wrong
-    elif kind == "partial":
-        kind = "begun"
-        if job.stage == "train":
-            detail = f"{_epochs_logged(job)} of {job.keys['train.epochs']} epochs"
+    elif kind == "begun" and job.stage == "train":
+        detail = f"{_epochs_logged(job)} of {job.keys['train.epochs']} epochs"
     if kind == "done":
         return kind, duration(record["seconds"]) if "seconds" in record else "", detail
     if job.stage == "submit":
@@ -310,7 +308,7 @@ def _epochs_logged(job: Job) -> int:
 
 
 def _sample_wrong(config: Config, paths: Paths) -> str:
-    """Why the sample of the submission cannot be understood; ''."""
+    """Why the sample submission cannot be understood; ''."""
     try:
         if paths.index.is_file():  # before that, the names of the test images are not known
             form_of(config, paths)
@@ -340,7 +338,7 @@ def results(config: Config, paths: Paths) -> str:
     if not has_test(paths):
         places.append("no test set, so no submission")
     elif not sample_of(config, paths).is_file():
-        places.append("no sample of the submission, so no submission")
+        places.append("no sample submission, so no submission")
     elif column := unanswered(config, paths):
         places.append(f"the sample asks for '{column}', so no submission")
     elif submission.is_file():

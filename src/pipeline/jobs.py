@@ -184,8 +184,8 @@ def split_job(config: Config, paths: Paths) -> Job:
 class Training(Job):
     """The training of a fold.
 
-    `scored_by`: the settings by which one epoch is better than another. `score_matters`: whether
-    that decides which weights are used. Where predict uses the last checkpoint and nothing stops
+    `scored_by`: the settings that rank epochs. `score_matters`: whether the ranking decides which
+    weights are used. Where predict uses the last checkpoint and nothing stops
     early, the score only decides which epoch is copied to best.pt, and which numbers are in
     log.csv. Hours are at stake, so another score then leaves a finished fold as it is. But the
     record keeps how the epochs were scored: when predict.checkpoint becomes `best`, a best.pt that
@@ -200,7 +200,7 @@ class Training(Job):
         then = record["keys"]
         if not self.score_matters and record.get("ended"):
             ignored = set(self.scored_by)
-        else:  # records of older versions do not have all of these: nothing is held against them
+        else:  # those that a record of an older version lacks count as equal
             ignored = self.scored_by.keys() - then.keys()
         keys = {k: v for k, v in then.items() if k not in ignored}
         keys |= json.loads(json.dumps({k: self.keys[k] for k in ignored}))
