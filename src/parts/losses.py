@@ -1,6 +1,7 @@
-"""Losses. To add one: a function in MASK_LOSSES, MAP_LOSSES or LABEL_LOSSES (below the functions,
-each dict with its arguments), then name it under loss.mask or loss.label with its weight. It must
-be finite, with finite gradients, on an empty mask, a full one and a mixed one
+"""Losses. To add one: a function in MASK_LOSSES, MAP_LOSSES or LABEL_LOSSES (below the functions;
+the comment above each dict gives the signature), then name it under loss.mask or loss.label with its weight. It must
+be finite, with finite gradients, on an empty mask, a full one and one mixed from
+two images (values between 0 and 1)
 (tests/test_losses.py).
 """
 
@@ -167,7 +168,7 @@ def border_weights(mask: np.ndarray, settings: Loss) -> np.ndarray:
 
 def border(logits: Tensor, target: Tensor, weight: Tensor, settings: Loss) -> Tensor:
     """Cross-entropy per pixel, weighted by border_weights (Ronneberger et al., U-Net, 2015, eq. 1).
-    Of an empty mask it is bce."""
+    On an empty mask it is bce."""
     return (weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).mean()
 
 
