@@ -236,6 +236,10 @@ def test_probabilities_that_are_none(submitted, cell, fault):
     [
         (r"\1 0.5", "bad_boxes"),
         ("0.5 5 5 5000 9", "bad_boxes"),
+        ("0.5 0 0 {beyond} 1", "bad_boxes"),
+        ("0.5 0 0 {width} 1", "not_as_decided"),
+        ("0.5 0 0 1 1", "not_as_decided"),
+        ("0.5 1 1 1 2", "bad_boxes"),
         ("0.5 9 5 5 9", "bad_boxes"),
         ("2 0 0 5 5", "bad_boxes"),
         ("0.5 a b c d", "bad_boxes"),
@@ -243,16 +247,18 @@ def test_probabilities_that_are_none(submitted, cell, fault):
         (r"\1 \1", "not_as_decided"),
     ],
 )
-def test_boxes_that_are_none(submitted, by, fault):
+def test_malformed_boxes_are_refused(submitted, by, fault):
     w, whole = submitted(
         "boxes", sample="patientId,PredictionString\n{id},\n", boxes="PredictionString"
     )
+    width = w.sizes[w.ids[0]][1]
+    by = by.replace("{width}", str(width)).replace("{beyond}", str(width + 1))
     check(
         w,
         whole,
         re.sub(
             rf"(?m)^({w.ids[0]}),(.*)$",
-            lambda m: m[1] + "," + by.replace(r"\1", m[2]),
+            lambda m: f"{m[1]},{by}".replace(r"\1", m[2]),
             whole.decode(),
         ),
         fault,

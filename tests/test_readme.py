@@ -100,7 +100,7 @@ def test_the_table_of_what_can_be_named_names_all_of_it():
     """Every entry of every registry, so that a new one is not forgotten."""
     from src.parts import augment, filters, heads, losses, metrics, models, sampling
 
-    table = README.split("What can be named:")[1].split("## ")[0]
+    table = README.split("Possible values:")[1].split("## ")[0]
     for key, *registries in (
         ("model.arch", models.MODELS),
         ("model.head", heads.HEADS),

@@ -182,8 +182,8 @@ class Submission(Strict):
     row_per_component: bool | None = None
     # the column of boxes around connected components
     boxes: str | None = None
-    # one box: words of label, confidence, xmin, ymin, xmax, ymax, width, height; pixels, xmax is
-    # the last column + 1
+    # one box: some of label, confidence, xmin, ymin, xmax, ymax, width, height, in this order; in
+    # pixels, xmax and ymax are the last column and row + 1
     box: str | None = None
     # PNG files in a zip beside the table: masks/{id}.png
     masks: PathText | None = None

@@ -1,8 +1,7 @@
 """Losses. To add one: a function in MASK_LOSSES, MAP_LOSSES or LABEL_LOSSES (below the functions;
-the comment above each dict gives the signature), then name it under loss.mask or loss.label with its weight. It must
-be finite, with finite gradients, on an empty mask, a full one and one mixed from
-two images (values between 0 and 1)
-(tests/test_losses.py).
+the comment above each dict gives the signature), then name it under loss.mask or loss.label with
+its weight. It must be finite, with finite gradients, on an empty mask, a full one, and one mixed
+from two images, with values between 0 and 1 (tests/test_losses.py).
 """
 
 from __future__ import annotations

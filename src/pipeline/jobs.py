@@ -344,8 +344,9 @@ def submit_job(config: Config, paths: Paths) -> Job:
             Input("the run lengths", paths.report, "prepare", runs),
         ],
         outputs=[paths.archive(name) if form and form.masks else paths.submission(name)],
-        sources="stages/submit submission/form submission/sample data/rle submission/writer "
-        "parts/postprocess",
+        sources="stages/submit submission/sample submission/rows submission/columns "
+        "submission/mask_format submission/infer_form submission/form submission/writer "
+        "submission/verify data/rle parts/postprocess",
     )
 
 
