@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
+from joblib import cpu_count
 
 from src.core.console import progress
 from src.core.settings import Classes, Competition
@@ -84,7 +84,7 @@ def surfaces(
 def in_threads(function: Callable[[int], T], times: int, label: str) -> Iterator[T]:
     """function(0), function(1), … in order, computed in threads: nearly all of their time is spent
     in OpenCV and numpy, which run in parallel, and nothing is copied to another process."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(times, label) as bar:
+    with ThreadPoolExecutor(cpu_count()) as pool, progress(times, label) as bar:
         for result in pool.map(function, range(times)):
             yield result
             bar.update()
