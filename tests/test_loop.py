@@ -153,7 +153,7 @@ def equal(a: dict, b: dict) -> bool:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_step_whose_loss_is_not_finite_changes_nothing_and_is_counted(dtype):
-    broken = lambda output, _: {"loss": output["mask"].float().mean() * float("nan")}  # noqa: E731
+    broken = lambda output, _: {"loss": output["mask"].float().mean() * float("nan")}
     loop = make_loop(dtype, broken, clip=1.0)
     before = copy.deepcopy(dict(loop.net.named_parameters()))
     assert not any(loop.steps(0))
@@ -164,7 +164,7 @@ def test_a_step_whose_loss_is_not_finite_changes_nothing_and_is_counted(dtype):
 
 def test_bad_steps_are_counted_in_a_row_only_and_from_epoch_to_epoch():
     factors = iter([math.nan, math.nan, 1.0, math.nan, math.nan, math.nan])
-    loss = lambda output, _: {"loss": output["mask"].float().mean() * next(factors)}  # noqa: E731
+    loss = lambda output, _: {"loss": output["mask"].float().mean() * next(factors)}
     loop = make_loop(loss=loss, count=12)
     counts = [loop.bad_so_far.item() for epoch in (0, 1) for _ in loop.steps(epoch)]
     assert counts == [1, 2, 0, 1, 2, 3]
@@ -186,7 +186,7 @@ def test_a_forward_pass_that_overflows_leaves_no_trace_in_the_statistics():
 
 def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped_too():
     # the derivative of sqrt at 0 is infinite
-    steep = lambda output, _: {"loss": (output["mask"].float() * 0).sum().sqrt()}  # noqa: E731
+    steep = lambda output, _: {"loss": (output["mask"].float() * 0).sum().sqrt()}
     loop = make_loop(loss=steep)
     before = snapshot(loop.net.body.mask)
     assert not any(loop.steps(0))
@@ -231,7 +231,7 @@ def test_accumulated_batches_are_one_large_batch(clip):
     """BCE and cross-entropy are means over images, so two batches of four are one of eight: the
     same gradient is clipped, the same weights are averaged, the same loss is reported. By plain
     SGD: AdamW would hide a gradient that is twice as long."""
-    means = lambda output, target: losses.total(output, target, ALIKE, Loss(mask={"bce": 1}))  # noqa: E731
+    means = lambda output, target: losses.total(output, target, ALIKE, Loss(mask={"bce": 1}))
     plain = {"loss": means, "optimizer": "sgd", "momentum": 0.0, "lr": 0.1, "clip": clip}
     small = without_norm_and_dropout(make_loop(batch=4, accumulate=2, **plain))
     large = without_norm_and_dropout(make_loop(batch=8, accumulate=1, **plain))
@@ -411,7 +411,7 @@ def test_momentum_begins_at_zero_though_the_first_step_is_left_out_and_some_are_
             p.grad = torch.ones(3)
         optimiser.found_inf, optimiser.grad_scale = torch.tensor(found_inf), None
         optimiser.step()
-    moved = lambda buffer: 1e-2 * (1 + 0.9 * buffer)  # noqa: E731  Nesterov: gradient + m · buffer
+    moved = lambda buffer: 1e-2 * (1 + 0.9 * buffer)  # Nesterov: gradient + m · buffer
     assert torch.allclose(parameters[0], torch.ones(3) - moved(1) - moved(1.9))
     assert torch.allclose(parameters[1], torch.ones(3) - moved(1))
 

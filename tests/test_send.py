@@ -521,7 +521,7 @@ def test_a_network_that_comes_and_goes_while_waiting_does_no_harm(
 
 def test_the_pauses_grow_and_the_waiting_ends():
     looked, slept = [], []
-    clock = lambda: sum(slept)  # noqa: E731
+    clock = lambda: sum(slept)
     send_time, send.time = (
         send.time,
         type("Time", (), {"monotonic": staticmethod(clock), "sleep": staticmethod(slept.append)}),
