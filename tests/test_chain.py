@@ -319,7 +319,7 @@ def test_without_a_sample_everything_but_the_submission_works(copy, capfd):
     assert run(copy, config="small") == 0
     out, err = capfd.readouterr()
     assert (
-        "no sample of the submission, so no submission" in out
+        "no sample submission, so no submission" in out
         and "everything but the submission works" in err
     )
     assert run(copy, "submit", config="small") == 2

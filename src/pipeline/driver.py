@@ -82,7 +82,7 @@ def _warn_of_changed_sources(jobs: list[Job]) -> None:
 
 def _check_before_hours_of_work(config: Config, paths: Paths, stage: str | None) -> None:
     """Raises InputError for names that no registry has, for members that are nowhere, and for a
-    sample of the submission that cannot be understood."""
+    sample submission that cannot be understood."""
     importlib.import_module("src.parts.check").check(config)
     _check_members(config, paths)
     will_submit = stage in (None, "submit") and paths.index.is_file() and has_test(paths)
