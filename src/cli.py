@@ -22,7 +22,7 @@ USAGE = f"""\
   ./run.sh fetch --competition SLUG        the contest's files from Kaggle into input/SLUG/; --dataset OWNER/NAME: a data set's
   ./run.sh submit --config F --send -m TEXT  upload the submission and wait for its score
   ./run.sh submissions                     what was submitted, CV score beside leaderboard
-  ./run.sh bundle --config F               code and weights in one folder, for a notebook without network
+  ./run.sh bundle --config F               code and weights in one folder, for a notebook without internet
   ./run.sh infer --bundle DIR --data DIR --work DIR [--minutes M]   the submission from such a bundle
   ./run.sh export --config F [--fold K]    a fold's network as ONNX
   ./run.sh bench WHAT … [--config F]       how fast this machine is: {", ".join(BENCHMARKS)}
@@ -84,7 +84,10 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = Parser(next((w for w in words if w in WORDS), None))
     add = parser.add_argument
     add("stage", nargs="?", default="all", metavar="STAGE", help="a word; none: all stages")
-    add("what", nargs="*", metavar="WHAT", help="with bench: what to measure")
+    benchmarks = (
+        "with bench: what to measure" if parser.word in (None, "bench") else argparse.SUPPRESS
+    )
+    add("what", nargs="*", metavar="WHAT", help=benchmarks)
     add = parser.option
     add(
         "--config F", "an experiment, an ensemble or a study (default: configs/ensemble.yaml)", Path
@@ -101,7 +104,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     add("--work DIR", "where artifacts/ and submissions/ go (default: the project's folder)", Path)
     parallel = "all train study demo"
     add("--parallel N", "folds trained side by side (default: one for each GPU)", int, parallel)
-    add("--tiny", "with study: the size that two cores can train")
+    add("--tiny", "with a study: the size that two cores can train")
     add("--force", "redo although up to date; the old result moves to artifacts/old/")
     contest = "the contest at Kaggle (default: slug in competition.yaml)"
     add("--competition SLUG", contest, only="fetch submit submissions")
